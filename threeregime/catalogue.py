@@ -1,0 +1,215 @@
+"""The experiments: each a grid of temperatures and loads at several scales, from one TOML file.
+
+``protocols/scales/SCALE.toml`` holds a scale's protocol, ``protocols/EXPERIMENT.toml`` the axes and
+the values of each scale it can run at. Adding an experiment is adding one such file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from threeregime.errors import ThreeRegimeError
+from threeregime.protocol import Protocol
+
+PROTOCOLS = Path(__file__).parent / "protocols"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A temperature or a load: the protocol's field that it sets, its type and its name in print."""
+
+    field: str
+    kind: type
+    label: str
+    # Whether a larger value is a lower temperature, or a lower load.
+    colder_up: bool = True
+
+
+AXES: dict[str, Axis] = {
+    "epochs": Axis("dense.stop", int, "Training epochs"),
+    "density": Axis("pruning.density", float, "Model density"),
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest piece of work: one cell and dense seed, with all copies retrained from it."""
+
+    variant: str
+    temperature: float
+    load: float
+    protocol: Protocol
+    dense_seed: int
+    retrain_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment at one scale."""
+
+    name: str
+    scale: str
+    title: str
+    source: str
+    temperature: str
+    load: str
+    protocol: Protocol
+    temperatures: tuple[float, ...]
+    loads: tuple[float, ...]
+    dense_seeds: tuple[int, ...]
+    retrain_seeds: tuple[int, ...]
+    variants: dict[str, dict[str, Any]]
+
+    def units(self) -> list[Unit]:
+        """All pieces of work: the first dense seed of every cell comes before the second."""
+        return [
+            self.unit(variant, temperature, load, seed)
+            for seed in self.dense_seeds
+            for variant, temperature, load in itertools.product(
+                self.variants, self.temperatures, self.loads
+            )
+        ]
+
+    def unit(self, variant: str, temperature: float, load: float, dense_seed: int) -> Unit:
+        """One cell at one dense seed."""
+        protocol = self.protocol
+        for path, value in self.variants[variant].items():
+            protocol = protocol.replace(path, value)
+        for axis, value in ((self.temperature, temperature), (self.load, load)):
+            protocol = protocol.replace(AXES[axis].field, value)
+        return Unit(variant, temperature, load, protocol, dense_seed, self.retrain_seeds)
+
+    def base(self, protocol: Protocol, *sections: str) -> str:
+        """Hash of a protocol, or of some sections, without its place on the axes.
+
+        All cells of a diagram have the same.
+        """
+        tables = protocol.to_dict()
+        for axis in (self.temperature, self.load):
+            section, _, name = AXES[axis].field.partition(".")
+            del tables[section][name]
+        return Protocol.from_dict(tables).hash(*sections)
+
+    def place(self, protocol: Protocol, *sections: str) -> dict[str, Any]:
+        """Where a protocol lies on those axes that are fields of the given sections."""
+        fields = {axis: AXES[axis].field for axis in (self.temperature, self.load)}
+        return {a: protocol.get(f) for a, f in fields.items() if f.partition(".")[0] in sections}
+
+    def only(self, **values: Sequence[float]) -> Experiment:
+        """The same experiment at the given values of its axes alone, on its grid or off it.
+
+        Raises:
+            ThreeRegimeError: an axis that this experiment does not have.
+        """
+        changed = self
+        for axis, chosen in values.items():
+            if axis not in (self.temperature, self.load):
+                raise ThreeRegimeError(
+                    f"{axis!r} is not an axis of {self.name}: {self.temperature} or {self.load}"
+                )
+            which = "temperatures" if axis == self.temperature else "loads"
+            made = tuple(_value(axis, v) for v in dict.fromkeys(chosen))
+            changed = replace(changed, **{which: made})
+        return changed
+
+    def with_seeds(self, dense: int, retrain: int) -> Experiment:
+        """The same experiment with so many dense and retraining seeds, counted from its first."""
+        if dense < 1 or retrain < 2:
+            raise ThreeRegimeError(
+                f"seeds = {dense}x{retrain} is not allowed: at least 1 dense and 2 retraining "
+                "seeds, since LMC and CKA compare two copies"
+            )
+        first = (self.dense_seeds[0], self.retrain_seeds[0])
+        dense_seeds = tuple(range(first[0], first[0] + dense))
+        return replace(
+            self,
+            dense_seeds=dense_seeds,
+            retrain_seeds=tuple(range(first[1], first[1] + retrain)),
+        )
+
+    def override(self, fields: Mapping[str, Any]) -> Experiment:
+        """The same experiment with fields of its protocol changed, e.g. {"net.width": 0.5}."""
+        protocol = self.protocol
+        for path, value in fields.items():
+            protocol = protocol.replace(path, value)
+        return replace(self, protocol=protocol)
+
+
+def _value(axis: str, value: Any) -> float:
+    kind = AXES[axis].kind
+    try:
+        made = kind(value)
+        if float(made) != float(value):
+            raise ValueError
+    except (TypeError, ValueError):
+        need = "a whole number" if kind is int else "a number"
+        raise ThreeRegimeError(f"{axis} = {value!r} is not allowed: {need}") from None
+    return made
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ThreeRegimeError(f"{path}: {error}") from error
+
+
+def names() -> list[str]:
+    """Names of all experiments."""
+    return sorted(path.stem for path in PROTOCOLS.glob("*.toml"))
+
+
+def scales(name: str) -> list[str]:
+    """Scales at which an experiment can run, smallest first."""
+    table = _table(name)
+    return [scale for scale in ("smoke", "digits", "paper") if scale in table]
+
+
+def _table(name: str) -> dict[str, Any]:
+    if name not in names():
+        raise ThreeRegimeError(f"experiment {name!r} is not known: one of {', '.join(names())}")
+    return _read(PROTOCOLS / f"{name}.toml")
+
+
+def protocol(scale: str) -> Protocol:
+    """The protocol of a scale."""
+    known = sorted(path.stem for path in (PROTOCOLS / "scales").glob("*.toml"))
+    if scale not in known:
+        raise ThreeRegimeError(f"scale = {scale!r} is not allowed: one of {', '.join(known)}")
+    table = _read(PROTOCOLS / "scales" / f"{scale}.toml")
+    table.pop("description")
+    return Protocol.from_dict(table)
+
+
+def experiment(name: str, scale: str) -> Experiment:
+    """Look an experiment up.
+
+    Raises:
+        ThreeRegimeError: unknown experiment or scale, or a value its protocol does not allow.
+    """
+    table = _table(name)
+    if scale not in scales(name):
+        raise ThreeRegimeError(
+            f"scale = {scale!r} is not allowed: {name} has {', '.join(scales(name))}"
+        )
+    grid = table[scale]
+    temperature, load = table["temperature"], table["load"]
+    return Experiment(
+        name=name,
+        scale=scale,
+        title=table["title"],
+        source=table["source"],
+        temperature=temperature,
+        load=load,
+        protocol=protocol(scale),
+        temperatures=tuple(_value(temperature, v) for v in grid[temperature]),
+        loads=tuple(_value(load, v) for v in grid[load]),
+        dense_seeds=tuple(grid["dense_seeds"]),
+        retrain_seeds=tuple(grid["retrain_seeds"]),
+        variants=grid.get("variants", {"": {}}),
+    )

@@ -1,0 +1,184 @@
+"""The command line: ``threeregime sweep``, ``run``, ``book``, ``experiments``."""
+
+from __future__ import annotations
+
+import time
+
+START = time.time()  # before the heavy imports: a time budget counts from here
+
+import os  # noqa: E402
+import re  # noqa: E402
+import sys  # noqa: E402
+import tomllib  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
+
+import typer  # noqa: E402
+
+from threeregime.errors import ThreeRegimeError  # noqa: E402
+
+app = typer.Typer(
+    help="Executable companion to 'A Three-regime Model of Network Pruning' (ICML 2023).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def sweep(
+    experiment: Annotated[str, typer.Argument(help="Experiment, e.g. figure_02.")],
+    scale: Annotated[str, typer.Option(help="smoke, digits or paper.")] = "digits",
+    only: Annotated[
+        str, typer.Option(help="Cells by axis value, e.g. density=0.05,epochs=20; repeat for more.")
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Dense x retraining seeds, e.g. 3x3.")] = "",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="Change a protocol field, e.g. data.name=folder:pics."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go; shipped ones by default.")] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where data sets lie.")] = Path("data"),
+    download: Annotated[bool, typer.Option("--download", help="Download missing data.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one a core, 1 on a GPU.")] = 0,
+    fleet: Annotated[int, typer.Option(help="Most nets in a fleet.")] = 48,
+    time_budget: Annotated[str, typer.Option(help="Stop in time, all saved: 90s, 9m, 2h.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost.")] = False,
+) -> None:
+    """Compute what is missing of an experiment; run it again to go on where it stopped."""
+    from threeregime import catalogue, cluster, estimate, results
+    from threeregime.sweep import Place, plan
+
+    budget = parse_duration(time_budget) if time_budget else None
+    chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
+    chosen = chosen.only(**parse_cells(only))
+    if seeds:
+        chosen = chosen.with_seeds(*parse_seeds(seeds))
+    if fleet < 1 or workers < 0:
+        raise ThreeRegimeError("--fleet must be 1 or more, --workers 0 or more")
+    device = pick_device(device)
+    todo = plan(chosen, out or results.ROOT, fleet)
+    print(estimate.describe(todo))
+    if not todo.jobs:
+        print("nothing to do: all is there already")
+        return
+    place = Place(chosen, todo.at, data_dir, download, device)
+    seconds = estimate.seconds(todo, place)
+    if not workers:
+        # Starting workers takes seconds: short work is done in this process.
+        workers = 1 if device != "cpu" or seconds < 20 else os.cpu_count() or 1
+    workers = min(workers, len(todo.retrain))
+    print(f"about {estimate.duration(seconds / workers)} on {workers} x {device}")
+    if dry_run:
+        return
+    if budget is not None:
+        # What a process needs to save and end.
+        place = place.until(budget - (time.time() - START) - 3)
+    if cluster.execute(todo, place, workers):
+        print(f"finished: {todo.at}")
+    else:
+        left = plan(chosen, out or results.ROOT, fleet)
+        print(f"stopped in time with all saved, {len(left.jobs)} fleets left: run it again to go on")
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="Notebook, e.g. figure_02.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, as often as needed.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the executed notebook goes.")] = None,
+) -> None:
+    """Run a notebook with parameters of your own, through papermill."""
+    from threeregime import book
+
+    print(book.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
+
+
+@app.command("book")
+def build_book() -> None:
+    """Run every notebook and build the Jupyter Book; prints where its first page is."""
+    from threeregime import book
+
+    print(book.build())
+
+
+@app.command()
+def experiments() -> None:
+    """List the experiments with their scales."""
+    from threeregime import catalogue, estimate
+
+    for name in catalogue.names():
+        print(estimate.overview(name))
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals and value.strip()):
+        raise ThreeRegimeError(f"{text!r} is not of the form NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def parse_fields(pairs: list[str]) -> dict[str, Any]:
+    """Parse SECTION.FIELD=VALUE, where VALUE is as in TOML or a bare word."""
+    fields = {}
+    for path, value in map(split_pair, pairs):
+        if path.count(".") != 1:
+            raise ThreeRegimeError(f"{path!r} is not of the form SECTION.FIELD, e.g. net.width")
+        try:
+            fields[path] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            fields[path] = value
+    return fields
+
+
+def parse_cells(text: str) -> dict[str, list[float]]:
+    """Parse density=0.05,density=0.1,epochs=20 into the values of each axis."""
+    cells: dict[str, list[float]] = {}
+    for name, value in map(split_pair, filter(None, text.split(","))):
+        try:
+            cells.setdefault(name, []).append(float(value))
+        except ValueError:
+            raise ThreeRegimeError(f"{name} = {value!r} is not allowed: a number") from None
+    return cells
+
+
+def parse_seeds(text: str) -> tuple[int, int]:
+    """Parse 3x3."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    if not match:
+        raise ThreeRegimeError(f"seeds = {text!r} is not allowed: DENSExRETRAINING, e.g. 3x3")
+    return int(match[1]), int(match[2])
+
+
+def parse_duration(text: str) -> float:
+    """Parse 90s, 9m or 2h into seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if not match or not float(match[1]):
+        raise ThreeRegimeError(f"time budget {text!r} is not allowed: e.g. 90s, 9m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def pick_device(name: str) -> str:
+    """Turn auto into cuda where there is one; refuse a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
+        raise ThreeRegimeError(f"device = {name!r} is not here: use cpu or auto")
+    return name
+
+
+def main() -> None:
+    """Entry point: a user's error is one line and status 2."""
+    try:
+        app()
+    except ThreeRegimeError as error:
+        print(f"threeregime: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; what was computed is saved, run it again to go on", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,258 @@
+"""Data sets as uint8 tensors that live on the device, with augmentation for a whole fleet there.
+
+To add a data set: write a loader that returns a :class:`Dataset` and give it an entry in
+:data:`DATASETS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threeregime.errors import ThreeRegimeError
+
+DATA_DIR = Path("data")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels of both splits.
+
+    ``train_images`` and ``test_images`` are uint8 [count, channels, height, width]; labels are
+    int64 [count]; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1].
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+
+    @property
+    def channels(self) -> int:
+        """Number of colour channels."""
+        return self.train_images.shape[1]
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return the same data set with its tensors on ``device``."""
+        names = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Turn uint8 pixels with channels last [..., channels] into normalised floats."""
+        mean = torch.tensor(self.mean, dtype=dtype, device=pixels.device)
+        std = torch.tensor(self.std, dtype=dtype, device=pixels.device)
+        return (pixels.to(dtype) / 255 - mean) / std
+
+
+def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
+    """Load a data set by its protocol name.
+
+    Args:
+        name: an entry of :data:`DATASETS` or ``folder:PATH``.
+        root: where downloaded data sets lie.
+        download: fetch what is missing (torchvision's sets only).
+
+    Raises:
+        ThreeRegimeError: unknown name, or files missing; says which and how to get them.
+    """
+    if name.startswith("folder:"):
+        return _folder(Path(name.removeprefix("folder:")))
+    if name not in DATASETS:
+        raise ThreeRegimeError(
+            f"data.name = {name!r} is not allowed: one of {', '.join(DATASETS)} or folder:PATH"
+        )
+    return DATASETS[name](root, download)
+
+
+def _digits(root: Path, download: bool) -> Dataset:
+    """Scikit-learn's 1,797 digits, 8x8: a fixed stratified split, 797 to train on, 1,000 to test."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    # Pixels are 0 .. 16; times 15 they are exact in uint8 and span most of its range.
+    images = (bunch.images * 15).astype(np.uint8)[:, None]
+    train, test, train_labels, test_labels = train_test_split(
+        images, bunch.target, train_size=797, test_size=1000, stratify=bunch.target, random_state=0
+    )
+    return _measured("digits", train, train_labels, test, test_labels, classes=10)
+
+
+def _torchvision(
+    kind: str, mean: tuple[float, ...], std: tuple[float, ...], classes: int, first_file: str
+) -> Callable[[Path, bool], Dataset]:
+    def loader(root: Path, download: bool) -> Dataset:
+        import torchvision
+
+        def split(train: bool) -> tuple[Tensor, Tensor]:
+            which = {"split": "train" if train else "test"} if kind == "SVHN" else {"train": train}
+            made = getattr(torchvision.datasets, kind)(str(root), download=download, **which)
+            labels = made.labels if kind == "SVHN" else made.targets
+            # SVHN comes with channels first, the CIFARs with channels last.
+            images = made.data if kind == "SVHN" else made.data.transpose(0, 3, 1, 2)
+            return torch.from_numpy(np.ascontiguousarray(images)), torch.as_tensor(labels).long()
+
+        try:
+            train_set, test_set = split(True), split(False)
+        except (RuntimeError, OSError) as error:
+            reason = f" ({error})" if download else ""
+            raise ThreeRegimeError(
+                f"{kind} is not in {root}: {root / first_file} is missing; add --download, or copy "
+                f"it there from a machine with a network and name the folder by --data-dir{reason}"
+            ) from error
+        return Dataset(kind.lower(), *train_set, *test_set, mean, std, classes)
+
+    return loader
+
+
+DATASETS: dict[str, Callable[[Path, bool], Dataset]] = {
+    "digits": _digits,
+    # Constants of the authors' scripts; CIFAR-100's are its own training set's.
+    "cifar10": _torchvision(
+        "CIFAR10", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 10, "cifar-10-batches-py"
+    ),
+    "cifar100": _torchvision(
+        "CIFAR100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 100, "cifar-100-python"
+    ),
+    "svhn": _torchvision(
+        "SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10, "train_32x32.mat"
+    ),
+}
+
+
+def _folder(path: Path) -> Dataset:
+    """Any folder in torchvision's ImageFolder layout: PATH/train/CLASS/*.png, PATH/test/CLASS/*."""
+    from torchvision.datasets import ImageFolder
+
+    splits = []
+    for part in ("train", "test"):
+        if not (path / part).is_dir():
+            raise ThreeRegimeError(
+                f"{path / part} is missing: a folder data set has train/CLASS/IMAGE and "
+                f"test/CLASS/IMAGE below {path}"
+            )
+        try:
+            made = ImageFolder(str(path / part))
+        except FileNotFoundError as error:
+            raise ThreeRegimeError(f"{path / part} has a class without images: {error}") from error
+        splits.append((made.classes, *_read(made, path / part)))
+    (classes, train, train_labels), (test_classes, test, test_labels) = splits
+    if classes != test_classes:
+        raise ThreeRegimeError(f"{path}: train and test do not have the same class folders")
+    if train.shape[1:] != test.shape[1:]:
+        raise ThreeRegimeError(f"{path}: train and test images differ in size; resize them first")
+    return _measured(f"folder:{path}", train, train_labels, test, test_labels, len(classes))
+
+
+def _read(made: Sequence, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = [], []
+    for image, label in made:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1)
+        if images and pixels.shape != images[0].shape:
+            raise ThreeRegimeError(f"{path}: images differ in size; resize them to one size first")
+        images.append(pixels)
+        labels.append(label)
+    return np.stack(images), np.array(labels)
+
+
+def _measured(
+    name: str,
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    classes: int,
+) -> Dataset:
+    """Make a data set whose mean and std are measured on its training images."""
+    scaled = train / 255
+    return Dataset(
+        name,
+        torch.from_numpy(train),
+        torch.from_numpy(train_labels).long(),
+        torch.from_numpy(test),
+        torch.from_numpy(test_labels).long(),
+        mean=tuple(scaled.mean(axis=(0, 2, 3)).tolist()),
+        std=tuple(scaled.std(axis=(0, 2, 3)).tolist()),
+        classes=classes,
+    )
+
+
+def stream(*parts: str | int) -> int:
+    """Seed of the random stream with the given name: 63 bits, the same on every machine."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class Loader:
+    """Augmented batches for the members of a fleet, each from its own random stream.
+
+    What a member sees depends on its seed and the epoch alone: not on its companions, not on the
+    device (draws are made on the CPU), and not on where a run was interrupted.
+    """
+
+    def __init__(
+        self, data: Dataset, seeds: Sequence[int], batch_size: int, crop: int, flip: bool
+    ) -> None:
+        count = len(data.train_labels)
+        if batch_size > count:
+            raise ThreeRegimeError(
+                f"batch_size = {batch_size} is not allowed: {data.name} has {count} training images"
+            )
+        self.data, self.seeds, self.batch_size = data, list(seeds), batch_size
+        self.crop, self.flip = crop, flip
+        # The remainder of an epoch is dropped (scripts): a fleet's batches have one shape.
+        self.steps = count // batch_size
+        # Zero padding before normalisation, as cropping a padded picture does.
+        padded = torch.nn.functional.pad(data.train_images, (crop, crop, crop, crop))
+        self.padded = padded.permute(0, 2, 3, 1).contiguous()
+
+    def draw(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw one epoch: order [members, count], crop offsets [members, count, 2], flips."""
+        count = len(self.data.train_labels)
+        draws = []
+        for seed in self.seeds:
+            generator = torch.Generator().manual_seed(stream(seed, epoch))
+            order = torch.randperm(count, generator=generator)
+            offset = torch.randint(2 * self.crop + 1, (count, 2), generator=generator)
+            mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
+            draws.append((order, offset, mirrored))
+        device = self.padded.device
+        order, offset, mirrored = (torch.stack(part).to(device) for part in zip(*draws, strict=True))
+        return order, offset, mirrored
+
+    def batch(
+        self, draws: tuple[Tensor, Tensor, Tensor], step: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Images [batch, members, channels, h, w] (channels last in memory), labels [m, b]."""
+        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        # [batch, members]: the batch comes first because a fleet's nets lie side by side in it.
+        order, offset, mirrored = (draw[:, part].transpose(0, 1) for draw in draws)
+        height, width = self.data.train_images.shape[2:]
+        device = self.padded.device
+        rows = offset[..., :1] + torch.arange(height, device=device)
+        across = torch.arange(width, device=device)
+        across = torch.where(mirrored[..., None], width - 1 - across, across)
+        columns = offset[..., 1:] + across
+        # -> [batch, height, width, members, channels], the order in memory that the fleet wants
+        pixels = self.padded[
+            order[:, None, None, :],
+            rows.permute(0, 2, 1)[:, :, None, :],
+            columns.permute(0, 2, 1)[:, None, :, :],
+        ]
+        images = self.data.normalise(pixels, dtype).permute(0, 3, 4, 1, 2)
+        return images, self.data.train_labels[order].transpose(0, 1)
+
+
+def plain_images(data: Dataset, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Un-augmented uint8 images [count, channels, h, w] normalised, same shape."""
+    return data.normalise(images.permute(0, 2, 3, 1), dtype).permute(0, 3, 1, 2)

@@ -1,0 +1,87 @@
+"""What a plan holds and what it will cost on this machine."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from threeregime import catalogue, results
+from threeregime.data import Loader
+from threeregime.fleet import Fleet
+from threeregime.jobs import builder, dataset
+from threeregime.sweep import Job, Place, Plan
+from threeregime.training import Run
+
+
+def describe(plan: Plan) -> str:
+    """The plan in a few words."""
+    experiment = plan.experiment
+    cells = len(experiment.variants) * len(experiment.temperatures) * len(experiment.loads)
+    nets = sum(job.nets for job in plan.retrain)
+    return (
+        f"{experiment.name} at scale {experiment.scale}: {cells} cells, "
+        f"{len(experiment.dense_seeds)} x {len(experiment.retrain_seeds)} seeds; left to do: "
+        f"{sum(job.nets for job in plan.dense)} dense runs in {len(plan.dense)} fleets, "
+        f"{nets} retrainings in {len(plan.retrain)} fleets, {plan.cost:.0f} net-epochs"
+    )
+
+
+def seconds(plan: Plan, place: Place) -> float:
+    """Predicted seconds of a plan on one worker, from a trial of a few steps of its fleets."""
+    trials: dict[tuple[str, int], float] = {}
+    total = 0.0
+    for job in plan.jobs:
+        key = (job.protocol.hash("data", "net", "retraining"), job.nets)
+        if key not in trials:
+            trials[key] = _epoch_seconds(job, place)
+        total += job.cost / job.nets * trials[key]
+    return total
+
+
+def _epoch_seconds(job: Job, place: Place, steps: int = 3) -> float:
+    """Measured seconds of one epoch of a job's fleet."""
+    protocol = job.protocol
+    if place.device == "cpu":
+        torch.set_num_threads(1)
+    data = dataset(protocol.data.name, place.data_dir, place.download, place.device)
+    fleet = Fleet(builder(protocol, data), range(job.nets), place.device)
+    loader = Loader(
+        data,
+        range(job.nets),
+        protocol.retraining.batch_size,
+        protocol.data.crop,
+        protocol.data.flip,
+    )
+    run = Run(fleet, loader, protocol.retraining)
+    draws = loader.draw(0)
+    took = []
+    for step in range(min(steps, loader.steps)):
+        begin = time.perf_counter()
+        run.step(*loader.batch(draws, step, fleet.dtype))
+        if place.device != "cpu":
+            torch.cuda.synchronize(place.device)
+        took.append(time.perf_counter() - begin)
+    return min(took) * loader.steps
+
+
+def duration(span: float) -> str:
+    """Seconds in words, e.g. "3 min" or "2.5 h"."""
+    if span < 60:
+        return f"{max(1, round(span))} s"
+    return f"{span / 60:.0f} min" if span < 5400 else f"{span / 3600:.1f} h"
+
+
+def overview(name: str) -> str:
+    """One line on an experiment: its title, and at each scale its cells and whether it is there."""
+    parts = []
+    for scale in catalogue.scales(name):
+        experiment = catalogue.experiment(name, scale)
+        units = experiment.units()
+        have = results.done(experiment, results.ROOT)
+        there = sum(
+            all((u.protocol.hash(), u.dense_seed, s) in have for s in u.retrain_seeds) for u in units
+        )
+        parts.append(f"{scale} {len(units)} cells x dense seeds, {there / len(units):.0%} there")
+    title = catalogue.experiment(name, catalogue.scales(name)[0]).title
+    return f"{name}: {title} ({'; '.join(parts)})"

@@ -1,0 +1,107 @@
+"""LMC and CKA of pairs of retrained copies: the pairs of a fleet are a fleet too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from threeregime.data import Dataset, plain_images
+from threeregime.fleet import Fleet, State
+from threeregime.metrics import cka, line_points, lmc
+from threeregime.training import errors, outputs
+
+STATISTICS_BATCH = 256
+
+
+@dataclass(frozen=True)
+class PairMetrics:
+    """What is measured on P pairs: all tensors [P] but ``curve``, the training errors [P, points]."""
+
+    lmc: Tensor
+    t_star: Tensor
+    curve: Tensor
+    cka_softmax: Tensor
+    cka_logits: Tensor
+
+
+@torch.no_grad()
+def reestimate_norms(fleet: Fleet, data: Dataset) -> None:
+    """Set every batch norm's statistics to those of the un-augmented training set.
+
+    The statistics of an interpolated net are not the interpolated statistics. Batches are of
+    nearly equal size and weigh by it; each layer sees batch-normalised inputs (scripts).
+    """
+    count = len(data.train_images)
+    norms = fleet.norms()
+    fleet.module.train()
+    kept = [norm.momentum for norm in norms]
+    seen = 0
+    for pixels in data.train_images.tensor_split(-(-count // STATISTICS_BATCH)):
+        seen += len(pixels)
+        for norm in norms:
+            norm.momentum = len(pixels) / seen
+        fleet.logits(plain_images(data, pixels, fleet.dtype))
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+
+
+def interpolate(a: State, b: State, t: float) -> State:
+    """States on the line from ``a`` (t = 0) to ``b`` (t = 1), matched by name.
+
+    Both ends are exactly the copies themselves.
+    """
+    return {name: torch.lerp(a[name], b[name], t) for name in a}
+
+
+def line_errors(
+    build: Callable[[], nn.Module], a: State, b: State, data: Dataset, points: int
+) -> Tensor:
+    """Training error along the line between pairs of nets: float64 [P, points].
+
+    Statistics of batch norm are re-estimated at every point, both ends included.
+    """
+    first = next(iter(a.values()))
+    fleet = Fleet.of(build, a, first.device, first.dtype)
+    curve = []
+    for t in line_points(points).tolist():
+        fleet.load(interpolate(a, b, t))
+        reestimate_norms(fleet, data)
+        curve.append(errors(fleet, data, train=True))
+    return torch.stack(curve, dim=1)
+
+
+def measure_pairs(
+    build: Callable[[], nn.Module],
+    state: State,
+    pairs: Sequence[tuple[int, int]],
+    data: Dataset,
+    points: int = 11,
+    samples: int = 6464,
+) -> PairMetrics:
+    """LMC (Equation 1) and CKA (Equation 2) of pairs of members of one fleet.
+
+    Args:
+        build: makes the plain net.
+        state: the fleet's state, tensors [M, ...].
+        pairs: members to compare, (i, j).
+        data: the training set that errors, statistics and outputs are taken on.
+        points: number of points on the line.
+        samples: number of training images for CKA.
+
+    Returns:
+        float64 tensors on the CPU. Pairs with a diverged member are NaN throughout.
+    """
+    left, right = (torch.tensor([pair[side] for pair in pairs]) for side in (0, 1))
+    a, b = ({n: t[side.to(t.device)] for n, t in state.items()} for side in (left, right))
+    curve = line_errors(build, a, b, data, points).cpu()
+    first = next(iter(state.values()))
+    logits = outputs(Fleet.of(build, state, first.device, first.dtype), data, samples).cpu()
+    value, t_star = lmc(curve)
+    similarity = {
+        kind: cka(features[left], features[right])
+        for kind, features in (("softmax", logits.softmax(dim=-1)), ("logits", logits))
+    }
+    return PairMetrics(value, t_star, curve, similarity["softmax"], similarity["logits"])

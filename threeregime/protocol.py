@@ -1,0 +1,258 @@
+"""Everything that determines a number: data, net, dense run, pruning, retraining, metrics.
+
+The defaults are the paper's CIFAR-10 constants (Section 3.1, Appendix B.1; where the paper is
+silent, the authors' published scripts). A field left at its default stays out of the hash, so that
+an option added later leaves the identity of old results as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from threeregime.errors import ThreeRegimeError
+
+
+def _require(ok: bool, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ThreeRegimeError(f"{name} = {value!r} is not allowed: {allowed}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set and its augmentation.
+
+    ``name`` is an entry of :data:`threeregime.data.DATASETS`, or ``folder:PATH`` for a folder in
+    torchvision's ``ImageFolder`` layout with ``train`` and ``test`` below it. ``crop`` is the zero
+    padding in pixels of the random crop; ``flip`` mirrors half of the images left to right.
+    """
+
+    name: str = "cifar10"
+    crop: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        from threeregime.data import DATASETS
+
+        known = self.name in DATASETS or self.name.startswith("folder:")
+        _require(known, "data.name", self.name, f"one of {', '.join(DATASETS)} or folder:PATH")
+        _require(self.crop >= 0, "data.crop", self.crop, "0 or more pixels")
+
+
+@dataclass(frozen=True)
+class Net:
+    """The architecture: an entry of :data:`threeregime.models.NETS`, its depth and width factor."""
+
+    name: str = "preresnet"
+    depth: int = 20
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        from threeregime.models import NETS
+
+        _require(self.name in NETS, "net.name", self.name, f"one of {', '.join(NETS)}")
+        _require(self.width > 0, "net.width", self.width, "a factor above 0")
+        NETS[self.name].check_depth(self.depth)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of SGD: ``epochs`` passes, the rate divided by ``1 / decay`` at each milestone."""
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch_size: int = 64
+    epochs: int = 160
+    milestones: tuple[int, ...] = (80, 120)
+    decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        where = {Dense: "dense", Retraining: "retraining"}.get(type(self), "training")
+        _require(self.lr > 0, f"{where}.lr", self.lr, "a rate above 0")
+        _require(0 <= self.momentum < 1, f"{where}.momentum", self.momentum, "from 0 to below 1")
+        decay = self.weight_decay
+        _require(decay >= 0, f"{where}.weight_decay", decay, "0 or more")
+        _require(self.batch_size >= 1, f"{where}.batch_size", self.batch_size, "1 or more images")
+        _require(self.epochs >= 1, f"{where}.epochs", self.epochs, "1 or more")
+        ordered = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+        inside = all(0 < m < self.epochs for m in self.milestones)
+        _require(
+            ordered and inside,
+            f"{where}.milestones",
+            list(self.milestones),
+            f"increasing epochs before the last one, {self.epochs}",
+        )
+        _require(0 < self.decay <= 1, f"{where}.decay", self.decay, "in (0, 1]")
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of the given epoch, counted from 0."""
+        return self.lr * self.decay ** sum(epoch >= m for m in self.milestones)
+
+
+@dataclass(frozen=True)
+class Dense(Training):
+    """The dense run. ``stop`` ends it early, at that epoch of the same schedule (None: at its end).
+
+    Early stopping is the paper's first temperature: fewer epochs are hotter. All stops of one run
+    are checkpoints of that one run (Appendix B.1, scripts).
+    """
+
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stop = self.stop
+        _require(
+            stop is None or 1 <= stop <= self.epochs,
+            "dense.stop",
+            stop,
+            f"an epoch from 1 to {self.epochs}",
+        )
+
+    @property
+    def stopped(self) -> int:
+        """Number of epochs the dense net is trained for before it is pruned."""
+        return self.stop if self.stop is not None else self.epochs
+
+
+@dataclass(frozen=True)
+class Retraining(Training):
+    """Training of the pruned net: fresh optimizer, the mask held throughout."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Magnitude pruning to ``density``, the kept fraction of the convolution weights.
+
+    ``uniform`` prunes every convolution alike (UniformMP), ``global`` sets one threshold over all
+    of them (GlobalMP); Section 2.3.
+    """
+
+    method: str = "uniform"
+    density: float = 0.05
+
+    def __post_init__(self) -> None:
+        from threeregime.pruning import METHODS
+
+        _require(
+            self.method in METHODS, "pruning.method", self.method, f"one of {', '.join(METHODS)}"
+        )
+        _require(0 < self.density <= 1, "pruning.density", self.density, "a fraction in (0, 1]")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How errors, LMC and CKA are taken.
+
+    ``error_epochs``: the test error is the mean over this many last epochs of retraining (scripts).
+    ``points``: errors are taken at this many t along the line between two copies.
+    ``samples``: CKA uses the first so many training images, or all when there are fewer (scripts).
+    """
+
+    error_epochs: int = 5
+    points: int = 11
+    samples: int = 6464
+
+    def __post_init__(self) -> None:
+        _require(self.error_epochs >= 1, "metrics.error_epochs", self.error_epochs, "1 or more")
+        _require(self.points >= 3, "metrics.points", self.points, "3 or more")
+        _require(self.samples >= 2, "metrics.samples", self.samples, "2 or more")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One cell's whole recipe, seeds apart."""
+
+    data: Data = field(default_factory=Data)
+    net: Net = field(default_factory=Net)
+    dense: Dense = field(default_factory=Dense)
+    pruning: Pruning = field(default_factory=Pruning)
+    retraining: Retraining = field(default_factory=Retraining)
+    metrics: Metrics = field(default_factory=Metrics)
+
+    @classmethod
+    def from_dict(cls, sections: Mapping[str, Mapping[str, Any]]) -> Protocol:
+        """Build from nested tables as TOML gives them.
+
+        Raises:
+            ThreeRegimeError: an unknown section or field, a value of the wrong type or range.
+        """
+        parts = {f.name: f.type for f in dataclasses.fields(cls)}
+        for name in sections:
+            _require(name in parts, "section", name, f"one of {', '.join(parts)}")
+        hints = get_type_hints(cls)
+        return cls(**{n: _build(hints[n], n, sections.get(n, {})) for n in parts})
+
+    def replace(self, path: str, value: Any) -> Protocol:
+        """Return a copy with one field changed, e.g. ``replace("pruning.density", 0.05)``."""
+        return self.from_dict(_merge(self.to_dict(), path, value))
+
+    def get(self, path: str) -> Any:
+        """Value of a dotted field, e.g. ``get("pruning.density")``."""
+        section, _, name = path.partition(".")
+        return getattr(getattr(self, section), name)
+
+    def to_dict(self, defaults: bool = True) -> dict[str, dict[str, Any]]:
+        """Nested plain values; with ``defaults=False`` only what differs from the defaults."""
+        tables: dict[str, dict[str, Any]] = {}
+        for part in dataclasses.fields(self):
+            section = getattr(self, part.name)
+            tables[part.name] = {
+                f.name: _plain(getattr(section, f.name))
+                for f in dataclasses.fields(section)
+                if defaults or getattr(section, f.name) != f.default
+            }
+        return tables if defaults else {name: table for name, table in tables.items() if table}
+
+    def hash(self, *sections: str) -> str:
+        """Identity of the recipe, or of the named sections alone: 12 hexadecimal digits."""
+        tables = self.to_dict(defaults=False)
+        chosen = {k: v for k, v in tables.items() if not sections or k in sections}
+        text = json.dumps(chosen, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def dense_hash(self) -> str:
+        """Identity of the dense run, which all its early stops share."""
+        return self.replace("dense.stop", None).hash("data", "net", "dense")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _merge(tables: dict[str, dict[str, Any]], path: str, value: Any) -> dict[str, dict[str, Any]]:
+    section, _, name = path.partition(".")
+    return {**tables, section: {**tables.get(section, {}), name: value}}
+
+
+def _build(kind: type, section: str, table: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    allowed = [f.name for f in dataclasses.fields(kind)]
+    for name in table:
+        _require(name in allowed, f"field {section}.{name}", table[name], f"{', '.join(allowed)}")
+    return kind(**{n: _convert(f"{section}.{n}", hints[n], v) for n, v in table.items()})
+
+
+def _convert(name: str, hint: Any, value: Any) -> Any:
+    """Check a TOML value against its field's type; whole numbers pass as floats."""
+    if hint == tuple[int, ...]:
+        whole = isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
+        _require(whole, name, value, "a list of whole numbers")
+        return tuple(value)
+    if hint == int | None:
+        _require(value is None or type(value) is int, name, value, "a whole number")
+        return value
+    if hint is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        _require(number and math.isfinite(value), name, value, "a finite number")
+        return float(value)
+    kinds = {int: "a whole number", bool: "true or false", str: "a text"}
+    _require(type(value) is hint, name, value, kinds[hint])
+    return value

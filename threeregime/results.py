@@ -1,0 +1,168 @@
+"""Result tables: immutable Parquet shards, one set a fleet, each with its provenance inside.
+
+``ROOT/EXPERIMENT/SCALE/KIND-FLEET.parquet``, where KIND is ``dense`` (a row per checkpoint of a
+dense run), ``nets`` (a row per retrained net) or ``pairs`` (a row per pair of copies).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from threeregime.catalogue import Experiment
+from threeregime.errors import ThreeRegimeError
+
+ROOT = Path(__file__).parent.parent / "results"
+KINDS = ("dense", "nets", "pairs")
+# The sections of the protocol that a kind's rows depend on; none named: all.
+DETERMINES: dict[str, tuple[str, ...]] = {
+    "dense": ("data", "net", "dense"),
+    "nets": (),
+    "pairs": (),
+}
+_KEY = b"threeregime"
+
+
+def folder(root: Path, experiment: str, scale: str) -> Path:
+    """Folder of an experiment's shards."""
+    return root / experiment / scale
+
+
+def atomic_write(path: Path, write: Any) -> None:
+    """Call ``write(temporary path)`` and rename: readers see the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, rows: pd.DataFrame, provenance: Mapping[str, Any]) -> None:
+    """Write a table with its provenance, by atomic rename."""
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), _KEY: json.dumps(provenance).encode()}
+    atomic_write(path, lambda p: pq.write_table(table.replace_schema_metadata(metadata), p))
+
+
+def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a shard: its rows and its provenance."""
+    try:
+        table = pq.read_table(path)
+        return table.to_pandas(), json.loads(table.schema.metadata[_KEY])
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
+        raise ThreeRegimeError(
+            f"{path} is not a results table ({error}); delete it and run the sweep again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of one experiment at one scale, and one row of provenance a shard."""
+
+    experiment: str
+    scale: str
+    temperature: str
+    load: str
+    dense: pd.DataFrame
+    nets: pd.DataFrame
+    pairs: pd.DataFrame
+    provenance: pd.DataFrame
+
+    def variant(self, name: str) -> Results:
+        """One variant's rows alone."""
+        parts = {kind: getattr(self, kind) for kind in KINDS}
+        return Results(
+            self.experiment,
+            self.scale,
+            self.temperature,
+            self.load,
+            provenance=self.provenance,
+            **{k: t[t["variant"] == name].reset_index(drop=True) for k, t in parts.items()},
+        )
+
+
+def load(experiment: Experiment, root: Path = ROOT) -> Results:
+    """Load the finished rows of an experiment: those of its protocol, on its grid and seeds.
+
+    Raises:
+        ThreeRegimeError: nothing has been computed; says the command that does.
+    """
+    found = _read_all(experiment, root)
+    axes = {experiment.temperature: experiment.temperatures, experiment.load: experiment.loads}
+    first = (experiment.temperatures[0], experiment.loads[0], 0)
+    protocols = {v: experiment.unit(v, *first).protocol for v in experiment.variants}
+    tables = {}
+    for kind in KINDS:
+        rows = found[kind]
+        if len(rows):
+            bases = {v: experiment.base(p, *DETERMINES[kind]) for v, p in protocols.items()}
+            keep = rows["base"] == rows["variant"].map(bases)
+            keep &= rows["dense_seed"].isin(experiment.dense_seeds)
+            for axis, values in axes.items():
+                if axis in rows:
+                    keep &= rows[axis].isin(values)
+            for seed in {"retrain_seed", "seed_a", "seed_b"} & set(rows.columns):
+                keep &= rows[seed].isin(experiment.retrain_seeds)
+            order = [c for c in _ORDER(experiment) if c in rows]
+            rows = rows[keep].drop(columns="base").sort_values(order, ignore_index=True)
+            rows = rows.drop_duplicates(order, ignore_index=True)
+        tables[kind] = rows
+    if not len(tables["nets"]):
+        raise ThreeRegimeError(
+            f"no results of {experiment.name} at scale {experiment.scale} in {root}: run "
+            f"`threeregime sweep {experiment.name} --scale {experiment.scale}`"
+        )
+    return Results(
+        experiment.name,
+        experiment.scale,
+        experiment.temperature,
+        experiment.load,
+        provenance=found["provenance"],
+        **tables,
+    )
+
+
+def _ORDER(experiment: Experiment) -> list[str]:  # noqa: N802
+    seeds = ["dense_seed", "retrain_seed", "seed_a", "seed_b"]
+    return ["variant", experiment.temperature, experiment.load, *seeds]
+
+
+def _read_all(experiment: Experiment, root: Path) -> dict[str, pd.DataFrame]:
+    parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in KINDS}
+    provenance = []
+    for path in sorted(folder(root, experiment.name, experiment.scale).glob("*.parquet")):
+        rows, origin = read_shard(path)
+        parts[path.name.partition("-")[0]].append(rows)
+        provenance.append({"shard": path.name, **origin})
+    tables = {k: pd.concat(p, ignore_index=True) if p else pd.DataFrame() for k, p in parts.items()}
+    return {**tables, "provenance": pd.DataFrame(provenance)}
+
+
+def done(experiment: Experiment, root: Path) -> set[tuple[str, int, int]]:
+    """What is finished: (cell hash, dense seed, retraining seed) of every net with its pairs."""
+    finished = set()
+    at = folder(root, experiment.name, experiment.scale)
+    for path in sorted(at.glob("pairs-*.parquet")):
+        nets = at / path.name.replace("pairs-", "nets-")
+        if nets.exists():
+            rows, _ = read_shard(nets)
+            finished |= set(zip(rows["cell"], rows["dense_seed"], rows["retrain_seed"], strict=True))
+    return finished
+
+
+def reference() -> pd.DataFrame:
+    """The paper's Figure 2 as numbers (see ``reference/README.md``).
+
+    Columns epochs, density, test_error, normalized_test_error, lmc, cka; fractions.
+    """
+    return pd.read_csv(Path(__file__).parent / "reference" / "figure_02.csv")

@@ -1,0 +1,216 @@
+"""The plan of an experiment: which fleets have to be trained, in which order, and what they cost."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+from threeregime import results
+from threeregime.catalogue import Experiment, Unit
+from threeregime.protocol import Protocol
+
+MEMBERS = 48
+"""Most nets in a fleet: on a CPU there is nothing to gain beyond."""
+
+MEASURE_FORWARDS = 2 / 3
+"""Cost of one point of an LMC curve in net-epochs: two passes forward, against three a step."""
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class DenseJob:
+    """Dense runs of several seeds as one fleet, with a checkpoint at every stop."""
+
+    variant: str
+    protocol: Protocol
+    base: str
+    seeds: tuple[int, ...]
+    stops: tuple[int, ...]
+
+    @property
+    def fleet(self) -> str:
+        """Identity of the fleet: its recipe and who is in it."""
+        return _digest(self.protocol.dense_hash, self.seeds, self.stops)
+
+    @property
+    def nets(self) -> int:
+        """Number of nets."""
+        return len(self.seeds)
+
+    @property
+    def cost(self) -> float:
+        """Work in net-epochs."""
+        return float(self.nets * max(self.stops))
+
+    def checkpoints(self, at: Path) -> list[Path]:
+        """Every checkpoint that the job leaves."""
+        return [
+            dense_checkpoint(at, self.protocol, seed, stop)
+            for seed in self.seeds
+            for stop in self.stops
+        ]
+
+
+@dataclass(frozen=True)
+class RetrainJob:
+    """Pruned nets retrained as one fleet, and their pairs measured."""
+
+    units: tuple[Unit, ...]
+    bases: tuple[str, ...]
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol whose retraining, net, data and metrics all units share."""
+        return self.units[0].protocol
+
+    @property
+    def members(self) -> list[tuple[Unit, int]]:
+        """(unit, retraining seed) of every net, in the fleet's order."""
+        return [(unit, seed) for unit in self.units for seed in unit.retrain_seeds]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Members that are compared: all pairs of copies of the same pruned net."""
+        found, start = [], 0
+        for unit in self.units:
+            copies = range(start, start + len(unit.retrain_seeds))
+            found += list(combinations(copies, 2))
+            start = copies.stop
+        return found
+
+    @property
+    def fleet(self) -> str:
+        """Identity of the fleet: its recipe and who is in it."""
+        return _digest([(u.protocol.hash(), u.dense_seed, u.retrain_seeds) for u in self.units])
+
+    @property
+    def nets(self) -> int:
+        """Number of nets."""
+        return len(self.members)
+
+    @property
+    def cost(self) -> float:
+        """Work in net-epochs, the measuring of pairs included."""
+        points = self.protocol.metrics.points
+        measuring = len(self.pairs) * points * MEASURE_FORWARDS
+        return self.nets * self.protocol.retraining.epochs + measuring
+
+
+Job = DenseJob | RetrainJob
+
+
+def state_folder(at: Path) -> Path:
+    """Where dense checkpoints and half-trained fleets lie: what a sweep needs, a reader does not."""
+    return at / "state"
+
+
+def dense_checkpoint(at: Path, protocol: Protocol, seed: int, stop: int) -> Path:
+    """File of one dense net, stopped after ``stop`` epochs."""
+    return state_folder(at) / f"dense-{protocol.dense_hash}-{seed}-{stop}.safetensors"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of an experiment that are not finished, dense runs first."""
+
+    experiment: Experiment
+    at: Path
+    dense: tuple[DenseJob, ...]
+    retrain: tuple[RetrainJob, ...]
+    finished: int
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """All jobs in the order in which they are to be done."""
+        return (*self.dense, *self.retrain)
+
+    @property
+    def cost(self) -> float:
+        """Work left in net-epochs."""
+        return sum(job.cost for job in self.jobs)
+
+
+def plan(experiment: Experiment, root: Path, members: int = MEMBERS) -> Plan:
+    """Plan what is left of an experiment.
+
+    Fleets are packed from the whole experiment, finished or not: a sweep that was killed plans the
+    same fleets again, so that its numbers do not depend on where it was interrupted.
+    """
+    at = results.folder(root, experiment.name, experiment.scale)
+    finished = results.done(experiment, root)
+
+    def is_done(unit: Unit) -> bool:
+        cell = unit.protocol.hash()
+        return all((cell, unit.dense_seed, seed) in finished for seed in unit.retrain_seeds)
+
+    units = experiment.units()
+    left = (
+        [unit for unit in fleet if not is_done(unit)] for fleet in _pack(units, members) if fleet
+    )
+    retrain = tuple(
+        RetrainJob(tuple(fleet), tuple(experiment.base(u.protocol) for u in fleet))
+        for fleet in left
+        if fleet
+    )
+    needed = [unit for job in retrain for unit in job.units]
+    dense = tuple(_dense_jobs(experiment, units, needed, at))
+    return Plan(experiment, at, dense, retrain, sum(map(is_done, units)))
+
+
+def _pack(units: Sequence[Unit], members: int) -> Iterable[list[Unit]]:
+    """Split units into fleets of nearly equal size, each of one net, data set and retraining."""
+    alike: dict[str, list[Unit]] = defaultdict(list)
+    for unit in units:
+        alike[unit.protocol.hash("data", "net", "retraining", "metrics")].append(unit)
+    for group in alike.values():
+        nets = sum(len(unit.retrain_seeds) for unit in group)
+        fleets = math.ceil(nets / max(members, len(group[0].retrain_seeds)))
+        bounds = [round(i * len(group) / fleets) for i in range(fleets + 1)]
+        yield from (group[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+
+
+def _dense_jobs(
+    experiment: Experiment, units: Sequence[Unit], needed: Sequence[Unit], at: Path
+) -> Iterable[DenseJob]:
+    """Dense runs of which a needed checkpoint is missing, with all stops of the experiment."""
+    missing: dict[str, list[int]] = defaultdict(list)
+    for unit in needed:
+        path = dense_checkpoint(at, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
+        if not path.exists():
+            missing[unit.protocol.dense_hash].append(unit.dense_seed)
+    for dense_hash, seeds in missing.items():
+        family = [u for u in units if u.protocol.dense_hash == dense_hash]
+        protocol = family[0].protocol
+        yield DenseJob(
+            variant=family[0].variant,
+            protocol=protocol.replace("dense.stop", None),
+            base=experiment.base(protocol, *results.DETERMINES["dense"]),
+            seeds=tuple(dict.fromkeys(seeds)),
+            stops=tuple(sorted({u.protocol.dense.stopped for u in family})),
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how long jobs run; travels to workers."""
+
+    experiment: Experiment
+    at: Path
+    data_dir: Path
+    download: bool = False
+    device: str = "cpu"
+    compiled: bool = False
+    deadline: float | None = None
+
+    def until(self, seconds: float) -> Place:
+        """The same place with a deadline so many seconds from now."""
+        return replace(self, deadline=time.time() + seconds)
