@@ -1,0 +1,144 @@
+"""How a statement on a phase diagram is judged: one effect, its interval, one rule.
+
+A statement becomes an effect that is positive where the statement holds, and a rule decides:
+
+- with seeds, it holds where the effect's 95 % interval lies above 0, does not hold where it lies
+  below, and is left open (None) where the interval has 0 inside or there is none;
+- on published means without seeds the sign of the effect decides, and there is no interval;
+- a diagram without the cells that a statement speaks of leaves it open, with the effect NaN.
+
+The interval is the effect plus or minus Student's t, at one degree of freedom less than there are
+dense seeds, times the standard deviation over the bootstrap replicates. With three dense seeds
+t = 4.3: on normal noise that covers the truth in 94 % to over 99 % of trials, where the replicates'
+own percentiles cover it in 74 % to 92 %. Regimes are those of the means in every replicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+from threeregime.bootstrap import Array, mean
+from threeregime.cells import METRICS
+from threeregime.regimes import PhaseDiagram
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement and what a diagram says of it.
+
+    Attributes:
+        name: short key.
+        statement: what is claimed.
+        holds: True, False, or None where the data leave it open.
+        effect: a number that is positive where the statement holds; errors are fractions.
+        low: lower end of its 95 % interval, NaN without seeds.
+        high: upper end.
+        detail: the numbers behind it, in words; errors in percent.
+    """
+
+    name: str
+    statement: str
+    holds: bool | None
+    effect: float
+    low: float
+    high: float
+    detail: str
+
+
+def table(statements: Iterable[Statement]) -> pd.DataFrame:
+    """The statements as a table, one row each."""
+    rows = pd.DataFrame([asdict(s) for s in statements])
+    return rows.assign(holds=rows["holds"].map({True: "yes", False: "no"}).fillna("open"))
+
+
+def contrast(of: NDArray[np.bool_], minus: NDArray[np.bool_]) -> Callable[[Array], Array]:
+    """Function of grids [..., T, L]: mean over ``of`` minus mean over ``minus`` inside each load.
+
+    Averaged over the loads that have both.
+    """
+
+    def contrast(values: Array) -> Array:
+        one, other = (mean(np.where(mask, values, np.nan), -2) for mask in (of, minus))
+        return mean(one - other, -1)
+
+    return contrast
+
+
+def held_out(values: Array) -> Array:
+    """Gain of the best hotter temperature, chosen on all units but the one it is measured on.
+
+    Args:
+        values: errors [units, T, n], hot to cold.
+
+    Returns:
+        Error at the coldest minus that at the chosen temperature [units, n].
+    """
+    gains = np.full((len(values), values.shape[2]), np.nan)
+    for unit in range(len(values) if len(values) > 1 else 0):
+        others = mean(np.delete(values, unit, axis=0)[:, :-1], 0)
+        for j in range(values.shape[2]):
+            if np.isfinite(others[:, j]).any():
+                gains[unit, j] = values[unit, -1, j] - values[unit, np.nanargmin(others[:, j]), j]
+    return gains
+
+
+def spearman(error: Array) -> float:
+    """Rank correlation of error with coldness; NaN where the error does not change."""
+    known = error[np.isfinite(error)]
+    if len(known) < 2 or np.ptp(known) == 0:
+        return np.nan
+    return float(np.corrcoef(np.arange(len(known)), pd.Series(known).rank())[0, 1])
+
+
+def judge(
+    diagram: PhaseDiagram,
+    name: str,
+    statement: str,
+    effect: Callable[[Mapping[str, Array]], Array] | None,
+    detail: str,
+    also: bool | None = True,
+) -> Statement:
+    """Judge an effect, a function of grids [..., T, L] by metric, on the means and replicates."""
+    value, half = np.nan, np.nan
+    if effect is not None:
+        value = float(effect({metric: diagram.grid(metric) for metric in METRICS}))
+        if diagram.has_seeds and np.isfinite(value):
+            drawn = effect(diagram.replicates)
+            seeds = len(next(iter(diagram.by_seed.values())))
+            half = half_width(drawn[np.isfinite(drawn)].std(), seeds)
+    return decide(diagram, name, statement, value, half, detail, also)
+
+
+def decide(
+    diagram: PhaseDiagram,
+    name: str,
+    statement: str,
+    effect: float,
+    half: float,
+    detail: str,
+    also: bool | None = True,
+) -> Statement:
+    """Apply the rule that the module states.
+
+    ``also`` is a further condition: where False the statement does not hold, where None it cannot.
+    """
+    low, high = effect - half, effect + half
+    holds: bool | None = None
+    if np.isfinite(effect) and not diagram.by_seed:
+        holds = effect > 0
+    elif low > 0 or high < 0:
+        holds = low > 0
+    if np.isfinite(effect) and also is not True:
+        holds = False if also is False or holds is False else None
+    return Statement(name, statement, holds, effect, low, high, detail)
+
+
+def half_width(error: float, seeds: int) -> float:
+    """Half of a 95 % interval from a standard error and the dense seeds behind it; NaN for one."""
+    return float(stdtrit(seeds - 1, 0.975) * error) if seeds > 1 else np.nan

@@ -1,0 +1,175 @@
+"""What a phase diagram says about turning the temperature: best ones, transitions, boundaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from threeregime.bootstrap import Array
+from threeregime.cells import METRICS
+from threeregime.errors import ThreeRegimeError
+from threeregime.regimes import PhaseDiagram
+from threeregime.thresholds import REGIMES
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A favourable change of temperature at one load.
+
+    Attributes:
+        load: where it is made.
+        start: temperature before.
+        end: temperature after.
+        before: regime of the cell at ``start``.
+        after: regime of the cell at ``end``.
+        gain: mean test error at ``start`` minus that at ``end``, a fraction. The end was chosen
+            for its low error on the same nets, so the gain is somewhat too large; the measure
+            without that bias is `threeregime.statements.heating_helps`.
+    """
+
+    load: float
+    start: float
+    end: float
+    before: str
+    after: str
+    gain: float
+
+
+def best_temperatures(diagram: PhaseDiagram) -> pd.DataFrame:
+    """For each load the temperature of lowest mean test error, beside the hottest and the coldest.
+
+    Returns:
+        One row a load: ``best`` (temperature), ``error_hottest``, ``error_best``,
+        ``error_coldest`` (fractions), ``regime_hottest``, ``regime_best``, ``regime_coldest``.
+        Hottest and coldest are those of the load's cells that have a test error; a load without
+        any is left out.
+    """
+    error, regime = diagram.grid("test_error"), diagram.grid("regime")
+    rows = []
+    for j, load in enumerate(diagram.loads):
+        known = np.flatnonzero(np.isfinite(error[:, j]))
+        if not known.size:
+            continue
+        best = known[np.argmin(error[known, j])]
+        at = {"hottest": known[0], "best": best, "coldest": known[-1]}
+        row = {diagram.load: load, "best": diagram.temperatures[best]}
+        row |= {f"error_{name}": error[i, j] for name, i in at.items()}
+        rows.append(row | {f"regime_{name}": regime[i, j] for name, i in at.items()})
+    return pd.DataFrame(rows)
+
+
+def favourable(diagram: PhaseDiagram) -> tuple[Transition | None, Transition | None]:
+    """The two favourable transitions of the paper's Figures 1 and 2, at the load of largest gain.
+
+    Returns:
+        ``(heating, cooling)``. Heating starts at a load's coldest cell, in Regime I, and goes to
+        the hotter cell of Regime II-A with the lowest test error. Cooling starts at a load's
+        hottest cell, in II-A, and goes to the colder cell of II-B with the lowest test error.
+        None where no load offers a gain.
+    """
+    return _favourable(diagram, "I", "II-A", -1), _favourable(diagram, "II-A", "II-B", 0)
+
+
+def _favourable(diagram: PhaseDiagram, before: str, after: str, start: int) -> Transition | None:
+    error, regime = diagram.grid("test_error"), diagram.grid("regime")
+    found = []
+    for j, load in enumerate(diagram.loads):
+        known = np.flatnonzero(np.isfinite(error[:, j]))
+        if not known.size or regime[known[start], j] != before:
+            continue
+        ends = known[regime[known, j] == after]
+        if ends.size:
+            end = ends[np.argmin(error[ends, j])]
+            gain = float(error[known[start], j] - error[end, j])
+            where = (diagram.temperatures[known[start]], diagram.temperatures[end])
+            found.append(Transition(load, *where, before, after, gain))
+    best = max(found, key=lambda t: t.gain, default=None)
+    return best if best and best.gain > 0 else None
+
+
+def boundaries(diagram: PhaseDiagram) -> dict[str, Array]:
+    """Edges between cells of different regimes, for drawing.
+
+    Returns:
+        ``"I|II"`` and ``"II-A|II-B"`` to segments [n, 2, 2] of (x, y) ends, in units of cells:
+        the cell in row i (hot to cold) and column j covers x from j to j + 1, y from i to i + 1.
+    """
+    regime = diagram.grid("regime")
+    lines: dict[str, list[list[tuple[int, int]]]] = {"I|II": [], "II-A|II-B": []}
+    height, width = regime.shape
+    for i in range(height):
+        for j in range(width):
+            if j + 1 < width:
+                _edge(lines, regime[i, j], regime[i, j + 1], [(j + 1, i), (j + 1, i + 1)])
+            if i + 1 < height:
+                _edge(lines, regime[i, j], regime[i + 1, j], [(j, i + 1), (j + 1, i + 1)])
+    return {name: np.array(edges, float).reshape(-1, 2, 2) for name, edges in lines.items()}
+
+
+def _edge(
+    lines: dict[str, list[list[tuple[int, int]]]],
+    one: str | None,
+    other: str | None,
+    ends: list[tuple[int, int]],
+) -> None:
+    if one is not None and other is not None and one != other:
+        lines["I|II" if "I" in (one, other) else "II-A|II-B"].append(ends)
+
+
+def middles(diagram: PhaseDiagram) -> dict[str, tuple[float, float]]:
+    """Where to write each regime's name: the cell deepest inside it, as (x, y) of its middle.
+
+    Depth is the distance to the nearest cell of another regime or beyond the diagram's edge, in
+    units of cells; of equally deep ones it is the one nearest their mean. Absent regimes have none.
+    """
+    regime = np.pad(diagram.grid("regime").astype(str), 1, constant_values="")
+    spots = {}
+    for name in REGIMES:
+        inside, outside = np.argwhere(regime == name), np.argwhere(regime != name)
+        if inside.size:
+            depth = np.linalg.norm(inside[:, None] - outside, axis=-1).min(axis=1)
+            deepest: NDArray[np.int64] = inside[depth >= depth.max() - 1e-9]
+            y, x = deepest[np.linalg.norm(deepest - deepest.mean(0), axis=1).argmin()] - 0.5
+            spots[name] = (float(x), float(y))
+    return spots
+
+
+def compare(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
+    """Two diagrams at the cells in common.
+
+    Loads must be equal. Epochs are compared as fractions of the whole dense run, since runs differ
+    in length; any other temperature must be equal.
+
+    Returns:
+        One row a common cell: ``temperature`` (that fraction, or the value), the load, and for each
+        metric ``NAME``, ``NAME_reference`` and ``NAME_difference`` (this minus reference); likewise
+        ``regime``, ``regime_reference`` and ``same_regime``.
+
+    Raises:
+        ThreeRegimeError: other axes, or no cell in common.
+    """
+    if (diagram.temperature, diagram.load) != (reference.temperature, reference.load):
+        raise ThreeRegimeError(
+            f"cannot compare {diagram.temperature} x {diagram.load} with "
+            f"{reference.temperature} x {reference.load}: give two diagrams over the same axes"
+        )
+    sides = []
+    for side in (diagram, reference):
+        unit = side.total if side.temperature == "epochs" else 1.0
+        cells = side.cells.assign(
+            temperature=(side.cells[side.temperature] / unit).round(6),
+            **{side.load: side.cells[side.load].round(6)},
+        )
+        sides.append(cells[["temperature", side.load, *METRICS, "regime"]])
+    both = sides[0].merge(sides[1], on=["temperature", diagram.load], suffixes=("", "_reference"))
+    if both.empty:
+        raise ThreeRegimeError(
+            f"{diagram.title} and {reference.title} share no cell: compute one with "
+            f"--only {diagram.load}={reference.loads[0]:g}"
+        )
+    for name in METRICS:
+        both[f"{name}_difference"] = both[name] - both[f"{name}_reference"]
+    return both.assign(same_regime=both["regime"] == both["regime_reference"])
