@@ -37,14 +37,18 @@ def sweep(
         list[str] | None,
         typer.Option("--set", "-s", help="Change a protocol field, e.g. data.name=folder:pics."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where results go; shipped ones by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where results go; shipped ones by default.")
+    ] = None,
     data_dir: Annotated[Path, typer.Option(help="Where data sets lie.")] = Path("data"),
     download: Annotated[bool, typer.Option("--download", help="Download missing data.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes; 0: one a core, 1 on a GPU.")] = 0,
     fleet: Annotated[int, typer.Option(help="Most nets in a fleet.")] = 48,
     time_budget: Annotated[str, typer.Option(help="Stop in time, all saved: 90s, 9m, 2h.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its cost.")
+    ] = False,
 ) -> None:
     """Compute what is missing of an experiment; run it again to go on where it stopped."""
     from threeregime import catalogue, cluster, estimate, results
@@ -79,7 +83,9 @@ def sweep(
         print(f"finished: {todo.at}")
     else:
         left = plan(chosen, out or results.ROOT, fleet)
-        print(f"stopped in time with all saved, {len(left.jobs)} fleets left: run it again to go on")
+        print(
+            f"stopped in time with all saved, {len(left.jobs)} fleets left: run it again to go on"
+        )
 
 
 @app.command()

@@ -41,7 +41,10 @@ def _on_workers(plan: Plan, place: Place, workers: int, advance: object) -> Iter
     logging.getLogger("distributed").setLevel(logging.ERROR)
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
     ):

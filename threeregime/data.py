@@ -227,7 +227,9 @@ class Loader:
             mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
             draws.append((order, offset, mirrored))
         device = self.padded.device
-        order, offset, mirrored = (torch.stack(part).to(device) for part in zip(*draws, strict=True))
+        order, offset, mirrored = (
+            torch.stack(part).to(device) for part in zip(*draws, strict=True)
+        )
         return order, offset, mirrored
 
     def batch(

@@ -10,6 +10,7 @@ from threeregime import catalogue, results
 from threeregime.data import Loader
 from threeregime.fleet import Fleet
 from threeregime.jobs import builder, dataset
+from threeregime.mechanisms import choose
 from threeregime.sweep import Job, Place, Plan
 from threeregime.training import Run
 
@@ -45,7 +46,12 @@ def _epoch_seconds(job: Job, place: Place, steps: int = 3) -> float:
     if place.device == "cpu":
         torch.set_num_threads(1)
     data = dataset(protocol.data.name, place.data_dir, place.download, place.device)
-    fleet = Fleet(builder(protocol, data), range(job.nets), place.device)
+    fleet = Fleet.initial(
+        builder(protocol, data),
+        range(job.nets),
+        place.device,
+        mechanism=choose(place.device, job.nets),
+    )
     loader = Loader(
         data,
         range(job.nets),
@@ -80,7 +86,8 @@ def overview(name: str) -> str:
         units = experiment.units()
         have = results.done(experiment, results.ROOT)
         there = sum(
-            all((u.protocol.hash(), u.dense_seed, s) in have for s in u.retrain_seeds) for u in units
+            all((u.protocol.hash(), u.dense_seed, s) in have for s in u.retrain_seeds)
+            for u in units
         )
         parts.append(f"{scale} {len(units)} cells x dense seeds, {there / len(units):.0%} there")
     title = catalogue.experiment(name, catalogue.scales(name)[0]).title

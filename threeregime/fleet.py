@@ -1,164 +1,100 @@
 """The fleet: M nets of one architecture whose parameters lie side by side and run as one program.
 
-A fleet is made from a plain module by exchanging its layers for stacked ones. All of them keep one
-convention: a fleet's activations are ``[batch, M * channels, ...]``, member by member, so that a
-convolution becomes a grouped convolution, batch norm is batch norm, and everything pointwise
-is as it was. Every parameter and statistic has M times the rows of the plain layer's, so each is
-also a ``[M, ...]`` tensor, one slice a member, under the plain module's own name.
+A fleet is made from a plain module by exchanging its layers for stacked ones
+(:mod:`threeregime.mechanisms`). Whatever the layout in memory, a fleet's state is a dictionary of
+``[M, ...]`` tensors, one slice a member, under the plain module's own names.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from threeregime.errors import ThreeRegimeError
+from threeregime.mechanisms import MECHANISMS, stack
 
 State = dict[str, Tensor]
 """Parameters and statistics of a fleet by plain name, each [M, ...]."""
-
-
-class StackedLinear(nn.Module):
-    """M linear layers: [batch, M * features] to [batch, M * outputs]."""
-
-    def __init__(self, plain: nn.Linear, members: int) -> None:
-        super().__init__()
-        self.members = members
-        self.weight = nn.Parameter(plain.weight.repeat(members, 1))
-        self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply member m's weights to member m's features."""
-        x = x.unflatten(1, (self.members, -1)).transpose(0, 1)
-        out = torch.bmm(x, self.weight.unflatten(0, (self.members, -1)).mT)
-        out = out.transpose(0, 1).flatten(1)
-        return out if self.bias is None else out + self.bias
-
-
-def _stack_conv(plain: nn.Module, members: int) -> nn.Module:
-    assert isinstance(plain, nn.Conv2d)
-    conv = copy.copy(plain)
-    conv._parameters = dict(plain._parameters)
-    conv.groups = plain.groups * members
-    conv.in_channels, conv.out_channels = plain.in_channels * members, plain.out_channels * members
-    conv.weight = nn.Parameter(plain.weight.repeat(members, 1, 1, 1))
-    if plain.bias is not None:
-        conv.bias = nn.Parameter(plain.bias.repeat(members))
-    return conv
-
-
-def _stack_norm(plain: nn.Module, members: int) -> nn.Module:
-    assert isinstance(plain, nn.BatchNorm2d)
-    norm = nn.BatchNorm2d(plain.num_features * members, plain.eps, plain.momentum)
-    norm.weight = nn.Parameter(plain.weight.repeat(members))
-    norm.bias = nn.Parameter(plain.bias.repeat(members))
-    # Only a momentum of None needs the count; keeping it would cost an operation a step.
-    norm.num_batches_tracked = None
-    return norm
-
-
-STACKED: dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]] = {
-    nn.Conv2d: _stack_conv,
-    nn.BatchNorm2d: _stack_norm,
-    nn.Linear: lambda plain, members: StackedLinear(plain, members),  # type: ignore[arg-type]
-}
-
-
-def stack(plain: nn.Module, members: int) -> nn.Module:
-    """Return a module that runs ``members`` copies of ``plain`` at once.
-
-    Raises:
-        ThreeRegimeError: a layer with parameters of its own has no stacked form.
-    """
-    if type(plain) in STACKED:
-        return STACKED[type(plain)](plain, members)
-    if next(plain.parameters(recurse=False), None) is not None:
-        raise ThreeRegimeError(
-            f"a layer of type {type(plain).__name__} cannot run in a fleet: add it to fleet.STACKED"
-        )
-    stacked = copy.copy(plain)
-    stacked._modules = {
-        name: child if child is None else stack(child, members)
-        for name, child in plain._modules.items()
-    }
-    return stacked
 
 
 class Fleet:
     """M nets that run as one.
 
     Args:
-        build: makes one plain net; called with the random state set for each member's seed.
-        seeds: one initialisation seed a member.
+        build: makes one plain net.
+        state: parameters and statistics by name, each [M, ...].
         device, dtype: where and in what precision the fleet computes.
+        mechanism: an entry of :data:`threeregime.mechanisms.MECHANISMS`.
     """
 
     def __init__(
         self,
         build: Callable[[], nn.Module],
+        state: Mapping[str, Tensor],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        mechanism: str = "grouped",
+    ) -> None:
+        self.build, self.dtype, self.device = build, dtype, torch.device(device)
+        self.members = len(next(iter(state.values())))
+        self.mechanism = MECHANISMS[mechanism]
+        self.module = stack(build(), self.members, self.mechanism)
+        self.module.to(device=self.device, dtype=dtype, memory_format=torch.channels_last)
+        self.load(state)
+
+    @classmethod
+    def initial(
+        cls,
+        build: Callable[[], nn.Module],
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-    ) -> None:
+        mechanism: str = "grouped",
+    ) -> Fleet:
+        """Make a fleet of fresh nets, each initialised under its own seed."""
         plains = []
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 plains.append(build().state_dict())
-        self._make(build, len(plains), device, dtype)
-        self.load({name: torch.stack([p[name] for p in plains]) for name in self.names()})
+        names = [name for name in plains[0] if not name.endswith("num_batches_tracked")]
+        state = {name: torch.stack([plain[name] for plain in plains]) for name in names}
+        return cls(build, state, device, dtype, mechanism)
 
-    @classmethod
-    def of(
-        cls,
-        build: Callable[[], nn.Module],
-        state: Mapping[str, Tensor],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> Fleet:
-        """Make a fleet that holds the given state (each tensor [M, ...])."""
-        fleet = cls.__new__(cls)
-        fleet._make(build, len(next(iter(state.values()))), device, dtype)
-        fleet.load(state)
-        return fleet
+    def holding(self, state: Mapping[str, Tensor]) -> Fleet:
+        """Make another fleet of the same kind that holds the given state, of any size."""
+        return Fleet(self.build, state, self.device, self.dtype, self.mechanism.name)
 
-    def _make(
-        self,
-        build: Callable[[], nn.Module],
-        members: int,
-        device: torch.device | str,
-        dtype: torch.dtype,
-    ) -> None:
-        self.members, self.dtype = members, dtype
-        self.device = torch.device(device)
-        self.module = stack(build(), members).to(device=self.device, dtype=dtype)
-        self.module.to(memory_format=torch.channels_last)
+    def by_member(self, tensor: Tensor) -> Tensor:
+        """View a stacked parameter, its gradient or momentum, or a statistic as [M, ...]."""
+        return self.mechanism.by_member(tensor.detach(), self.members)
 
     def _tensors(self) -> State:
         """Views [M, ...] of every parameter and statistic, by name."""
         named = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-        return {name: t.detach().unflatten(0, (self.members, -1)) for name, t in named.items()}
-
-    def names(self) -> list[str]:
-        """Names of all parameters and statistics, as in the plain net."""
-        return list(self._tensors())
+        return {name: self.by_member(tensor) for name, tensor in named.items()}
 
     def state(self) -> State:
         """Copy of every parameter and statistic, each [M, ...]."""
-        return {name: tensor.clone() for name, tensor in self._tensors().items()}
+        return {
+            name: tensor.clone(memory_format=torch.contiguous_format)
+            for name, tensor in self._tensors().items()
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copy parameters and statistics, each [M, ...], into the fleet, by name."""
         for name, tensor in self._tensors().items():
             tensor.copy_(state[name])
 
-    def convolutions(self) -> dict[str, nn.Parameter]:
-        """The weights that pruning may remove, by plain name, each [M * out, in, k, k]."""
-        layers = self.module.named_modules()
-        return {f"{name}.weight": m.weight for name, m in layers if isinstance(m, nn.Conv2d)}
+    def prunable(self) -> dict[str, nn.Parameter]:
+        """The stacked weights that pruning may remove, every convolution's, by plain name."""
+        convolutions = {
+            f"{name}.weight"
+            for name, layer in self.build().named_modules()
+            if isinstance(layer, nn.Conv2d)
+        }
+        return {n: p for n, p in self.module.named_parameters() if n in convolutions}
 
     def norms(self) -> list[nn.BatchNorm2d]:
         """The batch norm layers."""
@@ -171,10 +107,9 @@ class Fleet:
         """
         if images.dim() == 4:
             images = images[:, None].expand(-1, self.members, -1, -1, -1)
-        stacked = images.flatten(1, 2).contiguous(memory_format=torch.channels_last)
-        return self.module(stacked).unflatten(1, (self.members, -1)).transpose(0, 1)
+        return self.mechanism.unpack(self.module(self.mechanism.pack(images)), self.members)
 
     def finite(self) -> Tensor:
         """Which members hold only finite numbers: bool [M]."""
-        sums = [t.flatten(1).isfinite().all(dim=1) for t in self._tensors().values()]
-        return torch.stack(sums).all(dim=0)
+        whole = [t.flatten(1).isfinite().all(dim=1) for t in self._tensors().values()]
+        return torch.stack(whole).all(dim=0)

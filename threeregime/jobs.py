@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pandas as pd
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import threeregime
 from threeregime import results
+from threeregime.catalogue import Unit
 from threeregime.data import Dataset, Loader, load, stream
 from threeregime.fleet import Fleet, State
-from threeregime.measure import measure_pairs
+from threeregime.measure import PairMetrics, measure_pairs
+from threeregime.mechanisms import choose
 from threeregime.models import NETS
 from threeregime.protocol import Protocol, Training
-from threeregime.pruning import masks
-from threeregime.sweep import DenseJob, Job, Place, RetrainJob, dense_checkpoint, state_folder
+from threeregime.provenance import provenance
+from threeregime.pruning import Masks, masks
+from threeregime.sweep import (
+    MEASURE_FORWARDS,
+    DenseJob,
+    Job,
+    Place,
+    RetrainJob,
+    dense_checkpoint,
+    state_folder,
+)
 from threeregime.training import Run, errors
 
 CHECKPOINT_SECONDS = 15.0
@@ -50,7 +55,9 @@ def perform(job: Job, place: Place, advance: Advance = lambda cost: None) -> boo
     # the numbers do not depend on how many workers there are.
     if place.device == "cpu":
         torch.set_num_threads(1)
-    return _dense(job, place, advance) if isinstance(job, DenseJob) else _retrain(job, place, advance)
+    return (
+        _dense(job, place, advance) if isinstance(job, DenseJob) else _retrain(job, place, advance)
+    )
 
 
 @functools.cache
@@ -113,21 +120,19 @@ class _Trainer:
         return True
 
 
-def _start(
-    job: Job, training: Training, fleet: Fleet, kept: dict[str, Tensor] | None, place: Place
-) -> Run:
-    protocol = job.protocol
-    data = _data(protocol, place)
-    if isinstance(job, DenseJob):
-        seeds = [stream("dense", seed) for seed in job.seeds]
-    else:
-        seeds = [stream("retrain", unit.dense_seed, seed) for unit, seed in job.members]
-    loader = Loader(data, seeds, training.batch_size, protocol.data.crop, protocol.data.flip)
-    return Run(fleet, loader, training, kept, place.compiled)
-
-
 def _data(protocol: Protocol, place: Place) -> Dataset:
     return dataset(protocol.data.name, place.data_dir, place.download, place.device)
+
+
+def _run(
+    fleet: Fleet, data: Dataset, protocol: Protocol, training: Training, seeds: list[int]
+) -> Run:
+    """A fleet in training on its members' own streams, nothing pruned yet."""
+    return Run(
+        fleet,
+        Loader(data, seeds, training.batch_size, protocol.data.crop, protocol.data.flip),
+        training,
+    )
 
 
 def _dense(job: DenseJob, place: Place, advance: Advance) -> bool:
@@ -137,190 +142,167 @@ def _dense(job: DenseJob, place: Place, advance: Advance) -> bool:
         advance(job.cost)
         return True
     data = _data(job.protocol, place)
-    build = builder(job.protocol, data)
-    fleet = Fleet(build, [stream("initial", seed) for seed in job.seeds], place.device)
-    trainer = _Trainer(_start(job, job.protocol.dense, fleet, None, place), job, place, advance)
+    fleet = Fleet.initial(
+        builder(job.protocol, data),
+        [stream("initial", seed) for seed in job.seeds],
+        place.device,
+        mechanism=choose(place.device, job.nets),
+    )
+    streams = [stream("dense", seed) for seed in job.seeds]
+    run = _run(fleet, data, job.protocol, job.protocol.dense, streams)
+    trainer = _Trainer(run, job, place, advance)
 
     def after_epoch(epoch: int) -> None:
         if epoch in job.stops:
-            kinds = {"test_error": errors(fleet, data, False), "train_error": errors(fleet, data, True)}
-            trainer.extra |= {f"extra/{kind}/{epoch}": error for kind, error in kinds.items()}
-            state = fleet.state()
-            for member, seed in enumerate(job.seeds):
-                one = {name: tensor[member].contiguous() for name, tensor in state.items()}
-                path = dense_checkpoint(place.at, job.protocol, seed, epoch)
-                results.atomic_write(path, lambda p, one=one: save_file(one, p))
+            for train in (False, True):
+                trainer.extra[_extra(train, epoch)] = errors(fleet, data, train)
+            _save_dense(job, place, fleet.state(), epoch)
 
     if not trainer.train(max(job.stops), after_epoch):
         return False
-    axes = place.experiment
-    rows = []
-    for stop, (member, seed) in itertools.product(job.stops, enumerate(job.seeds)):
-        here = job.protocol.replace("dense.stop", stop)
-        test = float(trainer.extra[f"extra/test_error/{stop}"][member])
-        train = float(trainer.extra[f"extra/train_error/{stop}"][member])
-        rows.append(
-            {
-                "variant": job.variant,
-                **axes.place(here, "data", "net", "dense"),
-                "dense_seed": seed,
-                "test_error": test,
-                "train_error": train,
-                "diverged": test != test,
-                "base": job.base,
-                "fleet": job.fleet,
-            }
-        )
-    seeds = {"dense": list(job.seeds)}
     protocols = {job.protocol.dense_hash: job.protocol.to_dict(defaults=False)}
-    results.write_shard(
-        shard, pd.DataFrame(rows), _provenance(job, place, protocols, seeds, trainer.seconds)
-    )
+    origin = provenance(job, place, protocols, {"dense": list(job.seeds)}, trainer.seconds)
+    results.write_shard(shard, _dense_rows(job, place, trainer.extra), origin)
     trainer.path.unlink(missing_ok=True)
     return True
 
 
+def _extra(train: bool, epoch: int) -> str:
+    return f"extra/{'train' if train else 'test'}_error/{epoch}"
+
+
+def _save_dense(job: DenseJob, place: Place, state: State, epoch: int) -> None:
+    for member, seed in enumerate(job.seeds):
+        one = {name: tensor[member].contiguous() for name, tensor in state.items()}
+        path = dense_checkpoint(place.at, job.protocol, seed, epoch)
+        results.atomic_write(path, functools.partial(save_file, one))
+
+
+def _dense_rows(job: DenseJob, place: Place, extra: State) -> pd.DataFrame:
+    rows = []
+    for stop, (member, seed) in itertools.product(job.stops, enumerate(job.seeds)):
+        test, train = (float(extra[_extra(t, stop)][member]) for t in (False, True))
+        at_stop = job.protocol.replace("dense.stop", stop)
+        rows.append(
+            {
+                "variant": job.variant,
+                **place.experiment.place(at_stop, "data", "net", "dense"),
+                "dense_seed": seed,
+                "test_error": test,
+                "train_error": train,
+                "diverged": test != test,  # NaN
+                "base": job.base,
+                "fleet": job.fleet,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     """Prune dense checkpoints, retrain the copies, measure nets and pairs."""
-    nets_shard, pairs_shard = (place.at / f"{k}-{job.fleet}.parquet" for k in ("nets", "pairs"))
-    if nets_shard.exists() and pairs_shard.exists():
+    shards = [place.at / f"{kind}-{job.fleet}.parquet" for kind in ("nets", "pairs")]
+    if all(shard.exists() for shard in shards):
         advance(job.cost)
         return True
-    checkpoints = {
-        unit: dense_checkpoint(place.at, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
-        for unit in job.units
-    }
-    if not all(path.exists() for path in checkpoints.values()):
-        return False  # its dense run was stopped by the deadline
-    data = _data(job.protocol, place)
-    build = builder(job.protocol, data)
-    dense = [load_file(checkpoints[unit], device=place.device) for unit, _ in job.members]
-    fleet = Fleet.of(
-        build, {name: torch.stack([d[name] for d in dense]) for name in dense[0]}, place.device
-    )
-    kept = masks(
-        {name: w.detach().unflatten(0, (fleet.members, -1)) for name, w in fleet.convolutions().items()},
-        [unit.protocol.pruning.method for unit, _ in job.members],
-        [unit.protocol.pruning.density for unit, _ in job.members],
-    )
-    retraining, metrics = job.protocol.retraining, job.protocol.metrics
-    trainer = _Trainer(_start(job, retraining, fleet, kept, place), job, place, advance)
-    first_counted = retraining.epochs - metrics.error_epochs + 1
+    files = [_dense_file(unit, place) for unit, _ in job.members]
+    if not all(path.exists() for path in files):
+        return False  # the deadline stopped its dense run
+    protocol, data = job.protocol, _data(job.protocol, place)
+    retraining, metrics = protocol.retraining, protocol.metrics
+    fleet, kept = _prune(job, place, data, files)
+    streams = [stream("retrain", unit.dense_seed, seed) for unit, seed in job.members]
+    run = _run(fleet, data, protocol, retraining, streams)
+    run.prune(kept)
+    trainer = _Trainer(run, job, place, advance)
 
     def after_epoch(epoch: int) -> None:
-        if epoch >= first_counted:
-            trainer.extra[f"extra/test_error/{epoch}"] = errors(fleet, data, False)
+        if epoch > retraining.epochs - metrics.error_epochs:
+            trainer.extra[_extra(False, epoch)] = errors(fleet, data, False)
 
     if not trainer.train(retraining.epochs, after_epoch):
         return False
-    points = metrics.points
     trainer.save()
-    if not trainer.fits(1.5 * points * 2 / 3):
+    if not trainer.fits(1.5 * metrics.points * MEASURE_FORWARDS):
         return False
     begin = time.monotonic()
-    test = torch.stack([v for k, v in sorted(trainer.extra.items())]).mean(dim=0).cpu()
+    test = torch.stack(list(trainer.extra.values())).mean(dim=0).cpu()
     train = errors(fleet, data, True).cpu()
-    pairs = measure_pairs(build, fleet.state(), job.pairs, data, points, metrics.samples)
+    pairs = measure_pairs(fleet, job.pairs, data, metrics.points, metrics.samples)
     trainer.seconds += time.monotonic() - begin
     seeds = {
         "dense": sorted({unit.dense_seed for unit in job.units}),
         "retrain": sorted({seed for _, seed in job.members}),
     }
     protocols = {u.protocol.hash(): u.protocol.to_dict(defaults=False) for u in job.units}
-    origin = _provenance(job, place, protocols, seeds, trainer.seconds)
-    bases = dict(zip(job.units, job.bases, strict=True))
-
-    def where(unit: Any) -> dict[str, Any]:
-        axes = place.experiment
-        return {
-            "variant": unit.variant,
-            axes.temperature: unit.temperature,
-            axes.load: unit.load,
-            "dense_seed": unit.dense_seed,
-        }
-
-    def ends(unit: Any) -> dict[str, Any]:
-        return {"cell": unit.protocol.hash(), "base": bases[unit], "fleet": job.fleet}
-
-    net_rows = [
-        {
-            **where(unit),
-            "retrain_seed": seed,
-            "test_error": float(test[m]),
-            "train_error": float(train[m]),
-            "diverged": bool(test[m].isnan() or train[m].isnan()),
-            **ends(unit),
-        }
-        for m, (unit, seed) in enumerate(job.members)
-    ]
-    pair_rows = [
-        {
-            **where(job.members[a][0]),
-            "seed_a": job.members[a][1],
-            "seed_b": job.members[b][1],
-            "lmc": float(pairs.lmc[p]),
-            "t_star": float(pairs.t_star[p]),
-            "curve": pairs.curve[p].tolist(),
-            "cka_softmax": float(pairs.cka_softmax[p]),
-            "cka_logits": float(pairs.cka_logits[p]),
-            **ends(job.members[a][0]),
-        }
-        for p, (a, b) in enumerate(job.pairs)
-    ]
-    results.write_shard(nets_shard, pd.DataFrame(net_rows), origin)
-    results.write_shard(pairs_shard, pd.DataFrame(pair_rows), origin)
+    origin = provenance(job, place, protocols, seeds, trainer.seconds)
+    tables = (_net_rows(job, place, test, train), _pair_rows(job, place, pairs))
+    for shard, rows in zip(shards, tables, strict=True):
+        results.write_shard(shard, rows, origin)
     trainer.path.unlink(missing_ok=True)
     advance(job.cost - job.nets * retraining.epochs)
     return True
 
 
-def _provenance(
-    job: Job, place: Place, protocols: dict[str, Any], seeds: dict[str, Any], seconds: float
-) -> dict[str, Any]:
+def _dense_file(unit: Unit, place: Place) -> Path:
+    return dense_checkpoint(place.at, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
+
+
+def _prune(job: RetrainJob, place: Place, data: Dataset, files: list[Path]) -> tuple[Fleet, Masks]:
+    """The fleet of dense nets that the members start from, and their masks."""
+    loaded = {path: load_file(path, device=place.device) for path in set(files)}
+    state = {name: torch.stack([loaded[path][name] for path in files]) for name in loaded[files[0]]}
+    fleet = Fleet(
+        builder(job.protocol, data), state, place.device, mechanism=choose(place.device, job.nets)
+    )
+    pruning = [unit.protocol.pruning for unit, _ in job.members]
+    weights = {name: state[name] for name in fleet.prunable()}
+    return fleet, masks(weights, [p.method for p in pruning], [p.density for p in pruning])
+
+
+def _columns(job: RetrainJob, place: Place, member: int, **values: Any) -> dict[str, Any]:
+    """A row: where the member lies, the given values, and what identifies the cell."""
+    unit, axes = job.members[member][0], place.experiment
     return {
-        "experiment": place.experiment.name,
-        "scale": place.experiment.scale,
+        "variant": unit.variant,
+        axes.temperature: unit.temperature,
+        axes.load: unit.load,
+        "dense_seed": unit.dense_seed,
+        **values,
+        "cell": unit.protocol.hash(),
+        "base": axes.base(unit.protocol),
         "fleet": job.fleet,
-        "nets": job.nets,
-        "protocols": protocols,
-        "seeds": seeds,
-        "commit": commit(),
-        "versions": {
-            "threeregime": threeregime.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": numpy.__version__,
-        },
-        "device": device_name(place.device),
-        "compiled": place.compiled,
-        "seconds": round(seconds, 2),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def device_name(device: str) -> str:
-    """The device in words, e.g. the GPU's or the processor's name."""
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"CPU, {model}, one of {os.cpu_count()} cores"
+def _net_rows(job: RetrainJob, place: Place, test: Tensor, train: Tensor) -> pd.DataFrame:
+    broken = test.isnan() | train.isnan()
+    return pd.DataFrame(
+        _columns(
+            job,
+            place,
+            member,
+            retrain_seed=seed,
+            test_error=float(test[member]),
+            train_error=float(train[member]),
+            diverged=bool(broken[member]),
+        )
+        for member, (_, seed) in enumerate(job.members)
+    )
 
 
-@functools.cache
-def commit() -> str:
-    """Git commit of the code, with "+" after it when files have changed since; or "unknown"."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD")[:12] + ("+" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def _pair_rows(job: RetrainJob, place: Place, pairs: PairMetrics) -> pd.DataFrame:
+    return pd.DataFrame(
+        _columns(
+            job,
+            place,
+            a,
+            seed_a=job.members[a][1],
+            seed_b=job.members[b][1],
+            lmc=float(pairs.lmc[p]),
+            t_star=float(pairs.t_star[p]),
+            curve=pairs.curve[p].tolist(),
+            cka_softmax=float(pairs.cka_softmax[p]),
+            cka_logits=float(pairs.cka_logits[p]),
+        )
+        for p, (a, b) in enumerate(job.pairs)
+    )

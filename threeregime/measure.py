@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from threeregime.data import Dataset, plain_images
 from threeregime.fleet import Fleet, State
@@ -56,26 +56,22 @@ def interpolate(a: State, b: State, t: float) -> State:
     return {name: torch.lerp(a[name], b[name], t) for name in a}
 
 
-def line_errors(
-    build: Callable[[], nn.Module], a: State, b: State, data: Dataset, points: int
-) -> Tensor:
-    """Training error along the line between pairs of nets: float64 [P, points].
+def line_errors(fleet: Fleet, a: State, b: State, data: Dataset, points: int) -> Tensor:
+    """Training error along the line between pairs of nets of ``fleet``'s kind: [P, points].
 
     Statistics of batch norm are re-estimated at every point, both ends included.
     """
-    first = next(iter(a.values()))
-    fleet = Fleet.of(build, a, first.device, first.dtype)
+    between = fleet.holding(a)
     curve = []
     for t in line_points(points).tolist():
-        fleet.load(interpolate(a, b, t))
-        reestimate_norms(fleet, data)
-        curve.append(errors(fleet, data, train=True))
+        between.load(interpolate(a, b, t))
+        reestimate_norms(between, data)
+        curve.append(errors(between, data, train=True))
     return torch.stack(curve, dim=1)
 
 
 def measure_pairs(
-    build: Callable[[], nn.Module],
-    state: State,
+    fleet: Fleet,
     pairs: Sequence[tuple[int, int]],
     data: Dataset,
     points: int = 11,
@@ -84,8 +80,7 @@ def measure_pairs(
     """LMC (Equation 1) and CKA (Equation 2) of pairs of members of one fleet.
 
     Args:
-        build: makes the plain net.
-        state: the fleet's state, tensors [M, ...].
+        fleet: the retrained nets.
         pairs: members to compare, (i, j).
         data: the training set that errors, statistics and outputs are taken on.
         points: number of points on the line.
@@ -95,10 +90,10 @@ def measure_pairs(
         float64 tensors on the CPU. Pairs with a diverged member are NaN throughout.
     """
     left, right = (torch.tensor([pair[side] for pair in pairs]) for side in (0, 1))
+    state = fleet.state()
     a, b = ({n: t[side.to(t.device)] for n, t in state.items()} for side in (left, right))
-    curve = line_errors(build, a, b, data, points).cpu()
-    first = next(iter(state.values()))
-    logits = outputs(Fleet.of(build, state, first.device, first.dtype), data, samples).cpu()
+    curve = line_errors(fleet, a, b, data, points).cpu()
+    logits = outputs(fleet, data, samples).cpu()
     value, t_star = lmc(curve)
     similarity = {
         kind: cka(features[left], features[right])

@@ -156,7 +156,9 @@ def done(experiment: Experiment, root: Path) -> set[tuple[str, int, int]]:
         nets = at / path.name.replace("pairs-", "nets-")
         if nets.exists():
             rows, _ = read_shard(nets)
-            finished |= set(zip(rows["cell"], rows["dense_seed"], rows["retrain_seed"], strict=True))
+            finished |= set(
+                zip(rows["cell"], rows["dense_seed"], rows["retrain_seed"], strict=True)
+            )
     return finished
 
 

@@ -65,7 +65,6 @@ class RetrainJob:
     """Pruned nets retrained as one fleet, and their pairs measured."""
 
     units: tuple[Unit, ...]
-    bases: tuple[str, ...]
 
     @property
     def protocol(self) -> Protocol:
@@ -156,11 +155,7 @@ def plan(experiment: Experiment, root: Path, members: int = MEMBERS) -> Plan:
     left = (
         [unit for unit in fleet if not is_done(unit)] for fleet in _pack(units, members) if fleet
     )
-    retrain = tuple(
-        RetrainJob(tuple(fleet), tuple(experiment.base(u.protocol) for u in fleet))
-        for fleet in left
-        if fleet
-    )
+    retrain = tuple(RetrainJob(tuple(fleet)) for fleet in left if fleet)
     needed = [unit for job in retrain for unit in job.units]
     dense = tuple(_dense_jobs(experiment, units, needed, at))
     return Plan(experiment, at, dense, retrain, sum(map(is_done, units)))
@@ -208,7 +203,6 @@ class Place:
     data_dir: Path
     download: bool = False
     device: str = "cpu"
-    compiled: bool = False
     deadline: float | None = None
 
     def until(self, seconds: float) -> Place:

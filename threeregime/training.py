@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import shutil
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,11 +18,10 @@ class Run:
     """A fleet in training.
 
     Args:
-        fleet: the nets; with ``masks`` their pruned weights are set to zero here.
+        fleet: the nets.
         loader: augmented batches, one stream a member.
         training: the schedule.
-        masks: kept weights [M, ...] by name; pruned weights stay exactly zero.
-        compiled: compile the forward and backward pass (see :func:`can_compile`).
+        compiled: compile the forward and backward pass; worth its minute only for long runs.
     """
 
     def __init__(
@@ -34,7 +29,6 @@ class Run:
         fleet: Fleet,
         loader: Loader,
         training: Training,
-        masks: Masks | None = None,
         compiled: bool = False,
     ) -> None:
         self.fleet, self.loader, self.training = fleet, loader, training
@@ -48,15 +42,19 @@ class Run:
             momentum=training.momentum,
             weight_decay=training.weight_decay,
         )
-        weights = fleet.convolutions()
-        self.masked = [
-            (weights[name], mask.flatten(0, 1).to(fleet.device, fleet.dtype))
-            for name, mask in (masks or {}).items()
-        ]
-        with torch.no_grad():
-            for weight, mask in self.masked:
-                weight.mul_(mask)
+        self.masked: list[tuple[Tensor, Tensor]] = []
         self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
+
+    @torch.no_grad()
+    def prune(self, masks: Masks) -> None:
+        """Set the weights outside the masks ([M, ...] by name) to zero; they stay exactly zero."""
+        for name, mask in masks.items():
+            weight = self.parameters[name]
+            # As a factor that lies in memory as the weights do, whatever the layout.
+            factor = torch.empty_like(weight)
+            self.fleet.by_member(factor).copy_(mask)
+            weight.mul_(factor)
+            self.masked.append((weight, factor))
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Sum over members of each one's mean cross-entropy: gradients as if each were alone."""
@@ -87,7 +85,9 @@ class Run:
     def state(self) -> State:
         """Everything that the next epoch depends on: net, momentum and epoch."""
         momentum = {
-            f"momentum/{name}": self.optimizer.state[p]["momentum_buffer"].clone()
+            f"momentum/{name}": self.fleet.by_member(
+                self.optimizer.state[p]["momentum_buffer"]
+            ).clone(memory_format=torch.contiguous_format)
             for name, p in self.parameters.items()
             if "momentum_buffer" in self.optimizer.state[p]
         }
@@ -100,9 +100,9 @@ class Run:
         for name, p in self.parameters.items():
             saved = state.get(f"momentum/{name}")
             if saved is not None:
-                self.optimizer.state[p]["momentum_buffer"] = saved.to(p).clone(
-                    memory_format=torch.preserve_format
-                )
+                buffer = torch.empty_like(p, requires_grad=False)
+                self.fleet.by_member(buffer).copy_(saved)
+                self.optimizer.state[p]["momentum_buffer"] = buffer
 
 
 @torch.no_grad()
@@ -130,15 +130,3 @@ def outputs(fleet: Fleet, data: Dataset, samples: int) -> Tensor:
     parts = data.train_images[:samples].split(EVALUATION_BATCH)
     logits = [fleet.logits(plain_images(data, pixels, fleet.dtype)) for pixels in parts]
     return torch.cat(logits, dim=1)
-
-
-@functools.cache
-def can_compile() -> bool:
-    """Whether torch.compile has the C++ compiler that it needs; says so in one line if not."""
-    if shutil.which("g++") or shutil.which("clang++"):
-        return True
-    report("no C++ compiler (g++ or clang++): fleets run uncompiled, about a fifth slower")
-    return False
-
-
-report: Callable[[str], None] = print

@@ -1,0 +1,149 @@
+"""A fleet is its members: nothing about one depends on who it is with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from threeregime import data, lanes, pruning
+from threeregime.fleet import Fleet
+from threeregime.mechanisms import MECHANISMS
+from threeregime.models import PreResNet
+from threeregime.protocol import Training
+from threeregime.training import Run, errors
+
+SEEDS = [11, 12, 13, 14, 15]
+DENSITIES = [0.05, 0.1, 0.3, 0.7, 1.0]
+SGD = Training(epochs=4, milestones=(2,), batch_size=32, weight_decay=2e-3)
+
+mechanisms = pytest.mark.parametrize("mechanism", sorted(MECHANISMS))
+
+
+def build() -> PreResNet:
+    return PreResNet(depth=8, width=0.25, channels=1, classes=10)
+
+
+@pytest.fixture(autouse=True)
+def needs_compiler(request: pytest.FixtureRequest) -> None:
+    callspec = getattr(request.node, "callspec", None)
+    if callspec and callspec.params.get("mechanism") == "lanes" and not lanes.available():
+        pytest.skip("no C++ compiler: apt-get install g++")
+
+
+def make_run(members: list[int], mechanism: str, dtype: torch.dtype = torch.float64) -> Run:
+    fleet = Fleet.initial(build, [SEEDS[m] for m in members], dtype=dtype, mechanism=mechanism)
+    loader = data.Loader(data.load("digits"), [SEEDS[m] for m in members], 32, crop=1, flip=True)
+    run = Run(fleet, loader, SGD)
+    weights = {name: fleet.state()[name] for name in fleet.prunable()}
+    methods = [["uniform", "global"][m % 2] for m in members]
+    run.prune(pruning.masks(weights, methods, [DENSITIES[m] for m in members]))
+    return run
+
+
+def steps(run: Run, count: int) -> dict[str, Tensor]:
+    run.fleet.module.train()
+    draws = run.loader.draw(epoch=0)
+    for step in range(count):
+        run.step(*run.loader.batch(draws, step, run.fleet.dtype))
+    return run.state()
+
+
+@mechanisms
+def test_a_fleet_of_five_equals_the_five_alone(mechanism: str) -> None:
+    together = steps(make_run([0, 1, 2, 3, 4], mechanism), 6)
+    assert any(name.startswith("momentum/") for name in together)
+    assert any(name.endswith("running_var") for name in together)
+    for member in range(5):
+        alone = steps(make_run([member], mechanism), 6)
+        for name in set(together) - {"epoch"}:
+            torch.testing.assert_close(together[name][member], alone[name][0], rtol=1e-9, atol=1e-9)
+
+
+@mechanisms
+def test_a_fleet_of_one_is_the_plain_net_under_torch_optim(mechanism: str) -> None:
+    """The reference is an ordinary module and optimizer: no code of the engine but its batches."""
+    run = make_run([4], mechanism)  # density 1: nothing is pruned
+    plain = build().double()
+    plain.load_state_dict({n: t[0] for n, t in run.fleet.state().items()}, strict=False)
+    optimizer = torch.optim.SGD(
+        plain.parameters(), lr=SGD.lr, momentum=SGD.momentum, weight_decay=SGD.weight_decay
+    )
+    plain.train()
+    draws = run.loader.draw(epoch=0)
+    for step in range(6):
+        images, labels = run.loader.batch(draws, step, torch.float64)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(plain(images[:, 0]), labels[0]).backward()
+        optimizer.step()
+    ours = steps(run, 6)
+    for name, tensor in plain.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(ours[name][0], tensor, rtol=1e-9, atol=1e-9)
+
+
+@mechanisms
+def test_a_diverged_member_does_not_touch_the_others(mechanism: str) -> None:
+    members = [0, 1, 2]
+    healthy, ill = make_run(members, mechanism), make_run(members, mechanism)
+    state = ill.fleet.state()
+    state["conv.weight"][1] = torch.nan
+    ill.fleet.load(state)
+    expected, got = steps(healthy, 3), steps(ill, 3)
+    for name in set(expected) - {"epoch"}:
+        for member in (0, 2):
+            torch.testing.assert_close(got[name][member], expected[name][member])
+    error = errors(ill.fleet, data.load("digits"), train=False)
+    assert error.isnan().tolist() == [False, True, False]
+    assert ill.fleet.finite().tolist() == [True, False, True]
+
+
+@mechanisms
+def test_masked_weights_and_their_momentum_stay_zero(mechanism: str) -> None:
+    run = make_run([0, 1, 2], mechanism, dtype=torch.float32)
+    before = {name: run.fleet.state()[name] != 0 for name in run.fleet.prunable()}
+    for _ in range(2):
+        run.run_epoch()
+    after = run.state()
+    for name, kept in before.items():
+        assert (after[name][~kept] == 0).all()
+        assert (after[f"momentum/{name}"][~kept] == 0).all()
+        assert (after[name][kept] != 0).float().mean() > 0.99
+
+
+@mechanisms
+def test_going_on_from_a_saved_state_changes_no_bit(mechanism: str) -> None:
+    members = [0, 1, 2]
+    straight = make_run(members, mechanism, dtype=torch.float32)
+    for _ in range(3):
+        straight.run_epoch()
+    first = make_run(members, mechanism, dtype=torch.float32)
+    first.run_epoch()
+    second = make_run(members, mechanism, dtype=torch.float32)
+    second.load(first.state())
+    for _ in range(2):
+        second.run_epoch()
+    for name, tensor in straight.state().items():
+        assert torch.equal(tensor, second.state()[name]), name
+
+
+def test_both_mechanisms_compute_the_same_in_float64() -> None:
+    if not lanes.available():
+        pytest.skip("no C++ compiler: apt-get install g++")
+    grouped, in_lanes = (steps(make_run([0, 1, 2, 3, 4], m), 4) for m in ("grouped", "lanes"))
+    for name, tensor in grouped.items():
+        torch.testing.assert_close(in_lanes[name], tensor, rtol=1e-9, atol=1e-9)
+
+
+def test_data_order_and_augmentation_do_not_depend_on_companions() -> None:
+    digits = data.load("digits")
+    alone = data.Loader(digits, [7], 32, crop=1, flip=True)
+    together = data.Loader(digits, [3, 7, 9], 32, crop=1, flip=True)
+    for epoch in (0, 5):
+        one, all_ = alone.draw(epoch), together.draw(epoch)
+        images, labels = alone.batch(one, 2, torch.float32)
+        more, more_labels = together.batch(all_, 2, torch.float32)
+        assert torch.equal(images[:, 0], more[:, 1])
+        assert torch.equal(labels[0], more_labels[1])
+        assert not torch.equal(images[:, 0], more[:, 0])
+    assert not torch.equal(alone.draw(0)[0], alone.draw(1)[0])
