@@ -76,6 +76,7 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (tmp_path / name).write_text("")
     module: Any = load_installer(tmp_path)
     module.asked = []
+    monkeypatch.setattr(module.venv, "create", lambda path, **how: None)
     monkeypatch.setattr(module, "pip", lambda *words: module.asked.append(words))
     monkeypatch.setattr(module, "usable", lambda: True)
     return module
@@ -111,6 +112,16 @@ def test_failure_shows_the_log_and_is_not_taken_for_done(
     assert "no such version" in capsys.readouterr().err
     assert installer.main() == 0
     assert installer.asked
+
+
+def test_cut_off_starts_afresh(installer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(installer.venv, "create", lambda path, **how: made.append(how["clear"]))
+    installer.main()
+    assert not made
+    installer.STAMP.unlink()
+    installer.main()
+    assert made == [True]
 
 
 def test_moved_environment_is_not_usable(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Makes .venv exactly as requirements.lock says; ``make`` calls it before everything else.
 
 What was installed is written down last, in ``.venv/.installed``, as a hash of all that determines
-it: so a second call returns at once, and one that was interrupted is taken up again.
+it: so a second call returns at once, and the call after one that was cut off starts afresh.
 """
 
 from __future__ import annotations
@@ -61,10 +61,12 @@ def pip(*arguments: str) -> None:
 
 def install() -> None:
     """Creates .venv where there is none that works, then installs the lock and the package."""
-    STAMP.unlink(missing_ok=True)
-    if not usable():
+    # A log without a stamp: cut off, perhaps within a package that pip would now take for whole.
+    cut_off = LOG.is_file() and not STAMP.is_file()
+    if cut_off or not usable():
         venv.create(VENV, clear=True, with_pip=True)
     LOG.write_text("")
+    STAMP.unlink(missing_ok=True)
     pip("--no-deps", "-r", str(LOCK))
     pip("--no-deps", "--no-build-isolation", "-e", str(ROOT))
     STAMP.write_text(fingerprint())
@@ -92,7 +94,7 @@ def main() -> int:
             print(f"The installation failed: the whole log is {LOG}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("Interrupted: the next make goes on with the installation", file=sys.stderr)
+            print("Interrupted: the next make installs afresh", file=sys.stderr)
             return 1
     return 0
 
