@@ -21,7 +21,7 @@ PROTOCOLS = Path(__file__).parent / "protocols"
 
 @dataclass(frozen=True)
 class Axis:
-    """A temperature or a load: the protocol's field that it sets, its type and its name in print."""
+    """A temperature or a load: the field that it sets, its type and its name in print."""
 
     field: str
     kind: type
@@ -106,16 +106,14 @@ class Experiment:
         Raises:
             ThreeRegimeError: an axis that this experiment does not have.
         """
-        changed = self
+        axes = {self.temperature: self.temperatures, self.load: self.loads}
         for axis, chosen in values.items():
-            if axis not in (self.temperature, self.load):
+            if axis not in axes:
                 raise ThreeRegimeError(
                     f"{axis!r} is not an axis of {self.name}: {self.temperature} or {self.load}"
                 )
-            which = "temperatures" if axis == self.temperature else "loads"
-            made = tuple(_value(axis, v) for v in dict.fromkeys(chosen))
-            changed = replace(changed, **{which: made})
-        return changed
+            axes[axis] = tuple(_value(axis, v) for v in dict.fromkeys(chosen))
+        return replace(self, temperatures=axes[self.temperature], loads=axes[self.load])
 
     def with_seeds(self, dense: int, retrain: int) -> Experiment:
         """The same experiment with so many dense and retraining seeds, counted from its first."""

@@ -6,7 +6,6 @@ import time
 
 START = time.time()  # before the heavy imports: a time budget counts from here
 
-import os  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
 import tomllib  # noqa: E402
@@ -16,6 +15,8 @@ from typing import Annotated, Any  # noqa: E402
 import typer  # noqa: E402
 
 from threeregime.errors import ThreeRegimeError  # noqa: E402
+
+ENDING_SECONDS = 3.0
 
 app = typer.Typer(
     help="Executable companion to 'A Three-regime Model of Network Pruning' (ICML 2023).",
@@ -51,41 +52,25 @@ def sweep(
     ] = False,
 ) -> None:
     """Compute what is missing of an experiment; run it again to go on where it stopped."""
-    from threeregime import catalogue, cluster, estimate, results
-    from threeregime.sweep import Place, plan
+    from threeregime import catalogue, cluster, results
 
     budget = parse_duration(time_budget) if time_budget else None
     chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
     chosen = chosen.only(**parse_cells(only))
     if seeds:
         chosen = chosen.with_seeds(*parse_seeds(seeds))
-    if fleet < 1 or workers < 0:
-        raise ThreeRegimeError("--fleet must be 1 or more, --workers 0 or more")
-    device = pick_device(device)
-    todo = plan(chosen, out or results.ROOT, fleet)
-    print(estimate.describe(todo))
-    if not todo.jobs:
-        print("nothing to do: all is there already")
-        return
-    place = Place(chosen, todo.at, data_dir, download, device)
-    seconds = estimate.seconds(todo, place)
-    if not workers:
-        # Starting workers takes seconds: short work is done in this process.
-        workers = 1 if device != "cpu" or seconds < 20 else os.cpu_count() or 1
-    workers = min(workers, len(todo.retrain))
-    print(f"about {estimate.duration(seconds / workers)} on {workers} x {device}")
-    if dry_run:
-        return
-    if budget is not None:
-        # What a process needs to save and end.
-        place = place.until(budget - (time.time() - START) - 3)
-    if cluster.execute(todo, place, workers):
-        print(f"finished: {todo.at}")
-    else:
-        left = plan(chosen, out or results.ROOT, fleet)
-        print(
-            f"stopped in time with all saved, {len(left.jobs)} fleets left: run it again to go on"
-        )
+    cluster.compute(
+        chosen,
+        out or results.ROOT,
+        device=device,
+        workers=workers,
+        fleet=fleet,
+        data_dir=data_dir,
+        download=download,
+        # Less what a process needs to save and end.
+        deadline=START + budget - ENDING_SECONDS if budget else None,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -165,17 +150,6 @@ def parse_duration(text: str) -> float:
     if not match or not float(match[1]):
         raise ThreeRegimeError(f"time budget {text!r} is not allowed: e.g. 90s, 9m or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def pick_device(name: str) -> str:
-    """Turn auto into cuda where there is one; refuse a device that is not there."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
-        raise ThreeRegimeError(f"device = {name!r} is not here: use cpu or auto")
-    return name
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
 
 
 def _digits(root: Path, download: bool) -> Dataset:
-    """Scikit-learn's 1,797 digits, 8x8: a fixed stratified split, 797 to train on, 1,000 to test."""
+    """Scikit-learn's digits, 8x8: a fixed stratified split, 797 to train on, 1,000 to test."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -155,7 +155,8 @@ def _folder(path: Path) -> Dataset:
 
 
 def _read(made: Sequence, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[int] = []
     for image, label in made:
         pixels = np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1)
         if images and pixels.shape != images[0].shape:

@@ -40,7 +40,8 @@ class Fleet:
         self.members = len(next(iter(state.values())))
         self.mechanism = MECHANISMS[mechanism]
         self.module = stack(build(), self.members, self.mechanism)
-        self.module.to(device=self.device, dtype=dtype, memory_format=torch.channels_last)
+        self.module.to(device=self.device, dtype=dtype)
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.load(state)
 
     @classmethod

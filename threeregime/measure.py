@@ -18,7 +18,7 @@ STATISTICS_BATCH = 256
 
 @dataclass(frozen=True)
 class PairMetrics:
-    """What is measured on P pairs: all tensors [P] but ``curve``, the training errors [P, points]."""
+    """What is measured on P pairs: tensors [P], ``curve`` (training errors) [P, points]."""
 
     lmc: Tensor
     t_star: Tensor

@@ -13,8 +13,9 @@ norm and everything pointwise stays as it is. They differ in which comes first i
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,24 +23,26 @@ from torch import Tensor, nn
 from threeregime import lanes
 from threeregime.errors import ThreeRegimeError
 
+Layers = dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
 
-class Mechanism(Protocol):
+
+class Mechanism(ABC):
     """A layout: how it stacks layers, and where each member's part of a tensor is."""
 
-    name: str
-    layers: dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
+    name: ClassVar[str]
+    layers: ClassVar[Layers]
 
+    @abstractmethod
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
         """View a stacked parameter or statistic as [M, ...], one slice a member."""
-        ...
 
+    @abstractmethod
     def pack(self, images: Tensor) -> Tensor:
         """Turn images [batch, M, c, h, w] into the stacked net's input, channels last."""
-        ...
 
+    @abstractmethod
     def unpack(self, outputs: Tensor, members: int) -> Tensor:
         """Turn the stacked net's outputs [batch, M * classes] into [M, batch, classes]."""
-        ...
 
 
 def _norm(plain: nn.Module, members: int) -> nn.Module:
@@ -77,19 +80,26 @@ class _GroupedLinear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
-class Grouped:
+class Grouped(Mechanism):
     """Member by member: parameters have M times the rows of the plain layer's."""
 
     name = "grouped"
-    layers = {nn.Conv2d: _grouped_conv, nn.BatchNorm2d: _norm, nn.Linear: _GroupedLinear}
+    layers: ClassVar[Layers] = {
+        nn.Conv2d: _grouped_conv,
+        nn.BatchNorm2d: _norm,
+        nn.Linear: _GroupedLinear,
+    }
 
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
+        """View a stacked tensor as [M, ...]."""
         return tensor.unflatten(0, (members, -1))
 
     def pack(self, images: Tensor) -> Tensor:
+        """Lay images side by side."""
         return images.flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
     def unpack(self, outputs: Tensor, members: int) -> Tensor:
+        """Take outputs apart."""
         return outputs.unflatten(1, (members, -1)).transpose(0, 1)
 
 
@@ -128,19 +138,26 @@ class _LanesLinear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
-class Lanes:
+class Lanes(Mechanism):
     """Members innermost: the last dimension of every parameter is M times the plain layer's."""
 
     name = "lanes"
-    layers = {nn.Conv2d: _LanesConv, nn.BatchNorm2d: _norm, nn.Linear: _LanesLinear}
+    layers: ClassVar[Layers] = {
+        nn.Conv2d: _LanesConv,
+        nn.BatchNorm2d: _norm,
+        nn.Linear: _LanesLinear,
+    }
 
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
+        """View a stacked tensor as [M, ...]."""
         return tensor.unflatten(-1, (-1, members)).movedim(-1, 0)
 
     def pack(self, images: Tensor) -> Tensor:
+        """Lay images side by side."""
         return images.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
     def unpack(self, outputs: Tensor, members: int) -> Tensor:
+        """Take outputs apart."""
         return outputs.unflatten(1, (-1, members)).permute(2, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Magnitude pruning of whole fleets (Section 2.3): UniformMP and GlobalMP over every convolution."""
+"""Magnitude pruning of fleets: UniformMP and GlobalMP over every convolution (Section 2.3)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,13 +91,19 @@ class Results:
         )
 
 
-def load(experiment: Experiment, root: Path = ROOT) -> Results:
+def load(experiment: Experiment, *roots: Path) -> Results:
     """Load the finished rows of an experiment: those of its protocol, on its grid and seeds.
+
+    Args:
+        experiment: what is wanted.
+        roots: folders to look in, the shipped :data:`ROOT` if none is named; where two hold the
+            same row, the first one's counts.
 
     Raises:
         ThreeRegimeError: nothing has been computed; says the command that does.
     """
-    found = _read_all(experiment, root)
+    roots = roots or (ROOT,)
+    found = _read_all(experiment, roots)
     axes = {experiment.temperature: experiment.temperatures, experiment.load: experiment.loads}
     first = (experiment.temperatures[0], experiment.loads[0], 0)
     protocols = {v: experiment.unit(v, *first).protocol for v in experiment.variants}
@@ -113,13 +119,14 @@ def load(experiment: Experiment, root: Path = ROOT) -> Results:
                     keep &= rows[axis].isin(values)
             for seed in {"retrain_seed", "seed_a", "seed_b"} & set(rows.columns):
                 keep &= rows[seed].isin(experiment.retrain_seeds)
-            order = [c for c in _ORDER(experiment) if c in rows]
+            order = [c for c in _sort_order(experiment) if c in rows]
             rows = rows[keep].drop(columns="base").sort_values(order, ignore_index=True)
             rows = rows.drop_duplicates(order, ignore_index=True)
         tables[kind] = rows
     if not len(tables["nets"]):
         raise ThreeRegimeError(
-            f"no results of {experiment.name} at scale {experiment.scale} in {root}: run "
+            f"no results of {experiment.name} at scale {experiment.scale} in "
+            f"{' or '.join(map(str, roots))}: run "
             f"`threeregime sweep {experiment.name} --scale {experiment.scale}`"
         )
     return Results(
@@ -132,15 +139,16 @@ def load(experiment: Experiment, root: Path = ROOT) -> Results:
     )
 
 
-def _ORDER(experiment: Experiment) -> list[str]:  # noqa: N802
+def _sort_order(experiment: Experiment) -> list[str]:
     seeds = ["dense_seed", "retrain_seed", "seed_a", "seed_b"]
     return ["variant", experiment.temperature, experiment.load, *seeds]
 
 
-def _read_all(experiment: Experiment, root: Path) -> dict[str, pd.DataFrame]:
+def _read_all(experiment: Experiment, roots: Sequence[Path]) -> dict[str, pd.DataFrame]:
     parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in KINDS}
     provenance = []
-    for path in sorted(folder(root, experiment.name, experiment.scale).glob("*.parquet")):
+    folders = [folder(root, experiment.name, experiment.scale) for root in roots]
+    for path in (path for at in folders for path in sorted(at.glob("*.parquet"))):
         rows, origin = read_shard(path)
         parts[path.name.partition("-")[0]].append(rows)
         provenance.append({"shard": path.name, **origin})
@@ -148,12 +156,12 @@ def _read_all(experiment: Experiment, root: Path) -> dict[str, pd.DataFrame]:
     return {**tables, "provenance": pd.DataFrame(provenance)}
 
 
-def done(experiment: Experiment, root: Path) -> set[tuple[str, int, int]]:
+def done(experiment: Experiment, *roots: Path) -> set[tuple[str, int, int]]:
     """What is finished: (cell hash, dense seed, retraining seed) of every net with its pairs."""
     finished = set()
-    at = folder(root, experiment.name, experiment.scale)
-    for path in sorted(at.glob("pairs-*.parquet")):
-        nets = at / path.name.replace("pairs-", "nets-")
+    folders = [folder(root, experiment.name, experiment.scale) for root in roots or (ROOT,)]
+    for path in (path for at in folders for path in sorted(at.glob("pairs-*.parquet"))):
+        nets = path.with_name(path.name.replace("pairs-", "nets-"))
         if nets.exists():
             rows, _ = read_shard(nets)
             finished |= set(

@@ -1,14 +1,13 @@
-"""The plan of an experiment: which fleets have to be trained, in which order, and what they cost."""
+"""The plan of an experiment: the fleets to be trained, their order, and what they cost."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from threeregime import results
@@ -108,7 +107,7 @@ Job = DenseJob | RetrainJob
 
 
 def state_folder(at: Path) -> Path:
-    """Where dense checkpoints and half-trained fleets lie: what a sweep needs, a reader does not."""
+    """Where dense checkpoints and half-trained fleets lie."""
     return at / "state"
 
 
@@ -138,14 +137,22 @@ class Plan:
         return sum(job.cost for job in self.jobs)
 
 
-def plan(experiment: Experiment, root: Path, members: int = MEMBERS) -> Plan:
+def plan(
+    experiment: Experiment, root: Path, members: int = MEMBERS, also: Sequence[Path] = ()
+) -> Plan:
     """Plan what is left of an experiment.
 
     Fleets are packed from the whole experiment, finished or not: a sweep that was killed plans the
     same fleets again, so that its numbers do not depend on where it was interrupted.
+
+    Args:
+        experiment: what is wanted.
+        root: folder whose results count as finished, and where new ones go.
+        members: most nets in a fleet.
+        also: further folders whose results count as finished.
     """
     at = results.folder(root, experiment.name, experiment.scale)
-    finished = results.done(experiment, root)
+    finished = results.done(experiment, root, *also)
 
     def is_done(unit: Unit) -> bool:
         cell = unit.protocol.hash()
@@ -170,7 +177,7 @@ def _pack(units: Sequence[Unit], members: int) -> Iterable[list[Unit]]:
         nets = sum(len(unit.retrain_seeds) for unit in group)
         fleets = math.ceil(nets / max(members, len(group[0].retrain_seeds)))
         bounds = [round(i * len(group) / fleets) for i in range(fleets + 1)]
-        yield from (group[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+        yield from (group[a:b] for a, b in pairwise(bounds))
 
 
 def _dense_jobs(
@@ -204,7 +211,3 @@ class Place:
     download: bool = False
     device: str = "cpu"
     deadline: float | None = None
-
-    def until(self, seconds: float) -> Place:
-        """The same place with a deadline so many seconds from now."""
-        return replace(self, deadline=time.time() + seconds)
