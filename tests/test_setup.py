@@ -132,6 +132,18 @@ def test_moved_environment_is_not_usable(tmp_path: Path) -> None:
     module.PYTHON = folder / "python"
     module.PYTHON.symlink_to(sys.executable)
     (folder / "pip").write_text("#!/elsewhere/.venv/bin/python\n")
+    (tmp_path / ".venv" / "pyvenv.cfg").write_text("home = /\n")
+    assert not module.usable()
+
+
+def test_remains_of_an_environment_are_not_usable(tmp_path: Path) -> None:
+    # without pyvenv.cfg, .venv/bin/python is the machine's Python: nothing may be installed there
+    module: Any = load_installer(tmp_path)
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    module.PYTHON = folder / "python"
+    module.PYTHON.symlink_to(Path(sys.executable).resolve())
+    (folder / "pip").write_text(f"#!{module.PYTHON}\n")
     assert not module.usable()
 
 

@@ -35,21 +35,22 @@ def installed() -> bool:
 
 
 def usable() -> bool:
-    """Whether .venv runs, here, with the version of the Python that runs this script."""
-    code = "import sys, pip; print(*sys.version_info[:2])"
+    """Whether .venv is one, runs, here, with the version of the Python that runs this script."""
+    # What is left of a deleted .venv may still run, as the Python that it was made from.
+    code = "import sys, pip; print(*sys.version_info[:2], sys.prefix != sys.base_prefix)"
     try:
         answer = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True)
         # Commands carry the path of their Python: in a folder that was moved, they are dead.
         here = str(VENV / "bin") in (VENV / "bin" / "pip").read_text()
     except OSError:
         return False
-    return here and answer.stdout.split() == [str(n) for n in sys.version_info[:2]]
+    return here and answer.stdout.split() == [*map(str, sys.version_info[:2]), "True"]
 
 
 def pip(*arguments: str) -> None:
     """Runs pip in .venv, its output going to the log; raises CalledProcessError."""
-    # A user's own settings must not redirect what is installed where.
-    ours = {"PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    # A user's own settings must not redirect what is installed where, and nothing goes elsewhere.
+    ours = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "1", "PIP_NO_INPUT": "1"}
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     command = [str(PYTHON), "-m", "pip", "install", "--progress-bar", "off", *arguments]
     with LOG.open("a") as log:
