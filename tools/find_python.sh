@@ -13,7 +13,10 @@ if [ -n "$1" ]; then
     echo "PYTHON=$1 is not a Python 3.11 or 3.12 with venv: name another, or leave PYTHON out" >&2
     exit 1
 fi
-for candidate in .venv/bin/python \
+# The environment's own, so that it is not remade when another Python comes to the path first. What
+# is left of a deleted one may run too, but cannot make another.
+[ -f .venv/pyvenv.cfg ] && ours=.venv/bin/python
+for candidate in $ours \
     $(which -a python3.11 2>/dev/null) $(which -a python3.12 2>/dev/null) \
     $(which -a python3 python 2>/dev/null) \
     "$HOME"/.pyenv/versions/3.1[12].*/bin/python; do

@@ -65,7 +65,7 @@ def install() -> None:
     # A log without a stamp: cut off, perhaps within a package that pip would now take for whole.
     cut_off = LOG.is_file() and not STAMP.is_file()
     if cut_off or not usable():
-        venv.create(VENV, clear=True, with_pip=True)
+        venv.create(VENV, clear=True, symlinks=True, with_pip=True)
     LOG.write_text("")
     STAMP.unlink(missing_ok=True)
     pip("--no-deps", "-r", str(LOCK))
