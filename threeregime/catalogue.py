@@ -77,9 +77,7 @@ class Experiment:
 
     def unit(self, variant: str, temperature: float, load: float, dense_seed: int) -> Unit:
         """One cell at one dense seed."""
-        protocol = self.protocol
-        for path, value in self.variants[variant].items():
-            protocol = protocol.replace(path, value)
+        protocol = self.protocol.update(self.variants[variant])
         for axis, value in ((self.temperature, temperature), (self.load, load)):
             protocol = protocol.replace(AXES[axis].field, value)
         return Unit(variant, temperature, load, protocol, dense_seed, self.retrain_seeds)
@@ -132,10 +130,7 @@ class Experiment:
 
     def override(self, fields: Mapping[str, Any]) -> Experiment:
         """The same experiment with fields of its protocol changed, e.g. {"net.width": 0.5}."""
-        protocol = self.protocol
-        for path, value in fields.items():
-            protocol = protocol.replace(path, value)
-        return replace(self, protocol=protocol)
+        return replace(self, protocol=self.protocol.update(fields))
 
 
 def _value(axis: str, value: Any) -> float:
@@ -144,7 +139,7 @@ def _value(axis: str, value: Any) -> float:
         made = kind(value)
         if float(made) != float(value):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         need = "a whole number" if kind is int else "a number"
         raise ThreeRegimeError(f"{axis} = {value!r} is not allowed: {need}") from None
     return made

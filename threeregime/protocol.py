@@ -191,7 +191,14 @@ class Protocol:
 
     def replace(self, path: str, value: Any) -> Protocol:
         """Return a copy with one field changed, e.g. ``replace("pruning.density", 0.05)``."""
-        return self.from_dict(_merge(self.to_dict(), path, value))
+        return self.update({path: value})
+
+    def update(self, fields: Mapping[str, Any]) -> Protocol:
+        """Return a copy with fields changed together: some are only allowed together."""
+        tables = self.to_dict()
+        for path, value in fields.items():
+            tables = _merge(tables, path, value)
+        return self.from_dict(tables)
 
     def get(self, path: str) -> Any:
         """Value of a dotted field, e.g. ``get("pruning.density")``."""
