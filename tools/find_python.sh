@@ -15,6 +15,7 @@ if [ -n "$1" ]; then
 fi
 # The environment's own, so that it is not remade when another Python comes to the path first. What
 # is left of a deleted one may run too, but cannot make another.
+ours=
 [ -f .venv/pyvenv.cfg ] && ours=.venv/bin/python
 for candidate in $ours \
     $(which -a python3.11 2>/dev/null) $(which -a python3.12 2>/dev/null) \
