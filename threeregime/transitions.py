@@ -123,12 +123,17 @@ def middles(diagram: PhaseDiagram) -> dict[str, tuple[float, float]]:
     """Where to write each regime's name: the cell deepest inside it, as (x, y) of its middle.
 
     Depth is the distance to the nearest cell of another regime or beyond the diagram's edge, in
-    units of cells; of equally deep ones it is the one nearest their mean. Absent regimes have none.
+    units of cells; of equally deep ones it is the one nearest their mean. Loads at which a
+    favourable transition is drawn are left to its arrow where the regime has others. Absent regimes
+    have no entry.
     """
     regime = np.pad(diagram.grid("regime").astype(str), 1, constant_values="")
+    arrows = [diagram.loads.index(t.load) + 1 for t in favourable(diagram) if t is not None]
     spots = {}
     for name in REGIMES:
         inside, outside = np.argwhere(regime == name), np.argwhere(regime != name)
+        clear = inside[~np.isin(inside[:, 1], arrows)]
+        inside = clear if clear.size else inside
         if inside.size:
             depth = np.linalg.norm(inside[:, None] - outside, axis=-1).min(axis=1)
             deepest: NDArray[np.int64] = inside[depth >= depth.max() - 1e-9]
