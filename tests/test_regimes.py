@@ -282,7 +282,7 @@ def test_empty_doubled_and_unknown_tables_are_refused() -> None:
     with pytest.raises(ThreeRegimeError, match="two rows have the same epochs"):
         diagram(made)
     made = tables()
-    made.nets = made.nets.iloc[:0]
+    made.pairs = pd.DataFrame()
     with pytest.raises(ThreeRegimeError, match="run its sweep first"):
         diagram(made)
     made = tables()

@@ -46,9 +46,9 @@ class Cells:
 def from_results(results: tables.Results, bootstrap: int, seed: int) -> Cells:
     """Gather the cells of an experiment; see `threeregime.regimes.PhaseDiagram.from_results`."""
     axes = [results.temperature, results.load]
+    if results.nets.empty or results.pairs.empty:
+        raise ThreeRegimeError(f"{results.experiment} has no nets and pairs: run its sweep first")
     nets, pairs = _mark_diverged(results.nets), results.pairs.copy()
-    if nets.empty:
-        raise ThreeRegimeError(f"{results.experiment} has no nets: run its sweep first")
     # A pair of copies is the same whichever of the two comes first.
     first, second = pairs["seed_a"], pairs["seed_b"]
     pairs["seed_a"], pairs["seed_b"] = np.minimum(first, second), np.maximum(first, second)
