@@ -77,9 +77,8 @@ class Experiment:
 
     def unit(self, variant: str, temperature: float, load: float, dense_seed: int) -> Unit:
         """One cell at one dense seed."""
-        protocol = self.protocol.update(self.variants[variant])
-        for axis, value in ((self.temperature, temperature), (self.load, load)):
-            protocol = protocol.replace(AXES[axis].field, value)
+        place = {AXES[self.temperature].field: temperature, AXES[self.load].field: load}
+        protocol = self.protocol.update({**self.variants[variant], **place})
         return Unit(variant, temperature, load, protocol, dense_seed, self.retrain_seeds)
 
     def base(self, protocol: Protocol, *sections: str) -> str:

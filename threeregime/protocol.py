@@ -186,7 +186,7 @@ class Protocol:
         parts = {f.name: f.type for f in dataclasses.fields(cls)}
         for name in sections:
             _require(name in parts, "section", name, f"one of {', '.join(parts)}")
-        hints = get_type_hints(cls)
+        hints = _HINTS[cls]
         return cls(**{n: _build(hints[n], n, sections.get(n, {})) for n in parts})
 
     def replace(self, path: str, value: Any) -> Protocol:
@@ -230,6 +230,13 @@ class Protocol:
         return self.replace("dense.stop", None).hash("data", "net", "dense")
 
 
+# Read once: it takes longer than all else in making a protocol, of which a plan makes hundreds.
+_HINTS: dict[type, dict[str, Any]] = {
+    kind: get_type_hints(kind)
+    for kind in (Data, Net, Dense, Retraining, Pruning, Metrics, Protocol)
+}
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -240,7 +247,7 @@ def _merge(tables: dict[str, dict[str, Any]], path: str, value: Any) -> dict[str
 
 
 def _build(kind: type, section: str, table: Mapping[str, Any]) -> Any:
-    hints = get_type_hints(kind)
+    hints = _HINTS[kind]
     allowed = [f.name for f in dataclasses.fields(kind)]
     for name in table:
         _require(name in allowed, f"field {section}.{name}", table[name], f"{', '.join(allowed)}")

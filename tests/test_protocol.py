@@ -1,0 +1,314 @@
+"""The protocol: what it refuses, what identifies it, and the presets that ship."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from threeregime import catalogue
+from threeregime.errors import ThreeRegimeError
+from threeregime.protocol import Data, Dense, Metrics, Net, Protocol, Pruning, Retraining, Training
+
+PRESETS = [(name, scale) for name in catalogue.names() for scale in catalogue.scales(name)]
+
+
+def refusal(sections: dict[str, Any]) -> str:
+    with pytest.raises(ThreeRegimeError) as caught:
+        Protocol.from_dict(sections)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# Each line names the field, the value that was given and what is allowed.
+@pytest.mark.parametrize(
+    ("section", "field", "value", "allowed"),
+    [
+        ("data", "nmae", "digits", "name, crop, flip"),
+        ("data", "name", "mnist", "digits, cifar10, cifar100, svhn or folder:PATH"),
+        ("data", "crop", -1, "0 or more"),
+        ("data", "crop", 1.5, "a whole number"),
+        ("data", "flip", "yes", "true or false"),
+        ("data", "flip", 1, "true or false"),
+        ("data", "name", 3, "a text"),
+        ("net", "name", "resnet", "preresnet"),
+        ("net", "depth", 21, "6n+2"),
+        ("net", "depth", 2, "6n+2"),
+        ("net", "depth", True, "a whole number"),
+        ("net", "width", 0, "above 0"),
+        ("net", "width", "wide", "a finite number"),
+        ("net", "width", float("inf"), "a finite number"),
+        ("net", "width", float("nan"), "a finite number"),
+        ("dense", "lr", 0.0, "above 0"),
+        ("dense", "lr", True, "a finite number"),
+        ("dense", "momentum", 1.0, "below 1"),
+        ("dense", "weight_decay", -1e-4, "0 or more"),
+        ("dense", "batch_size", 0, "1 or more"),
+        ("dense", "epochs", 0, "1 or more"),
+        ("dense", "epochs", 80.0, "a whole number"),
+        ("dense", "milestones", [80, 160], "before the last one, 160"),
+        ("dense", "milestones", [80, 999], "before the last one, 160"),
+        ("dense", "milestones", [0, 80], "before the last one, 160"),
+        ("dense", "milestones", [120, 80], "increasing"),
+        ("dense", "milestones", [80, 80], "increasing"),
+        ("dense", "milestones", [80.0], "a list of whole numbers"),
+        ("dense", "milestones", 80, "a list of whole numbers"),
+        ("dense", "decay", 0.0, "(0, 1]"),
+        ("dense", "decay", 1.1, "(0, 1]"),
+        ("dense", "stop", 0, "from 1 to 160"),
+        ("dense", "stop", 161, "from 1 to 160"),
+        ("dense", "stop", "80", "a whole number"),
+        ("retraining", "milestones", [80, 160], "before the last one, 160"),
+        ("retraining", "stop", 80, "lr, momentum, weight_decay"),
+        ("pruning", "method", "random", "uniform, global"),
+        ("pruning", "density", 0.0, "a fraction in (0, 1]"),
+        ("pruning", "density", -0.05, "a fraction in (0, 1]"),
+        ("pruning", "density", 1.01, "a fraction in (0, 1]"),
+        ("pruning", "density", 5, "a fraction in (0, 1]"),
+        ("pruning", "density", "5 %", "a finite number"),
+        ("metrics", "error_epochs", 0, "1 or more"),
+        ("metrics", "points", 2, "3 or more"),
+        ("metrics", "samples", 1, "2 or more"),
+    ],
+)
+def test_a_refusal_names_field_value_and_what_is_allowed(
+    section: str, field: str, value: Any, allowed: str
+) -> None:
+    message = refusal({section: {field: value}})
+    assert f"{section}.{field} = " in message
+    shown = float(value) if isinstance(value, int) and "fraction" in allowed else value
+    assert repr(shown) in message or str(value) in message
+    assert allowed in message
+
+
+def test_an_unknown_section_is_refused() -> None:
+    assert "'prunning'" in refusal({"prunning": {"density": 0.1}})
+
+
+def test_the_ends_of_what_is_allowed_are_allowed() -> None:
+    made = Protocol.from_dict(
+        {
+            "data": {"name": "folder:pictures", "crop": 0},
+            "net": {"depth": 8, "width": 3},
+            "dense": {"milestones": [1, 159], "momentum": 0, "decay": 1, "stop": 160},
+            "retraining": {"epochs": 1, "milestones": []},
+            "pruning": {"density": 1},
+            "metrics": {"points": 3, "samples": 2, "error_epochs": 1},
+        }
+    )
+    assert made.pruning == Pruning(density=1.0)
+    assert made.dense.milestones == (1, 159)
+    assert made.dense.stopped == 160
+    # a whole number where a fraction is meant becomes one, so that both have one identity
+    assert type(made.net.width) is float
+    assert made.hash() == made.replace("net.width", 3.0).hash()
+
+
+def test_the_defaults_are_the_papers_constants() -> None:
+    paper = catalogue.protocol("paper")
+    assert paper == Protocol()
+    assert paper.data == Data("cifar10", crop=4, flip=True)
+    assert paper.net == Net("preresnet", depth=20, width=1.0)
+    constants = {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "batch_size": 64,
+        "epochs": 160,
+        "milestones": (80, 120),
+        "decay": 0.1,
+    }
+    assert paper.dense == Dense(**constants)  # type: ignore[arg-type]
+    assert paper.retraining == Retraining(**constants)  # type: ignore[arg-type]
+    assert paper.metrics == Metrics(error_epochs=5, points=11, samples=6464)
+
+
+def test_the_rate_drops_at_the_milestones() -> None:
+    training = Training(lr=0.1, epochs=10, milestones=(4, 8), decay=0.1)
+    rates = [training.rate(epoch) for epoch in range(10)]
+    assert rates == pytest.approx([0.1] * 4 + [0.01] * 4 + [0.001] * 2, rel=1e-12)
+
+
+def test_replace_and_get() -> None:
+    first = Protocol()
+    changed = first.replace("pruning.density", 0.2).replace("dense.stop", 40)
+    assert changed.get("pruning.density") == 0.2
+    assert changed.get("dense.stop") == changed.dense.stopped == 40
+    assert first == Protocol()
+    assert first.dense.stopped == 160
+    assert changed.replace("pruning.density", 0.05).replace("dense.stop", None) == first
+    for path, value in (("pruning.density", 2), ("net.deepth", 20), ("nets.depth", 20)):
+        with pytest.raises(ThreeRegimeError, match=r"is not allowed"):
+            first.replace(path, value)
+
+
+def test_a_protocol_survives_the_way_through_plain_values() -> None:
+    for name, scale in PRESETS:
+        for protocol in {unit.protocol for unit in catalogue.experiment(name, scale).units()}:
+            assert Protocol.from_dict(protocol.to_dict()) == protocol
+            assert Protocol.from_dict(protocol.to_dict(defaults=False)) == protocol
+
+
+def test_defaults_stay_out_of_the_hash() -> None:
+    assert Protocol().to_dict(defaults=False) == {}
+    explicit = Protocol.from_dict(Protocol().to_dict())
+    assert explicit.hash() == Protocol().hash()
+    # what was computed under these recipes must be found again by later versions
+    assert Protocol().hash() == "44136fa355b3"
+    assert Protocol().replace("pruning.density", 0.2).hash() == "d8d775c090fe"
+
+
+def test_the_hash_tells_every_field_apart() -> None:
+    others: dict[str, Any] = {
+        "data.name": "digits",
+        "data.crop": 1,
+        "data.flip": False,
+        "net.depth": 32,
+        "net.width": 0.25,
+        "pruning.method": "global",
+        "pruning.density": 0.1,
+        "metrics.error_epochs": 1,
+        "metrics.points": 21,
+        "metrics.samples": 6400,
+    }
+    training = {
+        "lr": 0.2,
+        "momentum": 0.8,
+        "weight_decay": 1e-3,
+        "batch_size": 128,
+        "epochs": 161,
+        "milestones": [80],
+        "decay": 0.2,
+    }
+    for section, (field, value) in itertools.product(("dense", "retraining"), training.items()):
+        others[f"{section}.{field}"] = value
+    others["dense.stop"] = 80
+    every = {f"{s}.{f}" for s, table in Protocol().to_dict().items() for f in table}
+    # net.name alone has a single value so far
+    assert every == {*others, "net.name"}
+    protocols = [Protocol(), *(Protocol().replace(*item) for item in others.items())]
+    assert len({protocol.hash() for protocol in protocols}) == len(protocols)
+    for path, value in others.items():
+        section = path.partition(".")[0]
+        changed = Protocol().replace(path, value)
+        assert changed.hash(section) != Protocol().hash(section)
+        rest = [part for part in Protocol().to_dict() if part != section]
+        assert changed.hash(*rest) == Protocol().hash(*rest)
+
+
+def test_the_hash_is_the_same_in_another_process() -> None:
+    code = (
+        "from threeregime import catalogue; import sys; "
+        "print(catalogue.protocol('digits').hash(), catalogue.protocol('digits').dense_hash)"
+    )
+    got = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(filter(None, sys.path))},
+    )
+    protocol = catalogue.protocol("digits")
+    assert got.stdout.split() == [protocol.hash(), protocol.dense_hash]
+
+
+def test_all_stops_of_a_dense_run_share_its_identity() -> None:
+    protocol = catalogue.protocol("digits")
+    stops = [protocol.replace("dense.stop", stop) for stop in (None, 8, 128)]
+    assert len({p.dense_hash for p in stops}) == 1
+    assert len({p.hash() for p in stops}) == 3
+    assert protocol.replace("pruning.density", 0.3).dense_hash == protocol.dense_hash
+    assert protocol.replace("dense.lr", 0.2).dense_hash != protocol.dense_hash
+
+
+@pytest.mark.parametrize(("name", "scale"), PRESETS)
+def test_every_preset_loads_and_covers_its_grid(name: str, scale: str) -> None:
+    experiment = catalogue.experiment(name, scale)
+    units = experiment.units()
+    grid = itertools.product(
+        experiment.variants, experiment.temperatures, experiment.loads, experiment.dense_seeds
+    )
+    found = [(unit.variant, unit.temperature, unit.load, unit.dense_seed) for unit in units]
+    assert sorted(found) == sorted(grid)
+    assert [unit.dense_seed for unit in units] == sorted(unit.dense_seed for unit in units)
+    assert len(experiment.retrain_seeds) >= 2
+    for unit in units:
+        axes = {experiment.temperature: unit.temperature, experiment.load: unit.load}
+        for axis, value in axes.items():
+            assert unit.protocol.get(catalogue.AXES[axis].field) == value
+    # the identity of a diagram is that of all its cells
+    for variant in experiment.variants:
+        own = [unit for unit in units if unit.variant == variant]
+        assert len({experiment.base(unit.protocol) for unit in own}) == 1
+        assert len({unit.protocol.hash() for unit in own}) == len(own) // len(
+            experiment.dense_seeds
+        )
+
+
+def test_every_scale_has_an_experiment_and_the_digits_their_constants() -> None:
+    assert {"smoke", "digits", "paper"} <= {scale for _, scale in PRESETS}
+    digits = catalogue.experiment("figure_02", "digits")
+    assert digits.temperatures == tuple(range(8, 129, 8))
+    assert digits.loads == (0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.14, 0.2, 0.4)
+    assert len(digits.dense_seeds) >= 3
+    assert len(digits.retrain_seeds) >= 3
+    assert digits.protocol.data == Data("digits", crop=1, flip=False)
+    dense = catalogue.protocol("digits").dense
+    assert (dense.batch_size, dense.epochs, dense.milestones) == (32, 128, (64, 96))
+    # seeds on which constants were judged are not counted as results
+    judged = catalogue.experiment("weight_decay", "digits")
+    assert not set(judged.dense_seeds) & set(digits.dense_seeds)
+
+
+def test_variants_change_the_protocol() -> None:
+    experiment = catalogue.experiment("weight_decay", "digits")
+    assert set(experiment.variants) == {"1e-4", "1e-3", "2e-3", "4e-3"}
+    for variant in experiment.variants:
+        protocol = experiment.unit(variant, 8, 0.05, 100).protocol
+        assert protocol.dense.weight_decay == protocol.retraining.weight_decay == float(variant)
+
+
+def test_only_with_seeds_and_override() -> None:
+    experiment = catalogue.experiment("figure_02", "smoke")
+    cells = experiment.only(density=[0.33, 0.05, 0.33], epochs=[3.0])
+    assert cells.temperatures == (3,)
+    assert repr(cells.temperatures[0]) == "3"  # a whole number again
+    assert cells.loads == (0.33, 0.05)
+    assert experiment.only() == experiment
+    assert experiment.with_seeds(3, 4).dense_seeds == (0, 1, 2)
+    assert experiment.with_seeds(3, 4).retrain_seeds == (0, 1, 2, 3)
+    wide = experiment.override({"net.width": 0.5, "dense.epochs": 9, "dense.milestones": [5, 8]})
+    assert wide.protocol.net.width == 0.5
+    assert wide.units()[0].protocol.dense.epochs == 9
+    # either order of fields that only fit together
+    assert experiment.override({"dense.milestones": [5, 8], "dense.epochs": 9}).protocol == (
+        experiment.override({"dense.epochs": 9, "dense.milestones": [5, 8]}).protocol
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda e: e.only(width=[1.0]), "'width' is not an axis of figure_02: epochs or density"),
+        (lambda e: e.only(epochs=[2.5]), "epochs = 2.5 is not allowed: a whole number"),
+        (lambda e: e.only(epochs=[float("inf")]), "epochs = inf is not allowed: a whole number"),
+        (lambda e: e.only(density=[float("nan")]), "density = nan is not allowed: a number"),
+        (lambda e: e.only(density=[0.0]).units(), "a fraction in (0, 1]"),
+        (lambda e: e.only(epochs=[99]).units(), "an epoch from 1 to 4"),
+        (lambda e: e.with_seeds(0, 2), "at least 1 dense and 2 retraining"),
+        (lambda e: e.with_seeds(1, 1), "at least 1 dense and 2 retraining"),
+        (lambda e: e.override({"net.depth": 9}), "6n+2"),
+        (lambda e: catalogue.experiment("figure_02", "huge"), "smoke, digits, paper"),
+        (lambda e: catalogue.experiment("figure_2", "smoke"), "figure_02"),
+        (lambda e: catalogue.protocol("huge"), "digits, paper, smoke"),
+    ],
+)
+def test_experiments_refuse_in_one_line(change: Any, words: str) -> None:
+    with pytest.raises(ThreeRegimeError, match=re.escape(words)) as caught:
+        change(catalogue.experiment("figure_02", "smoke"))
+    assert "\n" not in str(caught.value)
