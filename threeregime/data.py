@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,11 +155,14 @@ def _folder(path: Path) -> Dataset:
     return _measured(f"folder:{path}", train, train_labels, test, test_labels, len(classes))
 
 
-def _read(made: Sequence, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read(made: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
     images: list[np.ndarray] = []
     labels: list[int] = []
-    for image, label in made:
-        pixels = np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1)
+    for file, label in made.samples:
+        try:
+            pixels = np.asarray(made.loader(file), dtype=np.uint8).transpose(2, 0, 1)
+        except OSError as error:
+            raise ThreeRegimeError(f"{file} cannot be read as a picture; remove it") from error
         if images and pixels.shape != images[0].shape:
             raise ThreeRegimeError(f"{path}: images differ in size; resize them to one size first")
         images.append(pixels)

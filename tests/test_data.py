@@ -1,0 +1,309 @@
+"""Data sets and augmentation: fixed splits, batches against a plain reading, what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from threeregime.data import Dataset, Loader, load, plain_images, stream
+from threeregime.errors import ThreeRegimeError
+
+
+def coloured(count: int = 40, height: int = 6, width: int = 5) -> Dataset:
+    """A data set of noise with three channels and sides that differ."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(
+        1, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8
+    )
+    labels = torch.arange(count) % 4
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+    return Dataset("noise", images, labels, images[:7], labels[:7], mean, std, classes=4)
+
+
+def picture(path: Path, size: tuple[int, int] = (5, 6), mode: str = "RGB", seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(noise).convert(mode).save(path)
+
+
+def folder(path: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    for part in ("train", "test"):
+        for number, name in enumerate(classes):
+            for i in range(3):
+                picture(path / part / name / f"{i}.png", seed=10 * number + i)
+    return path
+
+
+def refusal(name: str, root: Path = Path("nowhere"), download: bool = False) -> str:
+    with pytest.raises(ThreeRegimeError) as caught:
+        load(name, root, download)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_digits_are_split_stratified_into_797_and_1000() -> None:
+    digits = load("digits")
+    assert digits.train_images.shape == (797, 1, 8, 8)
+    assert digits.test_images.shape == (1000, 1, 8, 8)
+    assert digits.train_images.dtype == digits.test_images.dtype == torch.uint8
+    assert (digits.classes, digits.channels) == (10, 1)
+    counts = torch.stack(
+        [labels.bincount() for labels in (digits.train_labels, digits.test_labels)]
+    )
+    share = counts / counts.sum(dim=1, keepdim=True)
+    assert (share[0] - share[1]).abs().max() < 0.002
+
+
+def test_the_digits_are_scikit_learns_each_once_and_exact() -> None:
+    from sklearn.datasets import load_digits
+
+    digits, bunch = load("digits"), load_digits()
+    ours = torch.cat([digits.train_images, digits.test_images]).flatten(1)
+    assert (ours % 15 == 0).all()
+    labelled = torch.cat(
+        [ours // 15, torch.cat([digits.train_labels, digits.test_labels])[:, None]], dim=1
+    )
+    theirs = np.column_stack([bunch.data, bunch.target]).astype(int)
+    assert sorted(labelled.tolist()) == sorted(theirs.tolist())
+
+
+def test_the_split_of_the_digits_never_changes() -> None:
+    digits = load("digits")
+    parts = (digits.train_images, digits.train_labels, digits.test_images, digits.test_labels)
+    digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+    assert digest[:16] == "fa96d408a3a904b2"
+    scaled = digits.train_images.double() / 255
+    assert digits.mean == pytest.approx([scaled.mean().item()])
+    assert digits.std == pytest.approx([scaled.std(correction=0).item()])
+
+
+def test_normalisation() -> None:
+    noise = coloured()
+    images = plain_images(noise, noise.train_images, torch.float64)
+    assert images.shape == noise.train_images.shape
+    for channel in range(3):
+        expected = (noise.train_images[:, channel].double() / 255 - noise.mean[channel]) / (
+            noise.std[channel]
+        )
+        torch.testing.assert_close(images[:, channel], expected, rtol=0, atol=1e-12)
+    digits = load("digits")
+    whole = plain_images(digits, digits.train_images, torch.float32)
+    assert whole.dtype == torch.float32
+    assert abs(whole.mean()) < 1e-5
+    assert abs(whole.std() - 1) < 1e-4
+
+
+def by_hand(noise: Dataset, index: int, top: int, left: int, mirror: bool, crop: int) -> Tensor:
+    """One augmented image the plain way: pad with black, cut out, mirror, normalise."""
+    channels, height, width = noise.train_images.shape[1:]
+    image = torch.zeros(channels, height, width, dtype=torch.float64)
+    for row in range(height):
+        for column in range(width):
+            y, x = row + top - crop, column + left - crop
+            if 0 <= y < height and 0 <= x < width:
+                image[:, row, column] = noise.train_images[index, :, y, x] / 255.0
+    if mirror:
+        image = image.flip(-1)
+    return (image - torch.tensor(noise.mean)[:, None, None].double()) / (
+        torch.tensor(noise.std)[:, None, None].double()
+    )
+
+
+@pytest.mark.parametrize(("crop", "flip"), [(0, False), (0, True), (1, False), (2, True)])
+def test_batches_equal_augmentation_by_hand(crop: int, flip: bool) -> None:
+    noise = coloured()
+    loader = Loader(noise, [3, 8], batch_size=16, crop=crop, flip=flip)
+    assert loader.steps == 2  # 40 images: the last 8 of an epoch are dropped
+    order, offset, mirrored = draws = loader.draw(epoch=1)
+    for step in range(loader.steps):
+        images, labels = loader.batch(draws, step, torch.float64)
+        assert images.shape == (16, 2, 3, 6, 5)
+        assert labels.shape == (2, 16)
+        for member in range(2):
+            for place in range(16):
+                at = step * 16 + place
+                index = int(order[member, at])
+                top, left = offset[member, at].tolist()
+                expected = by_hand(noise, index, top, left, bool(mirrored[member, at]), crop)
+                torch.testing.assert_close(images[place, member], expected, rtol=0, atol=1e-6)
+                assert labels[member, place] == noise.train_labels[index]
+
+
+def test_draws_cover_what_they_should() -> None:
+    loader = Loader(load("digits"), [5, 6], batch_size=32, crop=1, flip=True)
+    order, offset, mirrored = loader.draw(epoch=0)
+    everyone = torch.arange(797).expand(2, -1)
+    assert torch.equal(order.sort(dim=1).values, everyone)
+    assert not torch.equal(order, everyone)
+    for axis in range(2):
+        # nine crops, each about equally often, the two sides drawn apart
+        assert offset[..., axis].flatten().bincount().tolist() == pytest.approx(
+            [1594 / 3] * 3, rel=0.15
+        )
+    assert len({tuple(pair) for pair in offset[0].tolist()}) == 9
+    assert mirrored.double().mean().item() == pytest.approx(0.5, abs=0.05)
+    unflipped = Loader(load("digits"), [5], batch_size=32, crop=0, flip=False).draw(epoch=0)
+    assert not unflipped[2].any()
+    assert (unflipped[1] == 0).all()
+
+
+def test_draws_depend_on_seed_and_epoch_alone() -> None:
+    digits = load("digits")
+    first = Loader(digits, [5], 32, crop=1, flip=True)
+    again = Loader(digits, [9, 5], 64, crop=1, flip=True)
+    for one, other in zip(first.draw(3), again.draw(3), strict=True):
+        assert torch.equal(one[0], other[1])
+        assert not torch.equal(other[0], other[1])
+    assert not torch.equal(first.draw(3)[0], first.draw(4)[0])
+
+
+def test_streams_are_fixed_and_apart() -> None:
+    # every shipped number was drawn from these
+    assert stream("initial", 0) == 8852969958862641627
+    names = [(kind, seed) for kind in ("initial", "dense", "retrain") for seed in range(100)]
+    made = {stream(*name) for name in names} | {stream("retrain", 1, 11), stream("retrain", 11, 1)}
+    assert len(made) == len(names) + 2
+    assert all(0 <= seed < 2**63 for seed in made)
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    noise = coloured(40)
+    assert Loader(noise, [0], batch_size=40, crop=0, flip=False).steps == 1
+    with pytest.raises(ThreeRegimeError, match=r"batch_size = 41 .* noise has 40 training images"):
+        Loader(noise, [0], batch_size=41, crop=0, flip=False)
+
+
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
+    made = load(f"folder:{folder(tmp_path)}")
+    assert made.train_images.shape == made.test_images.shape == (6, 3, 6, 5)
+    assert made.train_labels.tolist() == made.test_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert made.classes == 2
+    with Image.open(tmp_path / "train" / "dog" / "1.png") as image:
+        expected = np.asarray(image).transpose(2, 0, 1)
+    assert made.train_images[4].tolist() == expected.tolist()
+    scaled = made.train_images.double() / 255
+    assert made.mean == pytest.approx(scaled.mean(dim=(0, 2, 3)).tolist())
+    assert made.std == pytest.approx(scaled.std(dim=(0, 2, 3), correction=0).tolist())
+
+
+def test_grey_and_palette_pictures_are_read_as_colour(tmp_path: Path) -> None:
+    folder(tmp_path)
+    picture(tmp_path / "train" / "cat" / "grey.png", mode="L")
+    picture(tmp_path / "train" / "cat" / "palette.png", mode="P")
+    assert load(f"folder:{tmp_path}").train_images.shape == (8, 3, 6, 5)
+
+
+def test_a_folder_that_is_not_there_or_has_no_split(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'no' / 'train'} is missing" in refusal(f"folder:{tmp_path / 'no'}")
+    picture(tmp_path / "train" / "cat" / "0.png")
+    assert f"{tmp_path / 'test'} is missing" in refusal(f"folder:{tmp_path}")
+
+
+def test_folders_that_do_not_fit_together(tmp_path: Path) -> None:
+    at = folder(tmp_path / "sizes")
+    picture(at / "train" / "dog" / "9.png", size=(6, 6))
+    assert "images differ in size; resize them" in refusal(f"folder:{at}")
+
+    at = folder(tmp_path / "splits")
+    for path in (at / "test").rglob("*.png"):
+        picture(path, size=(8, 8))
+    assert "train and test images differ in size" in refusal(f"folder:{at}")
+
+    at = folder(tmp_path / "classes")
+    picture(at / "test" / "bird" / "0.png")
+    assert "the same class folders" in refusal(f"folder:{at}")
+
+    at = folder(tmp_path / "empty")
+    (at / "train" / "bird").mkdir()
+    message = refusal(f"folder:{at}")
+    assert str(at / "train") in message
+    assert "bird" in message
+
+    at = folder(tmp_path / "broken")
+    (at / "train" / "cat" / "0.png").write_text("no picture")
+    assert f"{at / 'train' / 'cat' / '0.png'} cannot be read" in refusal(f"folder:{at}")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "file"),
+    [
+        ("cifar10", "CIFAR10", "cifar-10-batches-py"),
+        ("cifar100", "CIFAR100", "cifar-100-python"),
+        ("svhn", "SVHN", "train_32x32.mat"),
+    ],
+)
+def test_a_missing_data_set_is_one_line_that_says_what_to_do(
+    name: str, kind: str, file: str, tmp_path: Path
+) -> None:
+    message = refusal(name, tmp_path)
+    assert f"{kind} is not in {tmp_path}: {tmp_path / file} is missing" in message
+    assert "--download" in message
+    assert "--data-dir" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_data_set_is_refused() -> None:
+    assert "digits, cifar10, cifar100, svhn or folder:PATH" in refusal("mnist")
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize(("name", "key"), [("cifar10", "labels"), ("cifar100", "fine_labels")])
+def test_cifar_is_read_as_it_lies_on_disk(
+    name: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small copy of the published layout, with checksums of its own."""
+    from torchvision import datasets
+
+    kind: type[datasets.CIFAR10] = getattr(datasets, name.upper())
+    at = tmp_path / kind.base_folder
+    at.mkdir()
+    rows = np.random.default_rng(0).integers(0, 256, (2, 5, 3 * 32 * 32), dtype=np.uint8)
+    truth = {"train": [3, 1, 4, 1, 5], "test": [9] * 5}
+    for (part, labels), pixels in zip(truth.items(), rows, strict=True):
+        (at / part).write_bytes(pickle.dumps({"data": pixels, key: labels}))
+        monkeypatch.setattr(kind, f"{part}_list", [[part, md5(at / part)]])
+    (at / "meta").write_bytes(pickle.dumps({kind.meta["key"]: list("abcdefghij")}))
+    monkeypatch.setattr(
+        kind, "meta", {"filename": "meta", "key": kind.meta["key"], "md5": md5(at / "meta")}
+    )
+    made = load(name, tmp_path)
+    assert made.train_images.shape == made.test_images.shape == (5, 3, 32, 32)
+    # a row holds all of red, then green, then blue, each row by row
+    assert torch.equal(made.train_images.flatten(1), torch.from_numpy(rows[0]))
+    assert torch.equal(made.test_images.flatten(1), torch.from_numpy(rows[1]))
+    assert made.train_labels.tolist() == truth["train"]
+    assert made.test_labels.tolist() == truth["test"]
+    assert made.train_labels.dtype == torch.int64
+    assert made.classes == int(name.removeprefix("cifar"))
+    (at / "test").unlink()
+    assert "is missing" in refusal(name, tmp_path)
+
+
+def test_svhn_is_read_as_it_lies_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy.io import savemat  # type: ignore[import-untyped]
+    from torchvision.datasets import SVHN
+
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
+    parts = {}
+    for part in ("train", "test"):
+        file = tmp_path / f"{part}_32x32.mat"
+        savemat(file, {"X": pixels, "y": np.array([[1], [10], [2], [10]])})
+        parts[part] = ["", file.name, md5(file)]
+    monkeypatch.setattr(SVHN, "split_list", parts)
+    made = load("svhn", tmp_path)
+    assert made.train_images.shape == (4, 3, 32, 32)
+    assert made.train_images[2, 1, 5, 6] == pixels[5, 6, 1, 2]
+    assert made.train_labels.tolist() == [1, 0, 2, 0]  # the published files call a zero 10
+    assert made.classes == 10
