@@ -57,6 +57,8 @@ def perform(job: Job, place: Place, advance: Advance = lambda cost: None) -> boo
     if place.device == "cpu":
         torch.set_num_threads(1)
         _keep_memory()
+    if place.deadline is not None and time.time() > place.deadline:
+        return False
     return (
         _dense(job, place, advance) if isinstance(job, DenseJob) else _retrain(job, place, advance)
     )
@@ -102,12 +104,14 @@ class _Trainer:
             state = load_file(self.path, device=str(run.fleet.device))
             run.load(state)
             self.seconds = float(state["seconds"])
+            self.slowest_epoch = float(state["slowest_epoch"])
             self.extra = {k: v for k, v in state.items() if k.startswith("extra/")}
             advance(run.epoch * job.nets)
 
     def save(self) -> None:
         state = {**self.run.state(), **self.extra}
         state["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
+        state["slowest_epoch"] = torch.tensor(self.slowest_epoch, dtype=torch.float64)
         # safetensors wants each tensor dense and its own
         state = {name: tensor.contiguous() for name, tensor in state.items()}
         results.atomic_write(self.path, lambda path: save_file(state, path))
@@ -239,7 +243,8 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     if not trainer.train(retraining.epochs, after_epoch):
         return False
     trainer.save()
-    if not trainer.fits(1.5 * metrics.points * MEASURE_FORWARDS):
+    measuring = len(job.pairs) / job.nets * metrics.points * MEASURE_FORWARDS
+    if not trainer.fits(1.5 * measuring):
         return False
     begin = time.monotonic()
     test = torch.stack(list(trainer.extra.values())).mean(dim=0).cpu()

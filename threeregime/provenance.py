@@ -7,10 +7,12 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas as pd
 import torch
 import torchvision
 
@@ -72,3 +74,29 @@ def commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def lines(table: pd.DataFrame) -> list[str]:
+    """Provenance of shards, one row each, as lines in words; equal facts are said once."""
+    facts = {
+        "code": _commits(table["commit"]),
+        "device": _distinct(table["device"]),
+        "versions": _distinct(
+            ", ".join(f"{name} {number}" for name, number in versions.items())
+            for versions in table["versions"]
+        ),
+        "mechanism": _distinct(table["mechanism"]),
+        "computed": f"{table['created'].min()} to {table['created'].max()}",
+        "fleets": f"{len(table.drop_duplicates('fleet'))}, "
+        f"{table.drop_duplicates('fleet')['seconds'].sum() / 60:.0f} minutes of one core or GPU",
+    }
+    return [f"{name}: {fact}" for name, fact in facts.items()]
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return "; ".join(sorted(set(values)))
+
+
+def _commits(values: Iterable[str]) -> str:
+    marked = {v if not v.endswith("+") else f"{v} (with changes since)" for v in values}
+    return "commit " + _distinct(marked)
