@@ -159,7 +159,7 @@ def names() -> list[str]:
 def scales(name: str) -> list[str]:
     """Scales at which an experiment can run, smallest first."""
     table = _table(name)
-    return [scale for scale in ("smoke", "digits", "paper") if scale in table]
+    return [scale for scale in ("smoke", "digits", "mini", "paper") if scale in table]
 
 
 def _table(name: str) -> dict[str, Any]:

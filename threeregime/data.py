@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from threeregime.errors import ThreeRegimeError
@@ -48,11 +49,52 @@ class Dataset:
         names = ("train_images", "train_labels", "test_images", "test_labels")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
+    def reduced(self, images: int | None, size: int | None) -> Dataset:
+        """The same data set with fewer training images and smaller ones.
+
+        Args:
+            images: training images to keep, the first of each class in equal number; None: all.
+            size: pixels a side, by averaging square blocks; None: as they are.
+
+        Raises:
+            ThreeRegimeError: more images than there are, or a size that does not divide theirs.
+        """
+        made = self
+        if images is not None:
+            each = images // self.classes
+            of_class = (self.train_labels == c for c in range(self.classes))
+            kept = torch.cat([mask.nonzero().flatten()[:each] for mask in of_class]).sort().values
+            if each * self.classes != images or len(kept) != images:
+                raise ThreeRegimeError(
+                    f"data.images = {images} is not allowed: {self.name} has {self.classes} "
+                    f"classes and {len(self.train_labels)} training images"
+                )
+            made = replace(
+                made, train_images=self.train_images[kept], train_labels=self.train_labels[kept]
+            )
+        if size is not None:
+            made = replace(
+                made,
+                train_images=_shrink(made.train_images, size),
+                test_images=_shrink(made.test_images, size),
+            )
+        return made
+
     def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn uint8 pixels with channels last [..., channels] into normalised floats."""
         mean = torch.tensor(self.mean, dtype=dtype, device=pixels.device)
         std = torch.tensor(self.std, dtype=dtype, device=pixels.device)
         return (pixels.to(dtype) / 255 - mean) / std
+
+
+def _shrink(images: Tensor, size: int) -> Tensor:
+    height, width = images.shape[2:]
+    if height != width or height % size:
+        raise ThreeRegimeError(
+            f"data.size = {size} is not allowed: it has to divide the {height} x {width} images"
+        )
+    parts = [F.avg_pool2d(part.float(), height // size) for part in images.split(4096)]
+    return torch.cat(parts).round().to(torch.uint8)
 
 
 def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
@@ -89,6 +131,22 @@ def _digits(root: Path, download: bool) -> Dataset:
     return _measured("digits", train, train_labels, test, test_labels, classes=10)
 
 
+def _cifar10_jpeg(root: Path, download: bool) -> Dataset:
+    """A copy of CIFAR-10 as JPEG files, for where the original cannot be had; marked as such."""
+    path = root / "cifar10-jpg"
+    if not path.is_dir():
+        raise ThreeRegimeError(
+            f"{path} is missing: unpack a JPEG copy of CIFAR-10 there, as train/CLASS/IMAGE and "
+            "test/CLASS/IMAGE, or use the original with data.name=cifar10"
+        )
+    made = _folder(path)
+    return replace(made, name="cifar10-jpeg", mean=CIFAR10_MEAN, std=CIFAR10_STD)
+
+
+# Constants of the authors' scripts.
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
 def _torchvision(
     kind: str, mean: tuple[float, ...], std: tuple[float, ...], classes: int, first_file: str
 ) -> Callable[[Path, bool], Dataset]:
@@ -118,10 +176,9 @@ def _torchvision(
 
 DATASETS: dict[str, Callable[[Path, bool], Dataset]] = {
     "digits": _digits,
-    # Constants of the authors' scripts; CIFAR-100's are its own training set's.
-    "cifar10": _torchvision(
-        "CIFAR10", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 10, "cifar-10-batches-py"
-    ),
+    "cifar10": _torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD, 10, "cifar-10-batches-py"),
+    "cifar10-jpeg": _cifar10_jpeg,
+    # Mean and std of its own training set.
     "cifar100": _torchvision(
         "CIFAR100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 100, "cifar-100-python"
     ),
@@ -152,7 +209,11 @@ def _folder(path: Path) -> Dataset:
         raise ThreeRegimeError(f"{path}: train and test do not have the same class folders")
     if train.shape[1:] != test.shape[1:]:
         raise ThreeRegimeError(f"{path}: train and test images differ in size; resize them first")
-    return _measured(f"folder:{path}", train, train_labels, test, test_labels, len(classes))
+    # Folders come class by class: CKA, which takes the first images, wants them mixed.
+    mixed = np.random.default_rng(0).permutation(len(train))
+    return _measured(
+        f"folder:{path}", train[mixed], train_labels[mixed], test, test_labels, len(classes)
+    )
 
 
 def _read(made: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:

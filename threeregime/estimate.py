@@ -45,7 +45,7 @@ def _epoch_seconds(job: Job, place: Place, steps: int = 3) -> float:
     protocol = job.protocol
     if place.device == "cpu":
         torch.set_num_threads(1)
-    data = dataset(protocol.data.name, place.data_dir, place.download, place.device)
+    data = dataset(protocol.data, place.data_dir, place.download, place.device)
     fleet = Fleet.initial(
         builder(protocol, data),
         range(job.nets),

@@ -26,7 +26,7 @@ from threeregime.fleet import Fleet, State
 from threeregime.measure import PairMetrics, measure_pairs
 from threeregime.mechanisms import choose
 from threeregime.models import NETS
-from threeregime.protocol import Protocol, Training
+from threeregime.protocol import Data, Protocol, Training
 from threeregime.provenance import provenance
 from threeregime.pruning import Masks, masks
 from threeregime.sweep import (
@@ -80,9 +80,9 @@ def _keep_memory() -> None:
 
 
 @functools.cache
-def dataset(name: str, data_dir: Path, download: bool, device: str) -> Dataset:
+def dataset(wanted: Data, data_dir: Path, download: bool, device: str) -> Dataset:
     """The data set on the device, loaded once a process."""
-    return load(name, data_dir, download).to(device)
+    return load(wanted.name, data_dir, download).reduced(wanted.images, wanted.size).to(device)
 
 
 def builder(protocol: Protocol, data: Dataset) -> Callable[[], nn.Module]:
@@ -142,7 +142,7 @@ class _Trainer:
 
 
 def _data(protocol: Protocol, place: Place) -> Dataset:
-    return dataset(protocol.data.name, place.data_dir, place.download, place.device)
+    return dataset(protocol.data, place.data_dir, place.download, place.device)
 
 
 def _run(

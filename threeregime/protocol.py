@@ -30,11 +30,15 @@ class Data:
     ``name`` is an entry of :data:`threeregime.data.DATASETS`, or ``folder:PATH`` for a folder in
     torchvision's ``ImageFolder`` layout with ``train`` and ``test`` below it. ``crop`` is the zero
     padding in pixels of the random crop; ``flip`` mirrors half of the images left to right.
+    ``images`` keeps so many training images, the same number of each class, and ``size`` shrinks
+    images to so many pixels a side by averaging; None keeps all of them as they are.
     """
 
     name: str = "cifar10"
     crop: int = 4
     flip: bool = True
+    images: int | None = None
+    size: int | None = None
 
     def __post_init__(self) -> None:
         from threeregime.data import DATASETS
@@ -42,6 +46,8 @@ class Data:
         known = self.name in DATASETS or self.name.startswith("folder:")
         _require(known, "data.name", self.name, f"one of {', '.join(DATASETS)} or folder:PATH")
         _require(self.crop >= 0, "data.crop", self.crop, "0 or more pixels")
+        _require(self.images is None or self.images > 0, "data.images", self.images, "1 or more")
+        _require(self.size is None or self.size > 0, "data.size", self.size, "1 or more pixels")
 
 
 @dataclass(frozen=True)
