@@ -17,6 +17,7 @@ import typer  # noqa: E402
 from threeregime.errors import ThreeRegimeError  # noqa: E402
 
 ENDING_SECONDS = 3.0
+INTERRUPTED = 130  # what a shell gives for Ctrl-C, and typer too
 
 app = typer.Typer(
     help="Executable companion to 'A Three-regime Model of Network Pruning' (ICML 2023).",
@@ -155,10 +156,14 @@ def parse_duration(text: str) -> float:
 def main() -> None:
     """Entry point: a user's error is one line and status 2."""
     try:
-        app()
+        status = app(standalone_mode=False)
+    except typer.TyperException as error:
+        status, line = error.exit_code, error.format_message()
+        if line:  # there is none where the help has been shown instead
+            print(f"threeregime: {line} (--help lists what there is)", file=sys.stderr)
     except ThreeRegimeError as error:
+        status = 2
         print(f"threeregime: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+    if status == INTERRUPTED:
         print("stopped; what was computed is saved, run it again to go on", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(status)

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from threeregime.catalogue import Experiment
+from threeregime.catalogue import Experiment, Unit
 from threeregime.errors import ThreeRegimeError
 
 ROOT = Path(__file__).parent.parent / "results"
@@ -144,14 +144,20 @@ def _sort_order(experiment: Experiment) -> list[str]:
     return ["variant", experiment.temperature, experiment.load, *seeds]
 
 
+def _shards(experiment: Experiment, roots: Sequence[Path], kind: str) -> list[Path]:
+    """Files of one kind, folder by folder; no other file in them matters."""
+    folders = [folder(root, experiment.name, experiment.scale) for root in roots or (ROOT,)]
+    return [path for at in folders for path in sorted(at.glob(f"{kind}-*.parquet"))]
+
+
 def _read_all(experiment: Experiment, roots: Sequence[Path]) -> dict[str, pd.DataFrame]:
     parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in KINDS}
     provenance = []
-    folders = [folder(root, experiment.name, experiment.scale) for root in roots]
-    for path in (path for at in folders for path in sorted(at.glob("*.parquet"))):
-        rows, origin = read_shard(path)
-        parts[path.name.partition("-")[0]].append(rows)
-        provenance.append({"shard": path.name, **origin})
+    for kind in KINDS:
+        for path in _shards(experiment, roots, kind):
+            rows, origin = read_shard(path)
+            parts[kind].append(rows)
+            provenance.append({"shard": path.name, **origin})
     tables = {k: pd.concat(p, ignore_index=True) if p else pd.DataFrame() for k, p in parts.items()}
     return {**tables, "provenance": pd.DataFrame(provenance)}
 
@@ -159,8 +165,7 @@ def _read_all(experiment: Experiment, roots: Sequence[Path]) -> dict[str, pd.Dat
 def done(experiment: Experiment, *roots: Path) -> set[tuple[str, int, int]]:
     """What is finished: (cell hash, dense seed, retraining seed) of every net with its pairs."""
     finished = set()
-    folders = [folder(root, experiment.name, experiment.scale) for root in roots or (ROOT,)]
-    for path in (path for at in folders for path in sorted(at.glob("pairs-*.parquet"))):
+    for path in _shards(experiment, roots, "pairs"):
         nets = path.with_name(path.name.replace("pairs-", "nets-"))
         if nets.exists():
             rows, _ = read_shard(nets)
@@ -168,6 +173,24 @@ def done(experiment: Experiment, *roots: Path) -> set[tuple[str, int, int]]:
                 zip(rows["cell"], rows["dense_seed"], rows["retrain_seed"], strict=True)
             )
     return finished
+
+
+def dense_row(experiment: Experiment, unit: Unit) -> tuple[object, ...]:
+    """What identifies the dense row of a unit: base hash, seed, place on the axes."""
+    sections = DETERMINES["dense"]
+    place = experiment.place(unit.protocol, *sections).values()
+    return (experiment.base(unit.protocol, *sections), unit.dense_seed, *place)
+
+
+def done_dense(experiment: Experiment, *roots: Path) -> set[tuple[object, ...]]:
+    """Which dense rows there are, as :func:`dense_row` names them."""
+    found: set[tuple[object, ...]] = set()
+    for path in _shards(experiment, roots, "dense"):
+        rows, _ = read_shard(path)
+        axes = [a for a in (experiment.temperature, experiment.load) if a in rows]
+        columns = ["base", "dense_seed", *axes]
+        found |= set(rows[columns].itertuples(index=False, name=None))
+    return found
 
 
 def reference() -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -164,7 +164,8 @@ def plan(
     )
     retrain = tuple(RetrainJob(tuple(fleet)) for fleet in left if fleet)
     needed = [unit for job in retrain for unit in job.units]
-    dense = tuple(_dense_jobs(experiment, units, needed, at))
+    recorded = results.done_dense(experiment, root, *also)
+    dense = tuple(_dense_jobs(experiment, units, needed, recorded, at))
     return Plan(experiment, at, dense, retrain, sum(map(is_done, units)))
 
 
@@ -174,20 +175,28 @@ def _pack(units: Sequence[Unit], members: int) -> Iterable[list[Unit]]:
     for unit in units:
         alike[unit.protocol.hash("data", "net", "retraining", "metrics")].append(unit)
     for group in alike.values():
-        nets = sum(len(unit.retrain_seeds) for unit in group)
-        fleets = math.ceil(nets / max(members, len(group[0].retrain_seeds)))
+        together = max(1, members // len(group[0].retrain_seeds))
+        fleets = math.ceil(len(group) / together)
         bounds = [round(i * len(group) / fleets) for i in range(fleets + 1)]
         yield from (group[a:b] for a, b in pairwise(bounds))
 
 
 def _dense_jobs(
-    experiment: Experiment, units: Sequence[Unit], needed: Sequence[Unit], at: Path
+    experiment: Experiment,
+    units: Sequence[Unit],
+    needed: Sequence[Unit],
+    recorded: Set[tuple[object, ...]],
+    at: Path,
 ) -> Iterable[DenseJob]:
-    """Dense runs of which a needed checkpoint is missing, with all stops of the experiment."""
+    """Dense runs of which a needed checkpoint is missing, with all stops of the experiment.
+
+    Their rows are written last: as long as a run has none its whole fleet is trained to the end,
+    even where some of its checkpoints are there already.
+    """
     missing: dict[str, list[int]] = defaultdict(list)
     for unit in needed:
         path = dense_checkpoint(at, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
-        if not path.exists():
+        if not path.exists() or results.dense_row(experiment, unit) not in recorded:
             missing[unit.protocol.dense_hash].append(unit.dense_seed)
     for dense_hash, seeds in missing.items():
         family = [u for u in units if u.protocol.dense_hash == dense_hash]
