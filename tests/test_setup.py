@@ -244,6 +244,13 @@ def test_every_sub_command_is_in_the_readme() -> None:
     assert known == told
 
 
+def test_readme_names_every_scale() -> None:
+    from threeregime import catalogue
+
+    scales = {scale for name in catalogue.names() for scale in catalogue.scales(name)}
+    assert not [scale for scale in scales if f"`{scale}`" not in README]
+
+
 def test_ci_script_is_sound() -> None:
     subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
