@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import subprocess
+import textwrap
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,7 +91,11 @@ def lines(table: pd.DataFrame) -> list[str]:
         "fleets": f"{len(table.drop_duplicates('fleet'))}, "
         f"{table.drop_duplicates('fleet')['seconds'].sum() / 60:.0f} minutes of one core or GPU",
     }
-    return [f"{name}: {fact}" for name, fact in facts.items()]
+    return [
+        line
+        for name, fact in facts.items()
+        for line in textwrap.wrap(f"{name}: {fact}", 72, subsequent_indent="    ")
+    ]
 
 
 def _distinct(values: Iterable[str]) -> str:
