@@ -1,0 +1,107 @@
+"""Gives the pages the protocol's constants, so that none is typed into the text.
+
+In a page, ``{{ digits.dense.lr }}`` is the learning rate of the scale ``digits``: every field of
+:class:`threeregime.protocol.Protocol` is there by its name for each scale, and beside the sections
+some numbers that follow from them (see :func:`scale`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+from threeregime import catalogue, models
+
+# Training images and (channels, classes) of the data sets named by the scales. CIFAR-10 is not
+# loaded to count them: the book is built without it.
+SIZES = {"cifar10": (50_000, 3, 10), "digits": (797, 1, 10)}
+
+
+def scale(name: str) -> dict[str, Any]:
+    """All constants of a scale, numbers as the text prints them."""
+    protocol = catalogue.protocol(name)
+    images, channels, classes = SIZES[protocol.data.name]
+    net = models.NETS[protocol.net.name].build(
+        protocol.net.depth, protocol.net.width, channels, classes
+    )
+    steps = images // protocol.dense.batch_size
+    iterations = steps * protocol.dense.epochs
+    decay = protocol.dense.lr * protocol.dense.weight_decay
+    numbers = {
+        **protocol.to_dict(),
+        "images": images,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "conv_weights": sum(p.numel() for p in net.parameters() if p.dim() == 4),
+        "steps": steps,
+        "iterations": iterations,
+        # How many times over weight decay would shrink the weights of the dense run if the rate
+        # never dropped: see "Why the digits' weight decay is larger" on the protocol page.
+        "shrinkage": f"{decay * iterations:.2f}",
+        "shrinkage_at_paper_decay": (
+            f"{protocol.dense.lr * catalogue.protocol('paper').dense.weight_decay * iterations:.2f}"
+        ),
+    }
+    return {key: _printed(value) for key, value in numbers.items()}
+
+
+def experiment(name: str, at: str) -> dict[str, Any]:
+    """Axes and seeds of an experiment at a scale."""
+    made = catalogue.experiment(name, at)
+    percent = [f"{100 * load:g}" for load in made.loads]
+    return {
+        "temperatures": ", ".join(f"{t:g}" for t in made.temperatures),
+        "spacing": f"{made.temperatures[1] - made.temperatures[0]:g}",
+        "loads": ", ".join(percent),
+        "loads_from": percent[0],
+        "loads_to": percent[-1],
+        "dense_seeds": len(made.dense_seeds),
+        "retrain_seeds": len(made.retrain_seeds),
+        "nets": f"{len(made.units()) * len(made.retrain_seeds):,}",
+    }
+
+
+def scale_list() -> list[str]:
+    """The scales of Figure 2 with their descriptions, as a list in Markdown."""
+    files = catalogue.PROTOCOLS / "scales"
+    return [
+        f"* `{name}`: {tomllib.loads((files / f'{name}.toml').read_text())['description']}"
+        for name in catalogue.scales("figure_02")
+    ]
+
+
+def _printed(value: Any) -> Any:
+    """Plain text: thousands separated, lists without brackets, small numbers as 1e-4."""
+    if isinstance(value, dict):
+        return {key: _printed(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return " and ".join(map(str, value))
+    if isinstance(value, float) and 0 < value < 0.01:
+        mantissa, exponent = f"{value:.0e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def add_substitutions(app: Sphinx, config: Config) -> None:
+    """Add the constants to MyST's substitutions."""
+    config.myst_substitutions = {
+        **(config.myst_substitutions or {}),
+        "paper": scale("paper"),
+        "digits": scale("digits"),
+        "scales": "\n".join(scale_list()),
+        "figure_02": {at: experiment("figure_02", at) for at in ("paper", "digits")},
+        "weight_decay": {
+            **experiment("weight_decay", "digits"),
+            "variants": ", ".join(catalogue.experiment("weight_decay", "digits").variants),
+        },
+    }
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx, before MyST reads its configuration."""
+    app.connect("config-inited", add_substitutions)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
