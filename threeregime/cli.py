@@ -16,7 +16,7 @@ import typer  # noqa: E402
 
 from threeregime.errors import ThreeRegimeError  # noqa: E402
 
-ENDING_SECONDS = 3.0
+ENDING_SECONDS = 5.0
 INTERRUPTED = 130  # what a shell gives for Ctrl-C, and typer too
 
 app = typer.Typer(

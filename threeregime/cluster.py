@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,8 +20,8 @@ from threeregime.jobs import Advance, perform
 from threeregime.sweep import MEMBERS, DenseJob, Job, Place, Plan, plan
 
 TOPIC = "threeregime-progress"
-START_SECONDS = 20.0
-"""Starting workers takes seconds: shorter work is done in this process."""
+SHORT_SECONDS = 60.0
+"""Starting workers takes seconds: work as short as this is done in this process."""
 
 
 def compute(
@@ -62,9 +64,11 @@ def compute(
         print("nothing to do: all is there already")
         return True
     place = Place(experiment, todo.at, data_dir, download, device, deadline)
-    seconds = estimate.seconds(todo, place)
+    seconds, epoch_seconds = estimate.seconds(todo, place)
+    place = replace(place, epoch_seconds=epoch_seconds)
     if not workers:
-        workers = 1 if device != "cpu" or seconds < START_SECONDS else os.cpu_count() or 1
+        short = min(seconds, deadline - time.time() if deadline else seconds) < SHORT_SECONDS
+        workers = 1 if short or device != "cpu" else os.cpu_count() or 1
     workers = min(workers, len(todo.retrain))
     print(f"about {estimate.duration(seconds / workers)} in {workers} process(es) on {device}")
     if dry_run:
@@ -129,6 +133,7 @@ def _on_workers(
     from distributed import Client, LocalCluster, as_completed
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
+    begin = time.time()
     with (
         LocalCluster(
             n_workers=workers,
@@ -138,6 +143,9 @@ def _on_workers(
         ) as cluster,
         Client(cluster) as client,
     ):
+        if place.deadline is not None:
+            # Ending the workers is thought to take as long as starting them did.
+            place = replace(place, deadline=place.deadline - (time.time() - begin))
         client.subscribe_topic(TOPIC, lambda event: advance(event[1]))
         dense = {
             job: client.submit(_remote, job, place, key=f"dense-{job.fleet}", priority=1)

@@ -28,8 +28,11 @@ def describe(plan: Plan) -> str:
     )
 
 
-def seconds(plan: Plan, place: Place) -> float:
-    """Predicted seconds of a plan on one worker, from a trial of a few steps of its fleets."""
+def seconds(plan: Plan, place: Place) -> tuple[float, float]:
+    """Predicted seconds of a plan on one worker, and of its longest epoch.
+
+    From a trial of a few steps of each kind of fleet.
+    """
     trials: dict[tuple[str, int], float] = {}
     total = 0.0
     for job in plan.jobs:
@@ -37,7 +40,7 @@ def seconds(plan: Plan, place: Place) -> float:
         if key not in trials:
             trials[key] = _epoch_seconds(job, place)
         total += job.cost / job.nets * trials[key]
-    return total
+    return total, max(trials.values())
 
 
 def _epoch_seconds(job: Job, place: Place, steps: int = 3) -> float:

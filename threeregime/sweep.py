@@ -220,3 +220,4 @@ class Place:
     download: bool = False
     device: str = "cpu"
     deadline: float | None = None
+    epoch_seconds: float = 0.0  # what an epoch is thought to take, until one has been timed
