@@ -99,7 +99,7 @@ class _Trainer:
         self.path = state_folder(place.at) / f"fleet-{job.fleet}.safetensors"
         self.extra: State = {}
         self.seconds = 0.0
-        self.slowest_epoch = 0.0
+        self.slowest_epoch = place.epoch_seconds
         if self.path.exists():
             state = load_file(self.path, device=str(run.fleet.device))
             run.load(state)
@@ -236,8 +236,10 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     run.prune(kept)
     trainer = _Trainer(run, job, place, advance)
 
+    counted = range(max(0, retraining.epochs - metrics.error_epochs) + 1, retraining.epochs + 1)
+
     def after_epoch(epoch: int) -> None:
-        if epoch > retraining.epochs - metrics.error_epochs:
+        if epoch in counted:
             trainer.extra[_extra(False, epoch)] = errors(fleet, data, False)
 
     if not trainer.train(retraining.epochs, after_epoch):
@@ -247,7 +249,8 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     if not trainer.fits(1.5 * measuring):
         return False
     begin = time.monotonic()
-    test = torch.stack(list(trainer.extra.values())).mean(dim=0).cpu()
+    # In the order of time: a checkpoint hands them back in another, and sums round by order.
+    test = torch.stack([trainer.extra[_extra(False, e)] for e in counted]).mean(dim=0).cpu()
     train = errors(fleet, data, True).cpu()
     pairs = measure_pairs(fleet, job.pairs, data, metrics.points, metrics.samples)
     trainer.seconds += time.monotonic() - begin
