@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,16 @@ SMOKE_FLEET = 8
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of figure_02 at smoke scale, whole and never interrupted; tests only read them."""
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """Results of figure_02 at smoke scale, never interrupted, and the processor time they took."""
     root = tmp_path_factory.mktemp("smoke")
     experiment = catalogue.experiment("figure_02", "smoke")
+    begin = time.process_time()
     assert cluster.compute(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
-    return root
+    return root, time.process_time() - begin
+
+
+@pytest.fixture(scope="session")
+def smoke(smoke_run: tuple[Path, float]) -> Path:
+    """Folder of those results; tests only read it."""
+    return smoke_run[0]

@@ -1,0 +1,305 @@
+"""A sweep can be stopped at any moment, by anyone: its tables are the same to the last bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from threeregime import catalogue, cli, cluster, jobs, measure, results, training
+from threeregime.catalogue import Experiment
+from threeregime.sweep import MEASURE_FORWARDS, plan
+
+FLEET = 8  # as the fixture ``smoke``
+
+# What runs in a process of its own: the command line, with a checkpoint after every epoch, and a
+# watch that kills the process (SIGKILL: nothing of it gets to say goodbye) once its work has used
+# so many seconds of processor time, whether it is in Python or in a kernel, computing or writing.
+# Time counts from the first fleet on: starting up is not what is tested.
+KILLED = """
+import os, signal, sys, threading, time
+from threeregime import cluster, jobs
+from threeregime.cli import main
+
+jobs.CHECKPOINT_SECONDS = -1.0
+after = float(sys.argv.pop(1))
+execute = cluster._execute
+
+def watch(end):
+    while time.process_time() < end:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def watched(*arguments):
+    start = time.process_time()
+    if after:
+        threading.Thread(target=watch, args=(start + after,), daemon=True).start()
+    return execute(*arguments)
+
+cluster._execute = watched
+main()
+"""
+
+
+def command(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, as a user would at a terminal."""
+    words = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+
+
+def tables(experiment: Experiment, root: Path) -> dict[str, list[list[str]]]:
+    """Every number of every table in full, as text: equal if and only if all bits are."""
+    got = results.load(experiment, root)
+
+    def shown(value: Any) -> str:
+        return repr(value.tolist() if hasattr(value, "tolist") else value)
+
+    return {
+        kind: [
+            list(getattr(got, kind)),
+            *(list(map(shown, row)) for row in getattr(got, kind).itertuples(index=False)),
+        ]
+        for kind in results.KINDS
+    }
+
+
+def checkpoints(root: Path) -> dict[str, bytes]:
+    """Every dense checkpoint to the last bit."""
+    return {path.name: path.read_bytes() for path in root.rglob("state/dense-*")}
+
+
+@pytest.fixture
+def experiment() -> Experiment:
+    return catalogue.experiment("figure_02", "smoke")
+
+
+@pytest.fixture
+def tiny() -> Experiment:
+    """Two stops of two dense runs, two copies of each, on few images: one fleet of each kind."""
+    experiment = catalogue.experiment("figure_02", "smoke")
+    fields: dict[str, Any] = {
+        "data.images": 160,
+        "dense.epochs": 3,
+        "dense.milestones": [2],
+        # error epochs of one and of two digits: their order as text is not their order in time
+        "retraining.epochs": 10,
+        "retraining.milestones": [6],
+        "metrics.error_epochs": 3,
+        "metrics.points": 3,
+    }
+    return experiment.override(fields).only(epochs=[1, 3], density=[0.2])
+
+
+def compute(experiment: Experiment, root: Path, deadline: float | None = None) -> bool:
+    return cluster.compute(
+        experiment, root, device="cpu", workers=1, fleet=FLEET, deadline=deadline
+    )
+
+
+# --- killed
+
+
+def test_a_sweep_killed_at_random_moments_gives_the_same_tables(
+    experiment: Experiment, smoke_run: tuple[Path, float], tmp_path: Path
+) -> None:
+    whole, work = smoke_run
+    words = "sweep figure_02 --scale smoke --device cpu --workers 1 --fleet"
+    sweep = (*words.split(), str(FLEET), "--out", str(tmp_path))
+    moments, kills = random.Random(1), 0
+    for _ in range(3):
+        after = moments.uniform(0.05, 0.35) * work
+        done = command(KILLED, str(after), *sweep)
+        if done.returncode != 0:
+            assert done.returncode == -signal.SIGKILL, done.stderr
+            kills += 1
+    assert kills >= 2
+    last = command(KILLED, "0", *sweep)
+    assert last.returncode == 0, last.stderr
+    assert tables(experiment, tmp_path) == tables(experiment, whole)
+    assert checkpoints(tmp_path) == checkpoints(whole)
+
+
+class Killed(BaseException):
+    """Ends a run the moment after a file was put in place."""
+
+
+def stop_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """End the run after so many files; return the list of those written so far."""
+    put, written = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        put(source, target)
+        written.append(Path(target).name)
+        if len(written) == writes:
+            raise Killed
+
+    monkeypatch.setattr(results.os, "replace", replace)
+    return written
+
+
+def test_a_sweep_killed_after_any_of_its_files_gives_the_same_tables(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every moment between two files, but for the monotonous middle of retraining."""
+    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        written = stop_after(0, patch)
+        assert compute(tiny, tmp_path / "whole")
+    expected, starts = tables(tiny, tmp_path / "whole"), checkpoints(tmp_path / "whole")
+    # 3 dense epochs, 2 stops of 2 seeds, a table; 10 epochs and the end of retraining, 2 tables
+    assert len(written) == 3 + 4 + 1 + 11 + 2
+    for writes in (*range(1, 11), *range(15, 22)):
+        root = tmp_path / str(writes)
+        with monkeypatch.context() as patch:
+            stop_after(writes, patch)
+            with pytest.raises(Killed):
+                compute(tiny, root)
+        if writes < len(written):
+            assert plan(tiny, root, FLEET).jobs
+        assert compute(tiny, root)
+        assert tables(tiny, root) == expected, f"killed after {written[writes - 1]}"
+        assert checkpoints(root) == starts
+
+
+def test_a_killed_sweep_goes_on_from_its_last_checkpoint(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most the fleet in flight is lost, and of it what came after its checkpoint."""
+    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", -1.0)
+    epochs: list[int] = []
+    run_epoch = training.Run.run_epoch
+
+    def counted(run: training.Run) -> None:
+        run_epoch(run)
+        epochs.append(run.epoch)
+
+    monkeypatch.setattr(training.Run, "run_epoch", counted)
+    with monkeypatch.context() as patch:
+        stop_after(3 + 4 + 1 + 7, patch)
+        with pytest.raises(Killed):
+            compute(tiny, tmp_path)
+    assert epochs == [*range(1, 4), *range(1, 8)]
+    epochs.clear()
+    assert compute(tiny, tmp_path)
+    assert epochs == [8, 9, 10]
+
+
+def test_what_a_killed_write_leaves_does_no_harm(tiny: Experiment, tmp_path: Path) -> None:
+    """A process that dies while writing leaves part of a file under a name of its own."""
+    compute(tiny, tmp_path / "whole")
+    at = tmp_path / "killed" / "figure_02" / "smoke"
+    (at / "state").mkdir(parents=True)
+    for path in (tmp_path / "whole" / "figure_02" / "smoke").rglob("*-*"):
+        half = path.read_bytes()[: path.stat().st_size // 2]
+        folder = at / "state" if path.parent.name == "state" else at
+        (folder / f".{path.name}.12345").write_bytes(half)
+    assert compute(tiny, tmp_path / "killed")
+    assert tables(tiny, tmp_path / "killed") == tables(tiny, tmp_path / "whole")
+
+
+# --- stopped in time
+
+
+class Clock:
+    """Stands for the module ``time`` where jobs look at it: time passes with work alone."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A second an epoch, and for measuring as long as a sweep reckons that it takes."""
+    clock = Clock()
+    run_epoch = training.Run.run_epoch
+    measured: Callable[..., Any] = measure.measure_pairs
+
+    def epoch(run: training.Run) -> None:
+        run_epoch(run)
+        clock.now += 1
+
+    def pairs(fleet: Any, chosen: Any, data: Any, points: int, samples: int) -> Any:
+        clock.now += len(chosen) / fleet.members * points * MEASURE_FORWARDS
+        return measured(fleet, chosen, data, points, samples)
+
+    monkeypatch.setattr(jobs, "time", clock)
+    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(jobs, "measure_pairs", pairs)
+    return clock
+
+
+@pytest.mark.parametrize("slice_", [2, 5])
+def test_a_time_budget_in_slices_gives_the_same_tables(
+    slice_: int, tiny: Experiment, tmp_path: Path, clock: Clock
+) -> None:
+    assert compute(tiny, tmp_path / "whole")
+    assert clock.now == pytest.approx(3 + 10 + 4 / 8 * 3 * 2 / 3)
+    slices = 0
+    for _ in range(100):
+        slices += 1
+        before, deadline = clock.now, clock.now + slice_
+        done = compute(tiny, tmp_path / "sliced", deadline)
+        assert clock.now <= deadline
+        if done:
+            break
+        assert clock.now > before, "a slice in which nothing was done"
+    assert slices == {2: 13, 5: 4}[slice_]
+    assert tables(tiny, tmp_path / "sliced") == tables(tiny, tmp_path / "whole")
+    assert checkpoints(tmp_path / "sliced") == checkpoints(tmp_path / "whole")
+
+
+def test_past_the_deadline_nothing_is_begun(tiny: Experiment, tmp_path: Path) -> None:
+    assert not compute(tiny, tmp_path, deadline=time.time() - 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_stops_inside_its_budget_with_half_trained_fleets_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The laptop scale, whose one dense run takes longer than this budget."""
+    words = "sweep figure_02 --scale digits --only epochs=128,density=0.05 --seeds 1x2"
+    words += " --device cpu --workers 1 --time-budget"
+    left: list[int] = []
+    for budget in (5.0, 6.0):
+        begin = time.time()
+        monkeypatch.setattr(cli, "START", begin)  # as if the process began now
+        argv = ["threeregime", *words.split(), f"{budget:.0f}s", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert not caught.value.code
+        assert time.time() - begin < budget
+        assert "stopped in time with all saved, 1 fleets left" in capsys.readouterr().out
+        (saved,) = (tmp_path / "figure_02" / "digits" / "state").glob("fleet-*")
+        left.append(int(load_file(saved)["epoch"]))
+    assert 0 < left[0] < left[1] < 128  # the second call went on where the first one stopped
+
+
+# --- spread over processes
+
+
+def test_two_workers_give_the_same_tables_as_one_process(
+    experiment: Experiment, smoke: Path, tmp_path: Path
+) -> None:
+    code = "from threeregime.cli import main; main()"
+    words = "sweep figure_02 --scale smoke --device cpu --workers 2 --fleet"
+    done = command(code, *words.split(), str(FLEET), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "in 2 process(es)" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert tables(experiment, tmp_path) == tables(experiment, smoke)
+    assert checkpoints(tmp_path) == checkpoints(smoke)
