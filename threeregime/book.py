@@ -10,8 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from threeregime import catalogue, plots, results
 from threeregime.errors import ThreeRegimeError
 from threeregime.notebooks import ROOT, environment, execute_all, run_notebook
+from threeregime.regimes import PhaseDiagram
 
 __all__ = ["build", "check", "pages", "run_notebook"]
 
@@ -45,6 +47,7 @@ def build(execute: bool = True, out: Path | None = None, root: Path = ROOT) -> P
     """
     if execute:
         execute_all(root)
+        draw_picture(root / "book" / "images" / "regimes.png")
     out = (out or root / "book").resolve()
     html, log = out / "_build" / "html", out / "_build" / "build.log"
     # Sphinx keeps the pages of deleted files, and does not see that a number glued from another
@@ -68,6 +71,13 @@ def build(execute: bool = True, out: Path | None = None, root: Path = ROOT) -> P
         raise ThreeRegimeError(f"the book was not built{what} (see {log})")
     check(html, pages(root))
     return html / "index.html"
+
+
+def draw_picture(path: Path) -> None:
+    """Draw the picture that the README shows, from the shipped results."""
+    diagram = PhaseDiagram.from_results(results.load(catalogue.experiment("figure_02", "digits")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plots.regime_map(diagram).savefig(path, dpi=110, metadata={"Software": None})
 
 
 def check(html: Path, expected: list[str]) -> None:
