@@ -11,7 +11,7 @@ from threeregime.data import Loader
 from threeregime.fleet import Fleet
 from threeregime.jobs import builder, dataset
 from threeregime.mechanisms import choose
-from threeregime.sweep import Job, Place, Plan
+from threeregime.sweep import DenseJob, Job, Place, Plan
 from threeregime.training import Run
 
 
@@ -36,16 +36,20 @@ def seconds(plan: Plan, place: Place) -> tuple[float, float]:
     trials: dict[tuple[str, int], float] = {}
     total = 0.0
     for job in plan.jobs:
-        key = (job.protocol.hash("data", "net", "retraining"), job.nets)
+        key = (job.protocol.hash("data", "net", _section(job)), job.nets)
         if key not in trials:
             trials[key] = _epoch_seconds(job, place)
         total += job.cost / job.nets * trials[key]
     return total, max(trials.values())
 
 
+def _section(job: Job) -> str:
+    return "dense" if isinstance(job, DenseJob) else "retraining"
+
+
 def _epoch_seconds(job: Job, place: Place, steps: int = 3) -> float:
     """Measured seconds of one epoch of a job's fleet."""
-    protocol = job.protocol
+    protocol, training = job.protocol, getattr(job.protocol, _section(job))
     if place.device == "cpu":
         torch.set_num_threads(1)
     data = dataset(protocol.data, place.data_dir, place.download, place.device)
@@ -58,11 +62,11 @@ def _epoch_seconds(job: Job, place: Place, steps: int = 3) -> float:
     loader = Loader(
         data,
         range(job.nets),
-        protocol.retraining.batch_size,
+        training.batch_size,
         protocol.data.crop,
         protocol.data.flip,
     )
-    run = Run(fleet, loader, protocol.retraining)
+    run = Run(fleet, loader, training)
     draws = loader.draw(0)
     took = []
     for step in range(min(steps, loader.steps)):

@@ -1,0 +1,285 @@
+"""The command line: what is printed, and what a user is told who typed something wrong."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from threeregime import catalogue, cli, cluster, results
+from threeregime.cli import parse_cells, parse_duration, parse_fields, parse_seeds
+from threeregime.errors import ThreeRegimeError
+
+
+class Outcome:
+    """What a command printed, and its exit status."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runner:
+    return Runner(monkeypatch, capsys)
+
+
+class Runner:
+    """Runs the command in this process: starting another one takes seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, line: str, *words: str | Path) -> Outcome:
+        argv = ["threeregime", *line.split(), *map(str, words)]
+        self.monkeypatch.setattr(sys, "argv", argv)
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        status = caught.value.code or 0
+        assert isinstance(status, int)
+        return Outcome(status, *self.capsys.readouterr())
+
+
+SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sweep figure_2", "'figure_2' is not known: one of figure_02"),
+        ("sweep ../figure_02", "is not known"),
+        ("sweep figure_02 --scale huge", "'huge' is not allowed: figure_02 has smoke, digits"),
+        (f"{SMOKE} --only width=2", "'width' is not an axis of figure_02: epochs or density"),
+        (f"{SMOKE} --only density", "'density' is not of the form NAME=VALUE"),
+        (f"{SMOKE} --only density=", "'density=' is not of the form NAME=VALUE"),
+        (f"{SMOKE} --only density=some", "density = 'some' is not allowed: a number"),
+        (f"{SMOKE} --only density=5", "pruning.density = 5.0 is not allowed: a fraction in (0, 1]"),
+        (f"{SMOKE} --only density=0", "a fraction in (0, 1]"),
+        (f"{SMOKE} --only density=nan", "density = nan is not allowed: a number"),
+        (f"{SMOKE} --only epochs=2.5", "epochs = 2.5 is not allowed: a whole number"),
+        (f"{SMOKE} --only epochs=inf", "epochs = inf is not allowed: a whole number"),
+        (f"{SMOKE} --only epochs=5", "dense.stop = 5 is not allowed: an epoch from 1 to 4"),
+        (f"{SMOKE} --seeds 3", "'3' is not allowed: DENSExRETRAINING, e.g. 3x3"),
+        (f"{SMOKE} --seeds x3", "DENSExRETRAINING"),
+        (f"{SMOKE} --seeds -1x3", "DENSExRETRAINING"),
+        (f"{SMOKE} --seeds 0x3", "at least 1 dense and 2 retraining"),
+        (f"{SMOKE} --seeds 3x1", "at least 1 dense and 2 retraining"),
+        (f"{SMOKE} --time-budget soon", "'soon' is not allowed: e.g. 90s, 9m or 2h"),
+        (f"{SMOKE} --time-budget 9", "90s, 9m or 2h"),
+        (f"{SMOKE} --time-budget 0m", "90s, 9m or 2h"),
+        (f"{SMOKE} --time-budget -9m", "90s, 9m or 2h"),
+        (f"{SMOKE} --set width=2", "'width' is not of the form SECTION.FIELD"),
+        (f"{SMOKE} --set net.width", "is not of the form NAME=VALUE"),
+        (f"{SMOKE} --set net.width=wide", "net.width = 'wide' is not allowed: a finite number"),
+        (f"{SMOKE} --set net.depth=21", "net.depth = 21 is not allowed"),
+        (f"{SMOKE} --set net.height=2", "field net.height = 2 is not allowed"),
+        (f"{SMOKE} --set house.width=2", "section = 'house' is not allowed"),
+        (f"{SMOKE} --set data.name=mnist", "data.name = 'mnist' is not allowed"),
+        (f"{SMOKE} --set data.name=folder:no/such", "no/such/train is missing"),
+        (f"{SMOKE} --set dense.batch_size=800", "batch_size = 800 is not allowed"),
+        (f"{SMOKE} --set retraining.batch_size=800", "digits has 797 training images"),
+        (f"{SMOKE} --fleet 0", "1 or more"),
+        (f"{SMOKE} --fleet few", "--fleet"),
+        (f"{SMOKE} --workers -1", "0 or more"),
+        (f"{SMOKE} --workers two", "--workers"),
+        (f"{SMOKE} --device tpu", "device = 'tpu' is not here: use cpu or auto"),
+        (f"{SMOKE} --device cuda:99", "device = 'cuda:99' is not here: use cpu or auto"),
+        (f"{SMOKE} --colour red", "--colour"),
+        (f"{SMOKE} extra", "extra"),
+        ("sweep", "experiment"),
+        ("sweeep figure_02", "sweeep"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_with_status_2(
+    line: str, words: str, run: Runner, tmp_path: Path
+) -> None:
+    out = ["--out", str(tmp_path)] if line.startswith("sweep ") else []
+    got = run(line, *out)
+    assert got.status == 2, got.err
+    assert len(got.err.splitlines()) == 1, got.err
+    assert got.err.startswith("threeregime: ")
+    assert words in got.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_are_named(run: Runner, tmp_path: Path) -> None:
+    got = run("sweep figure_02 --scale paper --device cpu --data-dir", tmp_path, "--out", tmp_path)
+    assert got.status == 2
+    assert len(got.err.splitlines()) == 1
+    assert f"{tmp_path / 'cifar-10-batches-py'} is missing" in got.err
+    assert "--download" in got.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_table_is_named(smoke: Path, run: Runner, tmp_path: Path) -> None:
+    shutil.copytree(smoke / "figure_02", tmp_path / "figure_02")
+    (path, *_) = sorted(tmp_path.rglob("nets-*.parquet"))
+    path.write_bytes(b"PAR1 no more")
+    got = run("sweep figure_02 --scale smoke --device cpu --out", tmp_path)
+    assert got.status == 2
+    assert len(got.err.splitlines()) == 1
+    assert str(path) in got.err
+
+
+def test_a_mistake_at_a_real_terminal(tmp_path: Path) -> None:
+    """In a process of its own, by the installed command where there is one."""
+    installed = Path(sys.executable).with_name("threeregime")
+    module = [sys.executable, "-c", "from threeregime.cli import main; main()"]
+    command = [str(installed)] if installed.exists() else module
+    words = ["sweep", "figure_02", "--scale", "huge", "--out", str(tmp_path)]
+    got = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    assert got.returncode == 2
+    assert got.stdout == ""
+    assert got.stderr.splitlines() == [
+        "threeregime: scale = 'huge' is not allowed: figure_02 has "
+        + ", ".join(catalogue.scales("figure_02"))
+    ]
+
+
+def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
+    run: Runner, tmp_path: Path
+) -> None:
+    got = run(SMOKE, "--fleet", "8", "--out", tmp_path / "results")
+    assert got.status == 0
+    plan, cost = got.out.splitlines()
+    assert plan == (
+        "figure_02 at scale smoke: 6 cells, 2 x 2 seeds; left to do: 2 dense runs in 1 fleets, "
+        "24 retrainings in 3 fleets, 144 net-epochs"
+    )
+    assert cost.startswith("about ")
+    assert cost.endswith(" on cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_shape_the_plan(run: Runner, tmp_path: Path) -> None:
+    only = "density=0.05,density=0.33,epochs=3"
+    got = run(SMOKE, "--only", only, "--seeds", "3x4", "--out", tmp_path)
+    assert "2 cells, 3 x 4 seeds; left to do: 3 dense runs in 1 fleets, 24 retrainings" in got.out
+    changes = ["--set", "dense.epochs=9", "--set", "dense.milestones=[5, 8]", "-s", "net.width=0.5"]
+    got = run(SMOKE, *changes, "--only", "epochs=9", "--out", tmp_path)
+    assert got.status == 0
+    assert "3 cells" in got.out
+
+
+def test_a_sweep_with_options_and_a_second_one_that_does_nothing(
+    run: Runner, tmp_path: Path
+) -> None:
+    words = "sweep figure_02 --scale smoke --only epochs=1,density=0.33 --seeds 1x2 --device cpu"
+    words += " --set data.images=160 --out"
+    got = run(words, tmp_path)
+    assert got.status == 0
+    assert got.out.splitlines()[-1] == f"finished: {tmp_path / 'figure_02' / 'smoke'}"
+    assert "net-epochs [" in got.err  # the progress bar, with the time left
+    experiment = catalogue.experiment("figure_02", "smoke").override({"data.images": 160})
+    found = results.load(experiment.only(epochs=[1], density=[0.33]).with_seeds(1, 2), tmp_path)
+    assert len(found.nets) == 2
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    got = run(words, tmp_path)
+    assert got.status == 0
+    assert got.out.splitlines()[-1] == "nothing to do: all is there already"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_experiments_are_listed_with_what_is_there(run: Runner) -> None:
+    got = run("experiments")
+    assert got.status == 0
+    lines = got.out.splitlines()
+    assert [line.split(":")[0] for line in lines] == catalogue.names()
+    for line, name in zip(lines, catalogue.names(), strict=True):
+        assert catalogue.experiment(name, "smoke").title in line
+        assert all(f"{scale} " in line for scale in catalogue.scales(name))
+    assert "smoke 12 cells x dense seeds, 0% there" in lines[0]
+
+
+def test_the_list_counts_what_was_computed(
+    run: Runner, smoke: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ROOT", smoke)
+    assert "smoke 12 cells x dense seeds, 100% there" in run("experiments").out
+
+
+def test_help_is_shown(run: Runner) -> None:
+    whole = run("--help")
+    assert whole.status == 0
+    for name in ("sweep", "run", "book", "experiments"):
+        assert name in whole.out
+    assert run("").status == 2  # no command: the same help
+    one = run("sweep --help")
+    assert one.status == 0
+    for option in ("--scale", "--only", "--seeds", "--device", "--out", "--dry-run"):
+        assert option in one.out
+
+
+def test_an_interrupt_says_that_nothing_is_lost(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "compute", interrupted)
+    got = run("sweep figure_02 --scale smoke --out", tmp_path)
+    assert got.status == 130
+    assert got.err.splitlines() == ["stopped; what was computed is saved, run it again to go on"]
+
+
+def test_a_budget_counts_from_the_start_of_the_process(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[object] = []
+
+    def compute(*arguments: object, deadline: float | None, **options: object) -> bool:
+        deadlines.append(deadline)
+        return True
+
+    monkeypatch.setattr(cluster, "compute", compute)
+    monkeypatch.setattr(cli, "START", 1000.0)
+    run("sweep figure_02 --time-budget 9m --out", tmp_path)
+    run("sweep figure_02 --out", tmp_path)
+    assert deadlines == [1000 + 540 - cli.ENDING_SECONDS, None]
+
+
+def test_the_device_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert cluster._device("auto") == expected
+    assert cluster._device("cpu") == "cpu"
+
+
+# --- the words of the language
+
+
+def test_durations() -> None:
+    assert [parse_duration(text) for text in ("90s", "9m", "2h", "1.5m")] == [90, 540, 7200, 90]
+
+
+def test_seeds() -> None:
+    assert parse_seeds(" 3x4 ") == (3, 4)
+
+
+def test_cells() -> None:
+    assert parse_cells("density=0.05,density=.1,epochs=20") == {
+        "density": [0.05, 0.1],
+        "epochs": [20.0],
+    }
+    assert parse_cells("") == {}
+
+
+def test_fields_are_written_as_in_toml_or_as_bare_words() -> None:
+    written = ["net.depth=8", "data.flip=false", "dense.milestones=[1, 2]", "dense.lr = 1e-3"]
+    assert parse_fields([*written, "data.name=folder:my pictures", 'net.name="preresnet"']) == {
+        "net.depth": 8,
+        "data.flip": False,
+        "dense.milestones": [1, 2],
+        "dense.lr": 1e-3,
+        "data.name": "folder:my pictures",
+        "net.name": "preresnet",
+    }
+
+
+def test_a_users_error_is_a_value_error() -> None:
+    """So that a notebook's reader can catch it without knowing this package."""
+    assert issubclass(ThreeRegimeError, ValueError)
