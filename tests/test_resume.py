@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from threeregime import catalogue, cli, cluster, jobs, measure, results, training
 from threeregime.catalogue import Experiment
-from threeregime.sweep import MEASURE_FORWARDS, plan
+from threeregime.sweep import MEASURE_FORWARDS, Place, plan
 
 FLEET = 8  # as the fixture ``smoke``
 
@@ -267,17 +267,29 @@ def test_past_the_deadline_nothing_is_begun(tiny: Experiment, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("expected", "begun"), [(4.0, False), (3.0, True)])
+def test_a_first_epoch_that_would_overrun_is_not_begun(
+    expected: float, begun: bool, tiny: Experiment, tmp_path: Path, clock: Clock
+) -> None:
+    """Before any was timed, an epoch is thought to take what a trial of a few steps says."""
+    made = plan(tiny, tmp_path, FLEET)
+    place = Place(tiny, made.at, tmp_path, deadline=5.0, epoch_seconds=expected)
+    assert not jobs.perform(made.jobs[0], place)
+    assert (clock.now > 0) == begun
+
+
 def test_the_command_stops_inside_its_budget_with_half_trained_fleets_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The laptop scale, whose one dense run takes longer than this budget."""
-    words = "sweep figure_02 --scale digits --only epochs=128,density=0.05 --seeds 1x2"
-    words += " --device cpu --workers 1 --time-budget"
+    """A dense run of very many, very short epochs."""
+    words = "sweep figure_02 --scale digits --only epochs=5000,density=0.05 --seeds 1x2"
+    words += " --set dense.epochs=5000 --set data.images=160 --device cpu --time-budget"
+    monkeypatch.setattr(cli, "ENDING_SECONDS", 2.0)
     left: list[int] = []
-    for budget in (5.0, 6.0):
+    for budget in (4.0, 4.5):
         begin = time.time()
         monkeypatch.setattr(cli, "START", begin)  # as if the process began now
-        argv = ["threeregime", *words.split(), f"{budget:.0f}s", "--out", str(tmp_path)]
+        argv = ["threeregime", *words.split(), f"{budget}s", "--out", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", argv)
         with pytest.raises(SystemExit) as caught:
             cli.main()
@@ -286,7 +298,7 @@ def test_the_command_stops_inside_its_budget_with_half_trained_fleets_saved(
         assert "stopped in time with all saved, 1 fleets left" in capsys.readouterr().out
         (saved,) = (tmp_path / "figure_02" / "digits" / "state").glob("fleet-*")
         left.append(int(load_file(saved)["epoch"]))
-    assert 0 < left[0] < left[1] < 128  # the second call went on where the first one stopped
+    assert 0 < left[0] < left[1] < 5000  # the second call went on where the first one stopped
 
 
 # --- spread over processes
