@@ -7,7 +7,7 @@ FIND_PYTHON = sh tools/find_python.sh "$(PYTHON)"
 
 # Targets given together run one after the other: they share two cores and one build folder.
 .NOTPARALLEL:
-.PHONY: help install book test format lock clean
+.PHONY: help install book test check pytest format lock clean
 
 help: ## what can be typed here
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
@@ -15,10 +15,14 @@ help: ## what can be typed here
 book: install ## run every notebook and build the book; its address is the last line
 	@$(BIN)/threeregime book
 
-test: install ## check format, lint, types, and run every test
+test: check pytest ## check format, lint, types, and run every test
+
+check: install ## of that, the format, the lint and the types alone
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+
+pytest: install ## of that, the tests alone
 	@$(BIN)/pytest
 
 format: install ## put the code into the form that `make test` asks for
