@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
             "fail: bool = False  # whether to fail\n",
             tags=("parameters",),
         ),
-        cell("import sys\nprint(sys.executable)"),
+        cell("import sys\nprint(sys.executable)\nobject()"),
         cell("print([word, density, epochs, fail])\nassert not fail, 'asked to'"),
         cell(
             "import ipywidgets as widgets\n"

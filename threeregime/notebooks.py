@@ -19,6 +19,7 @@ from typing import Any
 import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from papermill.exceptions import PapermillExecutionError
 
 from threeregime.errors import ThreeRegimeError
@@ -128,10 +129,14 @@ def _execute(source: Path, out: Path, values: dict[str, Any]) -> None:
     except PapermillExecutionError as error:
         what = f"{error.ename}: {error.evalue}".strip().splitlines()[0]
         raise ThreeRegimeError(f"{source.stem} failed ({what}); see {out}") from error
+    finally:
+        # Made for this thread by the kernel's client, which leaves it open.
+        if not (loop := ensure_event_loop()).is_running():
+            loop.close()
 
 
 def stored(text: str) -> str:
-    """An executed notebook as it is stored: without times, paths, versions and random names."""
+    """An executed notebook as it is stored: without times, versions, addresses, random names."""
     notebook = json.loads(text)
     widgets = notebook["metadata"].get("widgets")
     notebook["metadata"] = {
@@ -143,6 +148,9 @@ def stored(text: str) -> str:
         cell["id"] = f"cell-{number}"
         kept = {k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution")}
         cell["metadata"] = {k: v for k, v in kept.items() if v or k != "tags"}
+        if "outputs" in cell:
+            address = re.compile(r"(?<= at )0x[0-9a-f]+(?=>)")
+            cell["outputs"] = json.loads(address.sub("0x0", json.dumps(cell["outputs"])))
     for number, name in enumerate(_widgets_in_order(notebook)):
         text = json.dumps(notebook).replace(name, f"{number:032x}")
         notebook = json.loads(text)
@@ -193,12 +201,12 @@ def execute_all(root: Path = ROOT) -> list[str]:
     changed = [p for n, p in notebooks(root).items() if before.get(n) != _fingerprint(p, common)]
 
     def run(path: Path) -> None:
-        scratch = record.parent / "executed" / path.name
+        source, scratch = path.read_bytes(), record.parent / "executed" / path.name
         _execute(path, scratch, {})
-        text = stored(scratch.read_text(encoding="utf-8"))
-        # Untouched when nothing changed, so that its time of change says something.
-        if text != path.read_text(encoding="utf-8"):
-            path.write_text(text, encoding="utf-8")
+        made = stored(scratch.read_text(encoding="utf-8")).encode()
+        # What somebody edited meanwhile is theirs; what did not change keeps its date.
+        if path.read_bytes() == source != made:
+            path.write_bytes(made)
         print(f"ran {path.stem}", flush=True)
 
     with ThreadPoolExecutor(WORKERS) as pool:
