@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from threeregime.data import Dataset, Loader, load, plain_images, stream
+from threeregime.data import DATASETS, Dataset, Loader, load, plain_images, stream
 from threeregime.errors import ThreeRegimeError
 
 
@@ -185,11 +185,21 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
     made = load(f"folder:{folder(tmp_path)}")
     assert made.train_images.shape == made.test_images.shape == (6, 3, 6, 5)
-    assert made.train_labels.tolist() == made.test_labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert made.classes == 2
-    with Image.open(tmp_path / "train" / "dog" / "1.png") as image:
-        expected = np.asarray(image).transpose(2, 0, 1)
-    assert made.train_images[4].tolist() == expected.tolist()
+    for part, images, labels in (
+        ("train", made.train_images, made.train_labels),
+        ("test", made.test_images, made.test_labels),
+    ):
+        found = [(int(label), image.tolist()) for image, label in zip(images, labels, strict=True)]
+        expected = []
+        for path in sorted((tmp_path / part).rglob("*.png")):
+            with Image.open(path) as image:
+                pixels = np.asarray(image).transpose(2, 0, 1).tolist()
+            expected.append((["cat", "dog"].index(path.parent.name), pixels))
+        assert sorted(found) == sorted(expected)
+    # CKA takes the first images: a folder's come class by class, and are mixed, always alike
+    assert made.train_labels.tolist() != sorted(made.train_labels.tolist())
+    assert torch.equal(made.train_images, load(f"folder:{tmp_path}").train_images)
     scaled = made.train_images.double() / 255
     assert made.mean == pytest.approx(scaled.mean(dim=(0, 2, 3)).tolist())
     assert made.std == pytest.approx(scaled.std(dim=(0, 2, 3), correction=0).tolist())
@@ -252,7 +262,64 @@ def test_a_missing_data_set_is_one_line_that_says_what_to_do(
 
 
 def test_an_unknown_data_set_is_refused() -> None:
-    assert "digits, cifar10, cifar100, svhn or folder:PATH" in refusal("mnist")
+    assert f"one of {', '.join(DATASETS)} or folder:PATH" in refusal("mnist")
+
+
+def test_a_jpeg_copy_of_cifar_is_read_where_it_was_unpacked(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'cifar10-jpg'} is missing" in refusal("cifar10-jpeg", tmp_path)
+    folder(tmp_path / "cifar10-jpg")
+    made = load("cifar10-jpeg", tmp_path)
+    assert made.name == "cifar10-jpeg"
+    assert made.mean == (0.4914, 0.4822, 0.4465)  # the original's, as in the paper's scripts
+    assert made.std == (0.2023, 0.1994, 0.2010)
+
+
+def test_fewer_images_are_the_first_of_each_class() -> None:
+    digits = load("digits")
+    few = digits.reduced(160, None)
+    assert few.train_labels.bincount().tolist() == [16] * 10
+    kept = [
+        i
+        for i, label in enumerate(digits.train_labels.tolist())
+        if digits.train_labels[:i].tolist().count(label) < 16
+    ]
+    assert torch.equal(few.train_images, digits.train_images[kept])
+    assert torch.equal(few.train_labels, digits.train_labels[kept])
+    # what it is tested on, and how it is normalised, stay
+    assert torch.equal(few.test_images, digits.test_images)
+    assert (few.mean, few.std) == (digits.mean, digits.std)
+
+
+def test_smaller_images_are_averages_of_blocks() -> None:
+    noise = coloured(height=6, width=6)
+    small = noise.reduced(None, 3)
+    assert small.train_images.shape == (40, 3, 3, 3)
+    assert small.test_images.shape == (7, 3, 3, 3)
+    assert small.train_images.dtype == torch.uint8
+    for row in range(3):
+        for column in range(3):
+            block = noise.train_images[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            mean = block.double().mean(dim=(2, 3))
+            assert (small.train_images[:, :, row, column] - mean).abs().max() <= 0.5
+    assert torch.equal(small.train_labels, noise.train_labels)
+    assert noise.reduced(None, None) == noise
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "words"),
+    [
+        (161, None, "data.images = 161 is not allowed: digits has 10 classes and 797"),
+        (1000, None, "data.images = 1000 is not allowed"),
+        (5, None, "data.images = 5 is not allowed"),
+        (None, 3, "data.size = 3 is not allowed: it has to divide the 8 x 8 images"),
+        (None, 16, "data.size = 16 is not allowed"),
+    ],
+)
+def test_reductions_that_do_not_work_out_are_refused(
+    images: int | None, size: int | None, words: str
+) -> None:
+    with pytest.raises(ThreeRegimeError, match=words):
+        load("digits").reduced(images, size)
 
 
 def md5(path: Path) -> str:

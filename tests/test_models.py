@@ -40,7 +40,7 @@ def test_depth_counts_the_layers_on_the_main_road(depth: int) -> None:
     assert sum(isinstance(layer, PreActBlock) for layer in net.modules()) == (depth - 2) // 2
 
 
-@pytest.mark.parametrize("depth", [-4, 0, 2, 7, 9, 18, 21, 110 + 1])
+@pytest.mark.parametrize("depth", [-4, 0, 2, 7, 9, 11, 17, 18, 21, 111])
 def test_other_depths_are_refused(depth: int) -> None:
     with pytest.raises(ThreeRegimeError, match=rf"net\.depth = {depth} .*6n\+2"):
         NETS["preresnet"].check_depth(depth)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from threeregime import catalogue
+from threeregime.data import DATASETS
 from threeregime.errors import ThreeRegimeError
 from threeregime.protocol import Data, Dense, Metrics, Net, Protocol, Pruning, Retraining, Training
 
@@ -30,12 +31,15 @@ def refusal(sections: dict[str, Any]) -> str:
     ("section", "field", "value", "allowed"),
     [
         ("data", "nmae", "digits", "name, crop, flip"),
-        ("data", "name", "mnist", "digits, cifar10, cifar100, svhn or folder:PATH"),
+        ("data", "name", "mnist", f"one of {', '.join(DATASETS)} or folder:PATH"),
         ("data", "crop", -1, "0 or more"),
         ("data", "crop", 1.5, "a whole number"),
         ("data", "flip", "yes", "true or false"),
         ("data", "flip", 1, "true or false"),
         ("data", "name", 3, "a text"),
+        ("data", "images", 0, "1 or more"),
+        ("data", "images", 1e4, "a whole number"),
+        ("data", "size", 0, "1 or more"),
         ("net", "name", "resnet", "preresnet"),
         ("net", "depth", 21, "6n+2"),
         ("net", "depth", 2, "6n+2"),
@@ -168,6 +172,8 @@ def test_the_hash_tells_every_field_apart() -> None:
         "data.name": "digits",
         "data.crop": 1,
         "data.flip": False,
+        "data.images": 10_000,
+        "data.size": 16,
         "net.depth": 32,
         "net.width": 0.25,
         "pruning.method": "global",
@@ -303,9 +309,9 @@ def test_only_with_seeds_and_override() -> None:
         (lambda e: e.with_seeds(0, 2), "at least 1 dense and 2 retraining"),
         (lambda e: e.with_seeds(1, 1), "at least 1 dense and 2 retraining"),
         (lambda e: e.override({"net.depth": 9}), "6n+2"),
-        (lambda e: catalogue.experiment("figure_02", "huge"), "smoke, digits, paper"),
+        (lambda e: catalogue.experiment("figure_02", "huge"), "figure_02 has smoke, digits"),
         (lambda e: catalogue.experiment("figure_2", "smoke"), "figure_02"),
-        (lambda e: catalogue.protocol("huge"), "digits, paper, smoke"),
+        (lambda e: catalogue.protocol("huge"), "one of digits, "),
     ],
 )
 def test_experiments_refuse_in_one_line(change: Any, words: str) -> None:
