@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_introduction_shows_the_diagram_and_its_numbers(html: Path, browser: Any
         assert visit.page.eval_on_selector("main img", "image => image.naturalWidth") > 300
         numbers = visit.page.locator(".pasted-text").all_inner_texts()
         assert len(numbers) > 10
-        assert all(number.replace(".", "").replace(",", "").isdigit() for number in numbers)
+        assert all(re.fullmatch(r"[+-]?[\d.,]+", number) for number in numbers)
 
 
 def test_slider_works_without_a_kernel(html: Path, browser: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,14 @@ class Results:
     def variant(self, name: str) -> Results:
         """One variant's rows alone."""
         parts = {kind: getattr(self, kind) for kind in KINDS}
-        return Results(
-            self.experiment,
-            self.scale,
-            self.temperature,
-            self.load,
-            provenance=self.provenance,
-            **{k: t[t["variant"] == name].reset_index(drop=True) for k, t in parts.items()},
-        )
+        kept = {k: t[t["variant"] == name].reset_index(drop=True) for k, t in parts.items()}
+        return replace(self, **kept)
+
+    def with_dense_seeds(self, seeds: Sequence[int]) -> Results:
+        """The rows of some dense seeds alone."""
+        parts = {kind: getattr(self, kind) for kind in KINDS}
+        kept = {k: t[t["dense_seed"].isin(seeds)].reset_index(drop=True) for k, t in parts.items()}
+        return replace(self, **kept)
 
 
 def load(experiment: Experiment, *roots: Path) -> Results:
