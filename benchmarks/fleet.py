@@ -26,6 +26,8 @@ from threeregime.pruning import masks
 from threeregime.training import Run
 
 PROTOCOL = catalogue.protocol("digits")
+Way = tuple[str, int, str, bool]
+"""Kind, members, mechanism, compiled."""
 
 
 def one_at_a_time() -> Callable[[int], None]:
@@ -84,9 +86,7 @@ def rate(step: Callable[[int], None], nets: int, barrier: Barrier, rounds: int =
     return rates
 
 
-def work(
-    way: tuple[str, int, str, bool], barrier: Barrier, queue: multiprocessing.Queue[list[float]]
-) -> None:
+def work(way: Way, barrier: Barrier, queue: multiprocessing.Queue[list[float]]) -> None:
     """Measure one way in this process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -97,16 +97,30 @@ def work(
     queue.put(rate(step, members, barrier))
 
 
-def measure(way: tuple[str, int, str, bool], processes: int) -> tuple[float, float]:
+def attempt(way: Way, barrier: Barrier, queue: multiprocessing.Queue[list[float]]) -> None:
+    """Measure one way; a failure ends the other processes and the measurement too."""
+    try:
+        work(way, barrier, queue)
+    except BaseException:
+        barrier.abort()
+        queue.put([])
+        raise
+
+
+def measure(way: Way, processes: int) -> tuple[float, float]:
     """Median and spread over rounds of the processes' summed rates."""
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(processes), context.Queue()
-    workers = [context.Process(target=work, args=(way, barrier, queue)) for _ in range(processes)]
+    workers = [
+        context.Process(target=attempt, args=(way, barrier, queue)) for _ in range(processes)
+    ]
     for worker in workers:
         worker.start()
     rates = [queue.get() for _ in workers]
     for worker in workers:
         worker.join()
+    if not all(rates):
+        raise SystemExit(f"{way}: a process failed")
     sums = [sum(parts) for parts in zip(*rates, strict=True)]
     return statistics.median(sums), statistics.pstdev(sums)
 

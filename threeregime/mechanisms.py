@@ -107,6 +107,10 @@ class _LanesConv(nn.Module):
     def __init__(self, plain: nn.Module, members: int) -> None:
         super().__init__()
         assert isinstance(plain, nn.Conv2d)
+        if not lanes.available():
+            raise ThreeRegimeError(
+                "fleets in lanes need a C++ compiler: install g++, or use grouped"
+            )
         square = all(len(set(pair)) == 1 for pair in (plain.stride, plain.kernel_size))
         padding = plain.padding if isinstance(plain.padding, tuple) else (-1, -2)
         if plain.groups > 1 or plain.dilation != (1, 1) or not square or len(set(padding)) > 1:
