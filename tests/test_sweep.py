@@ -111,19 +111,22 @@ def finish(job: RetrainJob, at: Path, kinds: tuple[str, ...] = ("nets", "pairs")
         results.write_shard(at / f"{kind}-{job.fleet}.parquet", rows, {"fleet": job.fleet})
 
 
-@pytest.mark.parametrize("finished", list(itertools.product([False, True], repeat=3)))
+@pytest.mark.parametrize("finished", list(itertools.product([False, True], repeat=4)))
 def test_fleets_do_not_depend_on_what_is_finished(
     finished: tuple[bool, ...], experiment: Experiment, tmp_path: Path
 ) -> None:
-    first = plan(experiment, tmp_path, FLEET)
+    experiment = experiment.with_seeds(3, 2)
+    first = plan(experiment, tmp_path, members=10)
+    # what is left could be spread otherwise: 14 units would make fleets of 5, 4 and 5
+    assert [len(job.units) for job in first.retrain] == [4, 5, 5, 4]
     for job, is_done in zip(first.retrain, finished, strict=True):
         if is_done:
             finish(job, first.at)
-    again = plan(experiment, tmp_path, FLEET)
+    again = plan(experiment, tmp_path, members=10)
     left = [job for job, is_done in zip(first.retrain, finished, strict=True) if not is_done]
     assert list(again.retrain) == left
     assert [job.fleet for job in again.retrain] == [job.fleet for job in left]
-    assert again.finished == 4 * sum(finished)
+    assert again.finished == 18 - sum(len(job.units) for job in left)
     # nothing left: no dense run either
     assert (again.jobs == ()) == all(finished)
 
@@ -268,6 +271,29 @@ def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smok
                 assert row[kind] == pytest.approx(
                     (guess != labels).double().mean().item(), abs=2.1 / len(labels)
                 )
+
+
+def test_dense_checkpoints_are_what_the_engine_computes(
+    experiment: Experiment, smoke: Path
+) -> None:
+    """The dense runs again without the sweep: who is drawn and trained from which stream."""
+    (job,) = plan(experiment, Path("nowhere"), FLEET).dense
+    fleet = Fleet.initial(
+        lambda: PreResNet(8, 0.25, 1, 10),
+        [stream("initial", seed) for seed in (0, 1)],
+        mechanism=mechanisms.choose("cpu", job.nets),
+    )
+    streams = [stream("dense", seed) for seed in (0, 1)]
+    loader = data.Loader(data.load("digits"), streams, 32, crop=1, flip=False)
+    run = training.Run(fleet, loader, experiment.protocol.dense)
+    for epoch in range(1, 5):
+        run.run_epoch()
+        for seed in (0, 1) if epoch in job.stops else ():
+            file = f"dense-{experiment.protocol.dense_hash}-{seed}-{epoch}.safetensors"
+            saved = load_file(smoke / "figure_02" / "smoke" / "state" / file)
+            state = fleet.state()
+            assert set(saved) == set(state)
+            assert all(torch.equal(saved[name], state[name][seed]) for name in state)
 
 
 def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, smoke: Path) -> None:
