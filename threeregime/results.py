@@ -147,7 +147,9 @@ def _sort_order(experiment: Experiment) -> list[str]:
 def _shards(experiment: Experiment, roots: Sequence[Path], kind: str) -> list[Path]:
     """Files of one kind, folder by folder; no other file in them matters."""
     folders = [folder(root, experiment.name, experiment.scale) for root in roots or (ROOT,)]
-    return [path for at in folders for path in sorted(at.glob(f"{kind}-*.parquet"))]
+    found = [path for at in folders for path in sorted(at.glob(f"{kind}-*.parquet"))]
+    # The same fleet in two folders is read once, from the first.
+    return list({path.name: path for path in reversed(found)}.values())[::-1]
 
 
 def _read_all(experiment: Experiment, roots: Sequence[Path]) -> dict[str, pd.DataFrame]:
