@@ -58,7 +58,9 @@ class Visit:
         self.page.on("pageerror", lambda error: self.wrong.append(f"uncaught: {error}"))
         self.page.on("console", lambda m: self._console(m.type, m.text))
         self.page.goto(path.as_uri())
-        self.page.wait_for_load_state("networkidle")
+        # What scripts ask for after the page has loaded. Waiting for an idle network instead hangs
+        # now and then on pages that come from files.
+        self.page.wait_for_timeout(1_000)
 
     def _network(self, url: str) -> None:
         if not url.startswith(("file:", "data:", "blob:")):
