@@ -80,14 +80,15 @@ class Results:
 
     def variant(self, name: str) -> Results:
         """One variant's rows alone."""
-        parts = {kind: getattr(self, kind) for kind in KINDS}
-        kept = {k: t[t["variant"] == name].reset_index(drop=True) for k, t in parts.items()}
-        return replace(self, **kept)
+        return self._only("variant", [name])
 
     def with_dense_seeds(self, seeds: Sequence[int]) -> Results:
         """The rows of some dense seeds alone."""
+        return self._only("dense_seed", seeds)
+
+    def _only(self, column: str, values: Sequence[Any]) -> Results:
         parts = {kind: getattr(self, kind) for kind in KINDS}
-        kept = {k: t[t["dense_seed"].isin(seeds)].reset_index(drop=True) for k, t in parts.items()}
+        kept = {k: t[t[column].isin(values)].reset_index(drop=True) for k, t in parts.items()}
         return replace(self, **kept)
 
 
