@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from threeregime import catalogue, data, lanes
 from threeregime.fleet import Fleet
 from threeregime.jobs import builder
+from threeregime.loader import Loader
 from threeregime.pruning import masks
 from threeregime.training import Run
 
@@ -43,7 +44,7 @@ def one_at_a_time() -> Callable[[int], None]:
     )
     weights = {n: p for n, p in net.named_parameters() if p.dim() == 4}
     kept = masks({n: w.detach()[None] for n, w in weights.items()}, ["uniform"], [0.1])
-    loader = data.Loader(digits, [0], retraining.batch_size, crop=1, flip=False)
+    loader = Loader(digits, [0], retraining.batch_size, crop=1, flip=False)
     draws = loader.draw(0)
 
     def step(number: int) -> None:
@@ -62,7 +63,7 @@ def fleet_of(members: int, mechanism: str, compiled: bool) -> Callable[[int], No
     """The engine itself."""
     digits = data.load("digits")
     fleet = Fleet.initial(builder(PROTOCOL, digits), range(members), mechanism=mechanism)
-    loader = data.Loader(digits, range(members), PROTOCOL.retraining.batch_size, 1, False)
+    loader = Loader(digits, range(members), PROTOCOL.retraining.batch_size, 1, False)
     run = Run(fleet, loader, PROTOCOL.retraining, compiled)
     weights = {name: fleet.state()[name] for name in fleet.prunable()}
     run.prune(masks(weights, ["uniform"] * members, [0.1] * members))

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from threeregime.data import DATASETS, Dataset, Loader, load, plain_images, stream
+from threeregime.data import DATASETS, Dataset, load
 from threeregime.errors import ThreeRegimeError
+from threeregime.loader import Loader, plain_images, stream
 
 
 def coloured(count: int = 40, height: int = 6, width: int = 5) -> Dataset:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from threeregime import data, lanes, pruning
 from threeregime.fleet import Fleet
+from threeregime.loader import Loader
 from threeregime.mechanisms import MECHANISMS
 from threeregime.models import PreResNet
 from threeregime.protocol import Training
@@ -33,7 +34,7 @@ def needs_compiler(request: pytest.FixtureRequest) -> None:
 
 def make_run(members: list[int], mechanism: str, dtype: torch.dtype = torch.float64) -> Run:
     fleet = Fleet.initial(build, [SEEDS[m] for m in members], dtype=dtype, mechanism=mechanism)
-    loader = data.Loader(data.load("digits"), [SEEDS[m] for m in members], 32, crop=1, flip=True)
+    loader = Loader(data.load("digits"), [SEEDS[m] for m in members], 32, crop=1, flip=True)
     run = Run(fleet, loader, SGD)
     weights = {name: fleet.state()[name] for name in fleet.prunable()}
     methods = [["uniform", "global"][m % 2] for m in members]
@@ -137,8 +138,8 @@ def test_both_mechanisms_compute_the_same_in_float64() -> None:
 
 def test_data_order_and_augmentation_do_not_depend_on_companions() -> None:
     digits = data.load("digits")
-    alone = data.Loader(digits, [7], 32, crop=1, flip=True)
-    together = data.Loader(digits, [3, 7, 9], 32, crop=1, flip=True)
+    alone = Loader(digits, [7], 32, crop=1, flip=True)
+    together = Loader(digits, [3, 7, 9], 32, crop=1, flip=True)
     for epoch in (0, 5):
         one, all_ = alone.draw(epoch), together.draw(epoch)
         images, labels = alone.batch(one, 2, torch.float32)

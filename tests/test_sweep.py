@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from threeregime import catalogue, cluster, data, mechanisms, pruning, results, training
 from threeregime.catalogue import Experiment
-from threeregime.data import plain_images, stream
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
+from threeregime.loader import Loader, plain_images, stream
 from threeregime.measure import measure_pairs
 from threeregime.models import PreResNet
 from threeregime.protocol import Protocol
@@ -284,7 +284,7 @@ def test_dense_checkpoints_are_what_the_engine_computes(
         mechanism=mechanisms.choose("cpu", job.nets),
     )
     streams = [stream("dense", seed) for seed in (0, 1)]
-    loader = data.Loader(data.load("digits"), streams, 32, crop=1, flip=False)
+    loader = Loader(data.load("digits"), streams, 32, crop=1, flip=False)
     run = training.Run(fleet, loader, experiment.protocol.dense)
     for epoch in range(1, 5):
         run.run_epoch()
@@ -314,7 +314,7 @@ def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, sm
         lambda: PreResNet(8, 0.25, 1, 10), state, mechanism=mechanisms.choose("cpu", job.nets)
     )
     streams = [stream("retrain", unit.dense_seed, seed) for unit, seed in job.members]
-    loader = data.Loader(digits, streams, 32, crop=1, flip=False)
+    loader = Loader(digits, streams, 32, crop=1, flip=False)
     run = training.Run(fleet, loader, experiment.protocol.retraining)
     run.prune(
         pruning.masks(

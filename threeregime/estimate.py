@@ -7,9 +7,9 @@ import time
 import torch
 
 from threeregime import catalogue, results
-from threeregime.data import Loader
 from threeregime.fleet import Fleet
 from threeregime.jobs import builder, dataset
+from threeregime.loader import Loader
 from threeregime.mechanisms import choose
 from threeregime.sweep import DenseJob, Job, Place, Plan
 from threeregime.training import Run

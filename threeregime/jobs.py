@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from threeregime import results
 from threeregime.catalogue import Unit
-from threeregime.data import Dataset, Loader, load, stream
+from threeregime.data import Dataset, load
 from threeregime.fleet import Fleet, State
+from threeregime.loader import Loader, stream
 from threeregime.measure import PairMetrics, measure_pairs
 from threeregime.mechanisms import choose
 from threeregime.models import NETS

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from threeregime.data import Dataset, plain_images
+from threeregime.data import Dataset
 from threeregime.fleet import Fleet, State
+from threeregime.loader import plain_images
 from threeregime.metrics import cka, line_points, lmc
 from threeregime.training import errors, outputs
 

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from threeregime.data import Dataset, Loader, plain_images
+from threeregime.data import Dataset
 from threeregime.fleet import Fleet, State
+from threeregime.loader import Loader, plain_images
 from threeregime.protocol import Training
 from threeregime.pruning import Masks
 
