@@ -9,32 +9,29 @@ modules with torch.optim one at a time.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import statistics
-import time
 from collections.abc import Callable
-from multiprocessing.synchronize import Barrier
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.processes import Step, measure
 from threeregime import catalogue, data, lanes
+from threeregime.engine import Engine
 from threeregime.fleet import Fleet
-from threeregime.jobs import builder
 from threeregime.loader import Loader
+from threeregime.models import builder
 from threeregime.pruning import masks
 from threeregime.training import Run
 
 PROTOCOL = catalogue.protocol("digits")
-Way = tuple[str, int, str, bool]
-"""Kind, members, mechanism, compiled."""
 
 
-def one_at_a_time() -> Callable[[int], None]:
+def one_at_a_time() -> Step:
     """A plain module, torch.optim.SGD and mask, on batches made by the same loader."""
     digits = data.load("digits")
-    net = builder(PROTOCOL, digits)()
+    net = builder(PROTOCOL.net, digits)()
     retraining = PROTOCOL.retraining
     optimizer = torch.optim.SGD(
         net.parameters(),
@@ -48,7 +45,7 @@ def one_at_a_time() -> Callable[[int], None]:
     draws = loader.draw(0)
 
     def step(number: int) -> None:
-        images, labels = loader.batch(draws, number % loader.steps, torch.float32)
+        images, labels = loader.batch(loader.part(draws, number % loader.steps), torch.float32)
         optimizer.zero_grad()
         F.cross_entropy(net(images[:, 0]), labels[0]).backward()
         optimizer.step()
@@ -59,71 +56,23 @@ def one_at_a_time() -> Callable[[int], None]:
     return step
 
 
-def fleet_of(members: int, mechanism: str, compiled: bool) -> Callable[[int], None]:
+def fleet_of(members: int, engine: Engine) -> Step:
     """The engine itself."""
     digits = data.load("digits")
-    fleet = Fleet.initial(builder(PROTOCOL, digits), range(members), mechanism=mechanism)
-    loader = Loader(digits, range(members), PROTOCOL.retraining.batch_size, 1, False)
-    run = Run(fleet, loader, PROTOCOL.retraining, compiled)
+    seeds = range(members)
+    fleet = Fleet.initial(
+        builder(PROTOCOL.net, digits),
+        seeds,
+        mechanism=engine.mechanism,
+        compiled=engine.compiled,
+    )
+    loader = Loader(digits, seeds, PROTOCOL.retraining.batch_size, 1, False)
+    run = Run(fleet, loader, PROTOCOL.retraining, engine)
     weights = {name: fleet.state()[name] for name in fleet.prunable()}
     run.prune(masks(weights, ["uniform"] * members, [0.1] * members))
     draws = loader.draw(0)
-    return lambda number: run.step(*loader.batch(draws, number % loader.steps, torch.float32))
-
-
-def rate(step: Callable[[int], None], nets: int, barrier: Barrier, rounds: int = 5) -> list[float]:
-    """Net-steps per second of one process in several rounds, all processes working at once."""
-    begin = time.perf_counter()
-    step(0)
-    step(1)
-    count = max(2, round(4 / (time.perf_counter() - begin)))
-    rates = []
-    for _ in range(rounds):
-        barrier.wait()
-        begin = time.perf_counter()
-        for number in range(count):
-            step(number)
-        rates.append(count * nets / (time.perf_counter() - begin))
-    return rates
-
-
-def work(way: Way, barrier: Barrier, queue: multiprocessing.Queue[list[float]]) -> None:
-    """Measure one way in this process."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    kind, members, mechanism, compiled = way
-    step = one_at_a_time() if kind == "plain" else fleet_of(members, mechanism, compiled)
-    if compiled:
-        step(0)
-    queue.put(rate(step, members, barrier))
-
-
-def attempt(way: Way, barrier: Barrier, queue: multiprocessing.Queue[list[float]]) -> None:
-    """Measure one way; a failure ends the other processes and the measurement too."""
-    try:
-        work(way, barrier, queue)
-    except BaseException:
-        barrier.abort()
-        queue.put([])
-        raise
-
-
-def measure(way: Way, processes: int) -> tuple[float, float]:
-    """Median and spread over rounds of the processes' summed rates."""
-    context = multiprocessing.get_context("spawn")
-    barrier, queue = context.Barrier(processes), context.Queue()
-    workers = [
-        context.Process(target=attempt, args=(way, barrier, queue)) for _ in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    rates = [queue.get() for _ in workers]
-    for worker in workers:
-        worker.join()
-    if not all(rates):
-        raise SystemExit(f"{way}: a process failed")
-    sums = [sum(parts) for parts in zip(*rates, strict=True)]
-    return statistics.median(sums), statistics.pstdev(sums)
+    fleet.module.train()
+    return lambda number: run.step(*loader.part(draws, number % loader.steps))
 
 
 def main() -> None:
@@ -133,26 +82,31 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--compile", action="store_true", help="torch.compile as well: minutes")
     chosen = parser.parse_args()
-    names = ["grouped", *(["lanes"] if lanes.available() else [])]
-    ways = [("plain", 1, "", False)]
-    ways += [
-        ("fleet", members, name, compiled)
-        for name in names
+    print(f"digits default, {chosen.processes} processes of one thread, net-steps per second")
+    alone = rate("one net at a time", one_at_a_time, 1, chosen.processes)
+    fleets = [
+        rate(
+            f"fleet of {members}, {engine.name}",
+            partial(fleet_of, members, engine),
+            members,
+            chosen.processes,
+        )
+        for name in ["grouped", *(["lanes"] if lanes.available() else [])]
         for members in chosen.members
         for compiled in ([False, True] if chosen.compile else [False])
+        for engine in [Engine(name, compiled=compiled)]
     ]
-    print(f"digits default, {chosen.processes} processes of one thread, net-steps per second")
-    rates = {}
-    for way in ways:
-        rates[way], spread = measure(way, chosen.processes)
-        kind, members, name, compiled = way
-        words = f"fleet of {members}, {name}{', compiled' if compiled else ''}"
-        print(
-            f"{'one net at a time' if kind == 'plain' else words:32} "
-            f"{rates[way]:8.0f} +- {spread:.0f}",
-            flush=True,
-        )
-    print(f"ratio {max(rates[way] for way in ways[1:]) / rates[ways[0]]:.1f}")
+    print(f"ratio {max(fleets) / alone:.1f}")
+
+
+def rate(words: str, make: Callable[[], Step], nets: int, processes: int) -> float:
+    """Measure one way, print and return its net-steps per second."""
+    found = measure(make, processes)
+    if found is None:
+        raise SystemExit(f"{words}: a process failed")
+    steps, spread = found
+    print(f"{words:40} {steps * nets:8.0f} +- {spread * nets:.0f}", flush=True)
+    return steps * nets
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_batches_equal_augmentation_by_hand(crop: int, flip: bool) -> None:
     assert loader.steps == 2  # 40 images: the last 8 of an epoch are dropped
     order, offset, mirrored = draws = loader.draw(epoch=1)
     for step in range(loader.steps):
-        images, labels = loader.batch(draws, step, torch.float64)
+        images, labels = loader.batch(loader.part(draws, step), torch.float64)
         assert images.shape == (16, 2, 3, 6, 5)
         assert labels.shape == (2, 16)
         for member in range(2):

@@ -46,7 +46,7 @@ def steps(run: Run, count: int) -> dict[str, Tensor]:
     run.fleet.module.train()
     draws = run.loader.draw(epoch=0)
     for step in range(count):
-        run.step(*run.loader.batch(draws, step, run.fleet.dtype))
+        run.step(*run.loader.part(draws, step))
     return run.state()
 
 
@@ -73,7 +73,7 @@ def test_a_fleet_of_one_is_the_plain_net_under_torch_optim(mechanism: str) -> No
     plain.train()
     draws = run.loader.draw(epoch=0)
     for step in range(6):
-        images, labels = run.loader.batch(draws, step, torch.float64)
+        images, labels = run.loader.batch(run.loader.part(draws, step), torch.float64)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(plain(images[:, 0]), labels[0]).backward()
         optimizer.step()
@@ -142,8 +142,8 @@ def test_data_order_and_augmentation_do_not_depend_on_companions() -> None:
     together = Loader(digits, [3, 7, 9], 32, crop=1, flip=True)
     for epoch in (0, 5):
         one, all_ = alone.draw(epoch), together.draw(epoch)
-        images, labels = alone.batch(one, 2, torch.float32)
-        more, more_labels = together.batch(all_, 2, torch.float32)
+        images, labels = alone.batch(alone.part(one, 2), torch.float32)
+        more, more_labels = together.batch(together.part(all_, 2), torch.float32)
         assert torch.equal(images[:, 0], more[:, 1])
         assert torch.equal(labels[0], more_labels[1])
         assert not torch.equal(images[:, 0], more[:, 0])

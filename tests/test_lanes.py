@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime import lanes, mechanisms
+from threeregime import engine, lanes, mechanisms
 from threeregime.errors import ThreeRegimeError
 
 needs_compiler = pytest.mark.skipif(
@@ -141,9 +141,9 @@ def test_shapes_that_do_not_fit_are_refused(
 
 @needs_compiler
 def test_a_cpu_with_a_compiler_fills_its_lanes() -> None:
-    assert mechanisms.choose("cpu", 48) == "lanes"
-    assert mechanisms.choose("cpu", 2) == "grouped"  # most lanes would be empty
-    assert mechanisms.choose("cuda", 48) == "grouped"
+    assert engine.candidates("cpu", 48)[0] == engine.Engine("lanes")
+    assert "lanes" not in {e.mechanism for e in engine.candidates("cpu", 2)}  # mostly empty
+    assert "lanes" not in {e.mechanism for e in engine.candidates("cuda", 48)}
 
 
 @pytest.mark.parametrize("compiler", ["", "false"])
@@ -165,7 +165,7 @@ def test_without_a_working_compiler_it_says_so_in_one_line(
     assert "half the speed" in lines[0]
     assert not list(tmp_path.rglob("*.so"))
     monkeypatch.setattr(lanes, "available", without)
-    assert mechanisms.choose("cpu", 48) == "grouped"
+    assert "lanes" not in {e.mechanism for e in engine.candidates("cpu", 48)}
 
 
 class _Odd(nn.Module):
@@ -174,10 +174,10 @@ class _Odd(nn.Module):
         self.scale = nn.Parameter(torch.ones(3))
 
 
-@pytest.mark.parametrize("mechanism", sorted(mechanisms.MECHANISMS))
+@pytest.mark.parametrize("mechanism", ["grouped", "lanes"])
 def test_a_layer_that_cannot_be_stacked_is_named(mechanism: str) -> None:
     with pytest.raises(ThreeRegimeError, match=r"type _Odd cannot run in a fleet"):
-        mechanisms.stack(nn.Sequential(_Odd()), 2, mechanisms.MECHANISMS[mechanism])
+        mechanisms.MECHANISMS[mechanism].stack(nn.Sequential(_Odd()), 2)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_layer_that_cannot_be_stacked_is_named(mechanism: str) -> None:
 )
 def test_convolutions_that_lanes_do_not_do_are_refused(conv: nn.Conv2d) -> None:
     with pytest.raises(ThreeRegimeError, match="use grouped"):
-        mechanisms.stack(conv, 2, mechanisms.MECHANISMS["lanes"])
+        mechanisms.MECHANISMS["lanes"].stack(conv, 2)
 
 
 @pytest.mark.parametrize("mechanism", sorted(mechanisms.MECHANISMS))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from threeregime import catalogue, cli, cluster, jobs, measure, results, training
+from threeregime import catalogue, cli, cluster, jobs, measure, results, trainer, training
 from threeregime.catalogue import Experiment
 from threeregime.sweep import MEASURE_FORWARDS, Place, plan
 
@@ -27,10 +27,10 @@ FLEET = 8  # as the fixture ``smoke``
 # Time counts from the first fleet on: starting up is not what is tested.
 KILLED = """
 import os, signal, sys, threading, time
-from threeregime import cluster, jobs
+from threeregime import cluster, trainer
 from threeregime.cli import main
 
-jobs.CHECKPOINT_SECONDS = -1.0
+trainer.CHECKPOINT_SECONDS = -1.0
 after = float(sys.argv.pop(1))
 execute = cluster._execute
 
@@ -150,7 +150,7 @@ def test_a_sweep_killed_after_any_of_its_files_gives_the_same_tables(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every moment between two files, but for the monotonous middle of retraining."""
-    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         written = stop_after(0, patch)
         assert compute(tiny, tmp_path / "whole")
@@ -174,7 +174,7 @@ def test_a_killed_sweep_goes_on_from_its_last_checkpoint(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At most the fleet in flight is lost, and of it what came after its checkpoint."""
-    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
     epochs: list[int] = []
     run_epoch = training.Run.run_epoch
 
@@ -237,6 +237,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         return measured(fleet, chosen, data, points, samples)
 
     monkeypatch.setattr(jobs, "time", clock)
+    monkeypatch.setattr(trainer, "time", clock)
     monkeypatch.setattr(training.Run, "run_epoch", epoch)
     monkeypatch.setattr(jobs, "measure_pairs", pairs)
     return clock

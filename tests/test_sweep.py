@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from threeregime import catalogue, cluster, data, mechanisms, pruning, results, training
+from threeregime import catalogue, cluster, data, pruning, results, training
 from threeregime.catalogue import Experiment
+from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
 from threeregime.loader import Loader, plain_images, stream
@@ -273,19 +274,26 @@ def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smok
                 )
 
 
+def engine_of(root: Path, kind: str, fleet: str) -> Engine:
+    """The engine that a fleet's table says it was run by."""
+    path = root / "figure_02" / "smoke" / f"{kind}-{fleet}.parquet"
+    return Engine.named(results.read_shard(path)[1]["engine"])
+
+
 def test_dense_checkpoints_are_what_the_engine_computes(
     experiment: Experiment, smoke: Path
 ) -> None:
     """The dense runs again without the sweep: who is drawn and trained from which stream."""
     (job,) = plan(experiment, Path("nowhere"), FLEET).dense
+    engine = engine_of(smoke, "dense", job.fleet)
     fleet = Fleet.initial(
         lambda: PreResNet(8, 0.25, 1, 10),
         [stream("initial", seed) for seed in (0, 1)],
-        mechanism=mechanisms.choose("cpu", job.nets),
+        mechanism=engine.mechanism,
     )
     streams = [stream("dense", seed) for seed in (0, 1)]
     loader = Loader(data.load("digits"), streams, 32, crop=1, flip=False)
-    run = training.Run(fleet, loader, experiment.protocol.dense)
+    run = training.Run(fleet, loader, experiment.protocol.dense, engine)
     for epoch in range(1, 5):
         run.run_epoch()
         for seed in (0, 1) if epoch in job.stops else ():
@@ -310,12 +318,11 @@ def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, sm
         for unit, _ in job.members
     ]
     state = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
-    fleet = Fleet(
-        lambda: PreResNet(8, 0.25, 1, 10), state, mechanism=mechanisms.choose("cpu", job.nets)
-    )
+    engine = engine_of(smoke, "nets", job.fleet)
+    fleet = Fleet(lambda: PreResNet(8, 0.25, 1, 10), state, mechanism=engine.mechanism)
     streams = [stream("retrain", unit.dense_seed, seed) for unit, seed in job.members]
     loader = Loader(digits, streams, 32, crop=1, flip=False)
-    run = training.Run(fleet, loader, experiment.protocol.retraining)
+    run = training.Run(fleet, loader, experiment.protocol.retraining, engine)
     run.prune(
         pruning.masks(
             {name: state[name] for name in fleet.prunable()},
@@ -353,7 +360,7 @@ def test_every_shard_says_where_it_comes_from(experiment: Experiment, smoke: Pat
         assert origin["seeds"]["dense"] == sorted(set(rows["dense_seed"]))
         assert origin["seconds"] > 0
         assert origin["device"].startswith("CPU, ")
-        assert origin["mechanism"] in mechanisms.MECHANISMS
+        assert Engine.named(origin["engine"]).name == origin["engine"]
         assert origin["versions"]["torch"] == torch.__version__
         assert origin["commit"]
         assert pd.Timestamp(origin["created"]) <= pd.Timestamp.now("UTC")

@@ -36,6 +36,9 @@ AXES: dict[str, Axis] = {
 }
 
 
+Key = tuple[str, int, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Unit:
     """The smallest piece of work: one cell and dense seed, with all copies retrained from it."""
@@ -46,6 +49,11 @@ class Unit:
     protocol: Protocol
     dense_seed: int
     retrain_seeds: tuple[int, ...]
+
+    @property
+    def key(self) -> Key:
+        """What identifies it: cell hash, dense seed, retraining seeds."""
+        return (self.protocol.hash(), self.dense_seed, self.retrain_seeds)
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,21 @@ class Experiment:
     variants: dict[str, dict[str, Any]]
 
     def units(self) -> list[Unit]:
-        """All pieces of work: the first dense seed of every cell comes before the second."""
+        """All pieces of work, so ordered that a part of them shows the whole diagram.
+
+        Every cell at the first dense seed comes before the second, and there the corners of the
+        grid first, then what lies halfway between, and so on.
+        """
+        temperature_level, load_level = map(_levels, (self.temperatures, self.loads))
+        cells = sorted(
+            itertools.product(self.temperatures, self.loads),
+            key=lambda cell: max(temperature_level[cell[0]], load_level[cell[1]]),
+        )
         return [
             self.unit(variant, temperature, load, seed)
             for seed in self.dense_seeds
-            for variant, temperature, load in itertools.product(
-                self.variants, self.temperatures, self.loads
-            )
+            for temperature, load in cells
+            for variant in self.variants
         ]
 
     def unit(self, variant: str, temperature: float, load: float, dense_seed: int) -> Unit:
@@ -130,6 +146,18 @@ class Experiment:
     def override(self, fields: Mapping[str, Any]) -> Experiment:
         """The same experiment with fields of its protocol changed, e.g. {"net.width": 0.5}."""
         return replace(self, protocol=self.protocol.update(fields))
+
+
+def _levels(values: Sequence[float]) -> dict[float, int]:
+    """How often an axis is to be halved until it meets each value; 0 at its ends."""
+    levels = {values[0]: 0, values[-1]: 0}
+    spans, level = [(0, len(values) - 1)], 0
+    while len(levels) < len(values):
+        level += 1
+        spans = [half for a, b in spans for half in ((a, (a + b) // 2), ((a + b) // 2, b))]
+        for _, middle in spans:
+            levels.setdefault(values[middle], level)
+    return levels
 
 
 def _value(axis: str, value: Any) -> float:

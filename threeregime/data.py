@@ -6,6 +6,7 @@ To add a data set: write a loader that returns a :class:`Dataset` and give it an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,9 +82,14 @@ class Dataset:
 
     def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn uint8 pixels with channels last [..., channels] into normalised floats."""
-        mean = torch.tensor(self.mean, dtype=dtype, device=pixels.device)
-        std = torch.tensor(self.std, dtype=dtype, device=pixels.device)
+        mean, std = (_constant(v, dtype, pixels.device) for v in (self.mean, self.std))
         return (pixels.to(dtype) / 255 - mean) / std
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once: a copy to a GPU waits for it, and cannot be part of a recorded step."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _shrink(images: Tensor, size: int) -> Tensor:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
-import torch
-
 from threeregime import catalogue, results
-from threeregime.fleet import Fleet
-from threeregime.jobs import builder, dataset
-from threeregime.loader import Loader
-from threeregime.mechanisms import choose
+from threeregime.loader import resident
 from threeregime.sweep import DenseJob, Job, Place, Plan
-from threeregime.training import Run
+from threeregime.trial import MEMBERS, engine_for, step_seconds
 
 
 def describe(plan: Plan) -> str:
@@ -47,35 +40,15 @@ def _section(job: Job) -> str:
     return "dense" if isinstance(job, DenseJob) else "retraining"
 
 
-def _epoch_seconds(job: Job, place: Place, steps: int = 3) -> float:
-    """Measured seconds of one epoch of a job's fleet."""
+def _epoch_seconds(job: Job, place: Place) -> float:
+    """Seconds of one epoch of a job's fleet, from a trial of at most so many of its members."""
     protocol, training = job.protocol, getattr(job.protocol, _section(job))
-    if place.device == "cpu":
-        torch.set_num_threads(1)
-    data = dataset(protocol.data, place.data_dir, place.download, place.device)
-    fleet = Fleet.initial(
-        builder(protocol, data),
-        range(job.nets),
-        place.device,
-        mechanism=choose(place.device, job.nets),
-    )
-    loader = Loader(
-        data,
-        range(job.nets),
-        training.batch_size,
-        protocol.data.crop,
-        protocol.data.flip,
-    )
-    run = Run(fleet, loader, training)
-    draws = loader.draw(0)
-    took = []
-    for step in range(min(steps, loader.steps)):
-        begin = time.perf_counter()
-        run.step(*loader.batch(draws, step, fleet.dtype))
-        if place.device != "cpu":
-            torch.cuda.synchronize(place.device)
-        took.append(time.perf_counter() - begin)
-    return min(took) * loader.steps
+    data = resident(protocol.data, place.data_dir, place.download, place.device)
+    tried = min(job.nets, MEMBERS)
+    # Timed anew even where the engine is known: how busy the machine is changes.
+    engine = engine_for(place, protocol, training, job.nets)
+    seconds = step_seconds(place, protocol, training, tried, engine)
+    return seconds * job.nets / tried * (len(data.train_labels) // training.batch_size)
 
 
 def duration(span: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from threeregime.mechanisms import MECHANISMS, stack
+from threeregime.mechanisms import MECHANISMS
 
 State = dict[str, Tensor]
 """Parameters and statistics of a fleet by plain name, each [M, ...]."""
@@ -26,6 +26,7 @@ class Fleet:
         state: parameters and statistics by name, each [M, ...].
         device, dtype: where and in what precision the fleet computes.
         mechanism: an entry of :data:`threeregime.mechanisms.MECHANISMS`.
+        compiled: compile the pass through the nets in training.
     """
 
     def __init__(
@@ -35,13 +36,19 @@ class Fleet:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         mechanism: str = "grouped",
+        compiled: bool = False,
     ) -> None:
         self.build, self.dtype, self.device = build, dtype, torch.device(device)
         self.members = len(next(iter(state.values())))
         self.mechanism = MECHANISMS[mechanism]
-        self.module = stack(build(), self.members, self.mechanism)
+        self.module = self.mechanism.stack(build(), self.members)
         self.module.to(device=self.device, dtype=dtype)
-        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._forward = self.mechanism.forward(self.module, self.members)
+        self._training = (
+            self.mechanism.forward(self.module, self.members, compiled=True)
+            if compiled
+            else self._forward
+        )
         self.load(state)
 
     @classmethod
@@ -52,6 +59,7 @@ class Fleet:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         mechanism: str = "grouped",
+        compiled: bool = False,
     ) -> Fleet:
         """Make a fleet of fresh nets, each initialised under its own seed."""
         plains = []
@@ -61,7 +69,7 @@ class Fleet:
                 plains.append(build().state_dict())
         names = [name for name in plains[0] if not name.endswith("num_batches_tracked")]
         state = {name: torch.stack([plain[name] for plain in plains]) for name in names}
-        return cls(build, state, device, dtype, mechanism)
+        return cls(build, state, device, dtype, mechanism, compiled)
 
     def holding(self, state: Mapping[str, Tensor]) -> Fleet:
         """Make another fleet of the same kind that holds the given state, of any size."""
@@ -108,7 +116,7 @@ class Fleet:
         """
         if images.dim() == 4:
             images = images[:, None].expand(-1, self.members, -1, -1, -1)
-        return self.mechanism.unpack(self.module(self.mechanism.pack(images)), self.members)
+        return (self._training if torch.is_grad_enabled() else self._forward)(images)
 
     def finite(self) -> Tensor:
         """Which members hold only finite numbers: bool [M]."""

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from threeregime.device import cache_folder
+
 SOURCE = Path(__file__).with_name("lanes.cpp")
 # Tuned for no processor in particular: what GCC 12 takes for the tuning of a new AMD processor
 # loads every operand of a multiply-add from memory again, at half the speed.
@@ -53,7 +55,7 @@ def _compile(compiler: str) -> Path:
     """Return the compiled library, made anew when source, torch or processor changed."""
     here = f"{torch.__version__} {compiler} {FLAGS} {_processor()}".encode()
     key = hashlib.sha256(SOURCE.read_bytes() + here).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threeregime"
+    cache = cache_folder()
     library = cache / f"lanes-{key}.so"
     if not library.exists():
         _say("compiling the fleet's convolution for this processor, once, under a minute")

@@ -1,24 +1,30 @@
-"""How M nets lie side by side: two layouts of a fleet's memory, and the layers that run in them.
+"""How M nets run as one program: layouts of a fleet's memory, and the layers that run in them.
 
-A layout exchanges the layers of a plain net for stacked ones. In both, activations are
-``[batch, M * channels, height, width]``, channels last in memory, so that batch norm stays batch
-norm and everything pointwise stays as it is. They differ in which comes first in that dimension:
+``grouped`` and ``lanes`` exchange the layers of a plain net for stacked ones. In both, activations
+are ``[batch, M * channels, height, width]``, channels last in memory, so that batch norm stays
+batch norm and everything pointwise stays as it is. They differ in which comes first there:
 
 - ``grouped``: member by member. A convolution is a grouped convolution. Runs everywhere.
 - ``lanes``: channel by channel, the members innermost, one in each lane of the processor's vector
-  registers. A convolution is :func:`threeregime.lanes.conv2d`. CPU with a C++ compiler; about
-  twice as fast there (``python -m benchmarks.fleet``).
+  registers. A convolution is :func:`threeregime.lanes.conv2d`. CPU with a C++ compiler; the fastest
+  there for small nets (``python -m benchmarks.fleet``).
+
+``separate`` leaves the layers as they are and runs the members one after the other; inside a CUDA
+graph, on streams beside each other. It is for nets whose single layers already fill the device,
+and for layers that have no stacked form.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from threeregime import lanes
 from threeregime.errors import ThreeRegimeError
@@ -26,15 +32,35 @@ from threeregime.errors import ThreeRegimeError
 Layers = dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
 
 
+Forward = Callable[[Tensor], Tensor]
+
+
 class Mechanism(ABC):
-    """A layout: how it stacks layers, and where each member's part of a tensor is."""
+    """How M copies of a plain net are stacked, run, and taken apart again."""
 
     name: ClassVar[str]
-    layers: ClassVar[Layers]
+
+    @abstractmethod
+    def stack(self, plain: nn.Module, members: int) -> nn.Module:
+        """Return a module whose parameters and statistics are those of M copies of ``plain``.
+
+        Raises:
+            ThreeRegimeError: a layer with parameters of its own has no stacked form.
+        """
 
     @abstractmethod
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
         """View a stacked parameter or statistic as [M, ...], one slice a member."""
+
+    @abstractmethod
+    def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
+        """Function from images [batch, M, c, h, w] to outputs [M, batch, classes]."""
+
+
+class Layout(Mechanism):
+    """A mechanism that exchanges a net's layers for stacked ones."""
+
+    layers: ClassVar[Layers]
 
     @abstractmethod
     def pack(self, images: Tensor) -> Tensor:
@@ -43,6 +69,30 @@ class Mechanism(ABC):
     @abstractmethod
     def unpack(self, outputs: Tensor, members: int) -> Tensor:
         """Turn the stacked net's outputs [batch, M * classes] into [M, batch, classes]."""
+
+    def stack(self, plain: nn.Module, members: int) -> nn.Module:
+        """Exchange layers that have parameters, throughout the module."""
+        if type(plain) in self.layers:
+            return self.layers[type(plain)](plain, members)
+        if next(plain.parameters(recurse=False), None) is not None:
+            raise ThreeRegimeError(
+                f"a layer of type {type(plain).__name__} cannot run in a fleet that is "
+                f"{self.name}: use the engine separate, or give the layer a stacked form in "
+                "threeregime/mechanisms.py"
+            )
+        return _copied(plain, lambda child: self.stack(child, members))
+
+    def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
+        """One call of the stacked net."""
+        run = torch.compile(stacked, dynamic=False) if compiled else stacked
+        return lambda images: self.unpack(run(self.pack(images)), members)
+
+
+def _copied(plain: nn.Module, child: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Shallow copy of a module with its children exchanged."""
+    made = copy.copy(plain)
+    made._modules = {name: m if m is None else child(m) for name, m in plain._modules.items()}
+    return made
 
 
 def _norm(plain: nn.Module, members: int) -> nn.Module:
@@ -59,7 +109,8 @@ def _grouped_conv(plain: nn.Module, members: int) -> nn.Module:
     conv._parameters = dict(plain._parameters)
     conv.groups = plain.groups * members
     conv.in_channels, conv.out_channels = plain.in_channels * members, plain.out_channels * members
-    conv.weight = nn.Parameter(plain.weight.repeat(members, 1, 1, 1))
+    weight = plain.weight.detach().repeat(members, 1, 1, 1)
+    conv.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
     if plain.bias is not None:
         conv.bias = nn.Parameter(plain.bias.repeat(members))
     return conv
@@ -80,7 +131,7 @@ class _GroupedLinear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
-class Grouped(Mechanism):
+class Grouped(Layout):
     """Member by member: parameters have M times the rows of the plain layer's."""
 
     name = "grouped"
@@ -142,7 +193,7 @@ class _LanesLinear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
-class Lanes(Mechanism):
+class Lanes(Layout):
     """Members innermost: the last dimension of every parameter is M times the plain layer's."""
 
     name = "lanes"
@@ -165,35 +216,76 @@ class Lanes(Mechanism):
         return outputs.unflatten(1, (-1, members)).permute(2, 0, 1)
 
 
-FEWEST_LANES = 8
-MECHANISMS: dict[str, Mechanism] = {"grouped": Grouped(), "lanes": Lanes()}
+class Separate(Mechanism):
+    """Parameters [M, ...] of the plain net's own layers, each member run by itself."""
+
+    name = "separate"
+    streams = 16
+
+    def stack(self, plain: nn.Module, members: int) -> nn.Module:
+        """Repeat every parameter and statistic; no layer is exchanged."""
+        made = _copied(plain, lambda child: self.stack(child, members))
+        made._parameters = {
+            name: p if p is None else nn.Parameter(_repeated(p.detach(), members))
+            for name, p in plain._parameters.items()
+        }
+        made._buffers = {
+            # Of batch norm's count, see _norm.
+            name: None if b is None or name == "num_batches_tracked" else _repeated(b, members)
+            for name, b in plain._buffers.items()
+        }
+        return made
+
+    def by_member(self, tensor: Tensor, members: int) -> Tensor:
+        """It is [M, ...]."""
+        return tensor
+
+    def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
+        """A call of the net for each member, with that member's slices."""
+
+        def one(tensors: dict[str, Tensor], images: Tensor) -> Tensor:
+            return functional_call(stacked, tensors, (images,))
+
+        run = torch.compile(one, dynamic=False) if compiled else one
+
+        def forward(images: Tensor) -> Tensor:
+            # Unbound at once: the gradients of all slices are then put together at once.
+            whole = {**dict(stacked.named_parameters()), **dict(stacked.named_buffers())}
+            parts = {name: tensor.unbind() for name, tensor in whole.items()}
+            calls = [
+                partial(run, {n: part[m] for n, part in parts.items()}, _alone(images[:, m]))
+                for m in range(members)
+            ]
+            capturing = images.is_cuda and torch.cuda.is_current_stream_capturing()
+            return torch.stack(_beside(calls) if capturing else [call() for call in calls])
+
+        return forward
 
 
-def choose(device: torch.device | str, members: int) -> str:
-    """The faster layout for a fleet of a size: lanes on a CPU with a C++ compiler, else grouped.
-
-    Fewer members than half a vector register leave most lanes empty.
-    """
-    fills = members >= FEWEST_LANES and torch.device(device).type == "cpu"
-    return "lanes" if fills and lanes.available() else "grouped"
+def _repeated(tensor: Tensor, members: int) -> Tensor:
+    """[M, ...] of equal slices; those of a convolution's weight have channels last in memory."""
+    slices = tensor.repeat(members, *[1] * tensor.dim())
+    return slices.movedim(2, -1).contiguous().movedim(-1, 2) if tensor.dim() == 4 else slices
 
 
-def stack(plain: nn.Module, members: int, mechanism: Mechanism) -> nn.Module:
-    """Return a module that runs ``members`` copies of ``plain`` at once.
+def _alone(images: Tensor) -> Tensor:
+    """One member's images, in the layout that convolutions want."""
+    return images.contiguous(memory_format=torch.channels_last)
 
-    Raises:
-        ThreeRegimeError: a layer with parameters of its own has no stacked form.
-    """
-    if type(plain) in mechanism.layers:
-        return mechanism.layers[type(plain)](plain, members)
-    if next(plain.parameters(recurse=False), None) is not None:
-        raise ThreeRegimeError(
-            f"a layer of type {type(plain).__name__} cannot run in a fleet: give it a stacked form "
-            "in threeregime/mechanisms.py"
-        )
-    stacked = copy.copy(plain)
-    stacked._modules = {
-        name: child if child is None else stack(child, members, mechanism)
-        for name, child in plain._modules.items()
-    }
-    return stacked
+
+def _beside(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+    """Make calls on streams beside each other; their backward passes run there too."""
+    here = torch.cuda.current_stream()
+    streams = [torch.cuda.Stream() for _ in range(min(Separate.streams, len(calls)))]
+    results = []
+    for stream in streams:
+        stream.wait_stream(here)
+    for number, call in enumerate(calls):
+        with torch.cuda.stream(streams[number % len(streams)]):
+            results.append(call())
+    for stream in streams:
+        here.wait_stream(stream)
+    return results
+
+
+MECHANISMS: dict[str, Mechanism] = {m.name: m for m in (Grouped(), Lanes(), Separate())}

@@ -10,11 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from threeregime.errors import ThreeRegimeError
+
+if TYPE_CHECKING:
+    from threeregime.data import Dataset
+    from threeregime.protocol import Net
 
 
 class PreActBlock(nn.Module):
@@ -97,3 +102,9 @@ class NetKind:
 NETS: dict[str, NetKind] = {
     "preresnet": NetKind(PreResNet, _six_n_plus_two),
 }
+
+
+def builder(net: Net, data: Dataset) -> Callable[[], nn.Module]:
+    """Function that builds one plain net of a protocol for a data set."""
+    kind = NETS[net.name]
+    return lambda: kind.build(net.depth, net.width, data.channels, data.classes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import subprocess
 import textwrap
@@ -18,12 +17,18 @@ import torch
 import torchvision
 
 import threeregime
-from threeregime.mechanisms import choose
+from threeregime.device import device_name
+from threeregime.engine import Engine
 from threeregime.sweep import Job, Place
 
 
 def provenance(
-    job: Job, place: Place, protocols: dict[str, Any], seeds: dict[str, Any], seconds: float
+    job: Job,
+    place: Place,
+    engine: Engine,
+    protocols: dict[str, Any],
+    seeds: dict[str, Any],
+    seconds: float,
 ) -> dict[str, Any]:
     """All that is recorded with a fleet's tables, as plain values."""
     return {
@@ -42,22 +47,10 @@ def provenance(
             "numpy": numpy.__version__,
         },
         "device": device_name(place.device),
-        "mechanism": choose(place.device, job.nets),
+        "engine": engine.name,
         "seconds": round(seconds, 2),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def device_name(device: str) -> str:
-    """The device in words, e.g. the GPU's or the processor's name."""
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"CPU, {model}, one of {os.cpu_count()} cores"
 
 
 @functools.cache
@@ -86,7 +79,7 @@ def lines(table: pd.DataFrame) -> list[str]:
             ", ".join(f"{name} {number}" for name, number in versions.items())
             for versions in table["versions"]
         ),
-        "mechanism": _distinct(table["mechanism"]),
+        "engine": _distinct(table["engine"]),
         "computed": f"{table['created'].min()} to {table['created'].max()}",
         "fleets": f"{len(table.drop_duplicates('fleet'))}, "
         f"{table.drop_duplicates('fleet')['seconds'].sum() / 60:.0f} minutes of one core or GPU",

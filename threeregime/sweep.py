@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
+from safetensors import safe_open
+
 from threeregime import results
-from threeregime.catalogue import Experiment, Unit
+from threeregime.catalogue import Experiment, Key, Unit
 from threeregime.protocol import Protocol
 
 MEMBERS = 48
@@ -49,6 +52,12 @@ class DenseJob:
     def cost(self) -> float:
         """Work in net-epochs."""
         return float(self.nets * max(self.stops))
+
+    def halves(self) -> tuple[DenseJob, ...]:
+        """The same work as two fleets; none where there is but one net."""
+        cut = len(self.seeds) // 2
+        parts = (self.seeds[:cut], self.seeds[cut:])
+        return tuple(replace(self, seeds=part) for part in parts) if cut else ()
 
     def checkpoints(self, at: Path) -> list[Path]:
         """Every checkpoint that the job leaves."""
@@ -88,7 +97,7 @@ class RetrainJob:
     @property
     def fleet(self) -> str:
         """Identity of the fleet: its recipe and who is in it."""
-        return _digest([(u.protocol.hash(), u.dense_seed, u.retrain_seeds) for u in self.units])
+        return _digest([unit.key for unit in self.units])
 
     @property
     def nets(self) -> int:
@@ -102,6 +111,11 @@ class RetrainJob:
         measuring = len(self.pairs) * points * MEASURE_FORWARDS
         return self.nets * self.protocol.retraining.epochs + measuring
 
+    def halves(self) -> tuple[RetrainJob, ...]:
+        """The same work as two fleets; none where the copies of one pruned net are left."""
+        cut = len(self.units) // 2
+        return (RetrainJob(self.units[:cut]), RetrainJob(self.units[cut:])) if cut else ()
+
 
 Job = DenseJob | RetrainJob
 
@@ -109,6 +123,11 @@ Job = DenseJob | RetrainJob
 def state_folder(at: Path) -> Path:
     """Where dense checkpoints and half-trained fleets lie."""
     return at / "state"
+
+
+def half_trained(at: Path, job: Job) -> Path:
+    """File of a fleet in training."""
+    return state_folder(at) / f"fleet-{job.fleet}.safetensors"
 
 
 def dense_checkpoint(at: Path, protocol: Protocol, seed: int, stop: int) -> Path:
@@ -138,18 +157,24 @@ class Plan:
 
 
 def plan(
-    experiment: Experiment, root: Path, members: int = MEMBERS, also: Sequence[Path] = ()
+    experiment: Experiment,
+    root: Path,
+    members: int = MEMBERS,
+    also: Sequence[Path] = (),
+    fits: Callable[[Protocol], int] | None = None,
 ) -> Plan:
     """Plan what is left of an experiment.
 
     Fleets are packed from the whole experiment, finished or not: a sweep that was killed plans the
-    same fleets again, so that its numbers do not depend on where it was interrupted.
+    same fleets again, so that its numbers do not depend on where it was interrupted. Fleets that
+    were begun under another plan, of other sizes, go on as they are.
 
     Args:
         experiment: what is wanted.
         root: folder whose results count as finished, and where new ones go.
         members: most nets in a fleet.
         also: further folders whose results count as finished.
+        fits: how many nets of a protocol the device has memory for; None: any.
     """
     at = results.folder(root, experiment.name, experiment.scale)
     finished = results.done(experiment, root, *also)
@@ -159,23 +184,48 @@ def plan(
         return all((cell, unit.dense_seed, seed) in finished for seed in unit.retrain_seeds)
 
     units = experiment.units()
-    left = (
-        [unit for unit in fleet if not is_done(unit)] for fleet in _pack(units, members) if fleet
-    )
-    retrain = tuple(RetrainJob(tuple(fleet)) for fleet in left if fleet)
-    needed = [unit for job in retrain for unit in job.units]
+    wanted = [unit for unit in units if not is_done(unit)]
+    if not wanted:
+        return Plan(experiment, at, (), (), len(units))
+    open_ = {unit.key for unit in wanted}
+    packed = _jobs(_pack(units, members, fits), open_)
+    begun = _begun(at, wanted, {job.fleet for job in packed})
+    taken = {unit.key for job in begun for unit in job.units}
+    retrain = (*begun, *_jobs((job.units for job in packed), open_ - taken))
     recorded = results.done_dense(experiment, root, *also)
-    dense = tuple(_dense_jobs(experiment, units, needed, recorded, at))
-    return Plan(experiment, at, dense, retrain, sum(map(is_done, units)))
+    dense = tuple(_dense_jobs(experiment, units, wanted, recorded, at))
+    return Plan(experiment, at, dense, retrain, len(units) - len(wanted))
 
 
-def _pack(units: Sequence[Unit], members: int) -> Iterable[list[Unit]]:
+def _jobs(fleets: Iterable[Sequence[Unit]], open_: Set[Key]) -> list[RetrainJob]:
+    """Jobs for what is open of fleets."""
+    left = (tuple(unit for unit in fleet if unit.key in open_) for fleet in fleets)
+    return [RetrainJob(fleet) for fleet in left if fleet]
+
+
+def _begun(at: Path, wanted: Sequence[Unit], planned: Set[str]) -> list[RetrainJob]:
+    """Half-trained fleets of another plan, all of whose members are still wanted."""
+    open_ = {unit.key: unit for unit in wanted}
+    found = []
+    for path in sorted(state_folder(at).glob("fleet-*.safetensors")):
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("units", "[]")
+        keys: list[Key] = [(cell, seed, tuple(seeds)) for cell, seed, seeds in json.loads(text)]
+        if path.stem.removeprefix("fleet-") not in planned and keys and set(keys) <= open_.keys():
+            found.append(RetrainJob(tuple(open_.pop(key) for key in keys)))
+    return found
+
+
+def _pack(
+    units: Sequence[Unit], members: int, fits: Callable[[Protocol], int] | None
+) -> Iterable[Sequence[Unit]]:
     """Split units into fleets of nearly equal size, each of one net, data set and retraining."""
     alike: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
         alike[unit.protocol.hash("data", "net", "retraining", "metrics")].append(unit)
     for group in alike.values():
-        together = max(1, members // len(group[0].retrain_seeds))
+        most = min(members, fits(group[0].protocol)) if fits else members
+        together = max(1, most // len(group[0].retrain_seeds))
         fleets = math.ceil(len(group) / together)
         bounds = [round(i * len(group) / fleets) for i in range(fleets + 1)]
         yield from (group[a:b] for a, b in pairwise(bounds))
@@ -221,3 +271,4 @@ class Place:
     device: str = "cpu"
     deadline: float | None = None
     epoch_seconds: float = 0.0  # what an epoch is thought to take, until one has been timed
+    engine: str = "auto"  # or the name of one

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from threeregime.data import Dataset
+from threeregime.engine import PRECISIONS, Engine
 from threeregime.fleet import Fleet, State
+from threeregime.graphs import Graphed
 from threeregime.loader import Loader, plain_images
 from threeregime.protocol import Training
 from threeregime.pruning import Masks
 
 EVALUATION_BATCH = 256
+PLAINEST = Engine()
 
 
 class Run:
@@ -22,29 +27,38 @@ class Run:
         fleet: the nets.
         loader: augmented batches, one stream a member.
         training: the schedule.
-        compiled: compile the forward and backward pass; worth its minute only for long runs.
+        engine: precision of a step's products, and whether it is recorded as a CUDA graph; the
+            fleet's mechanism, and whether it is compiled, are the fleet's own.
     """
 
     def __init__(
-        self,
-        fleet: Fleet,
-        loader: Loader,
-        training: Training,
-        compiled: bool = False,
+        self, fleet: Fleet, loader: Loader, training: Training, engine: Engine = PLAINEST
     ) -> None:
         self.fleet, self.loader, self.training = fleet, loader, training
         self.epoch = 0
         self.parameters = dict(fleet.module.named_parameters())
+        # A tensor, so that a recorded step reads it anew each time; CUDA's kernel wants 32 bits.
+        exact = torch.float32 if fleet.device.type == "cuda" else torch.float64
+        self.rate = torch.tensor(training.lr, dtype=exact, device=fleet.device)
         # Every step is elementwise, so the stock optimizer over stacked weights is the stock
         # optimizer of each net.
         self.optimizer = torch.optim.SGD(
             self.parameters.values(),
-            lr=training.lr,
+            lr=self.rate,
             momentum=training.momentum,
             weight_decay=training.weight_decay,
+            fused=True,
         )
         self.masked: list[tuple[Tensor, Tensor]] = []
-        self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
+        self.low_precision = PRECISIONS[engine.precision]
+        self.graphed = engine.graphed
+        self.advance: Callable[..., None] = self.step
+        self._forget_recording()
+
+    def _forget_recording(self) -> None:
+        """Record the step anew: a recorded one works on the tensors of its time."""
+        if self.graphed:
+            self.advance = Graphed(self.step, before=self.optimizer.zero_grad)
 
     @torch.no_grad()
     def prune(self, masks: Masks) -> None:
@@ -57,31 +71,41 @@ class Run:
             weight.mul_(factor)
             self.masked.append((weight, factor))
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Sum over members of each one's mean cross-entropy: gradients as if each were alone."""
-        logits = self.fleet.logits(images)
-        total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-        return total / labels.shape[1]
+        # Weights are used once a step: keeping their 16-bit copies would gain nothing.
+        with torch.autocast(
+            self.fleet.device.type,
+            self.low_precision,
+            enabled=self.low_precision is not None,
+            cache_enabled=False,
+        ):
+            logits = self.fleet.logits(images)
+        logits = logits.to(self.fleet.dtype).flatten(0, 1)
+        return F.cross_entropy(logits, labels.flatten(), reduction="sum") / labels.shape[1]
 
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        """One SGD step of every member on its own batch (shapes as :meth:`Loader.batch`)."""
+    def step(self, *drawn: Tensor) -> None:
+        """One SGD step of every member on its own batch, as :meth:`Loader.part` drew it."""
         self.optimizer.zero_grad()
-        self.loss(images, labels).backward()
-        for weight, mask in self.masked:
+        self.loss(*self.loader.batch(drawn, self.fleet.dtype)).backward()
+        if self.masked:
             # A masked gradient keeps momentum and weight at zero: decay of zero is zero too.
-            assert weight.grad is not None
-            weight.grad.mul_(mask)
+            gradients = [weight.grad for weight, _ in self.masked if weight.grad is not None]
+            torch._foreach_mul_(gradients, [mask for _, mask in self.masked])
         self.optimizer.step()
 
     def run_epoch(self) -> None:
-        """Train every member for one epoch."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.training.rate(self.epoch)
+        """Train every member for one epoch. On a GPU nothing waits for it but its end."""
+        self.rate.fill_(self.training.rate(self.epoch))
         self.fleet.module.train()
         draws = self.loader.draw(self.epoch)
         for step in range(self.loader.steps):
-            self.step(*self.loader.batch(draws, step, self.fleet.dtype))
+            self.advance(*self.loader.part(draws, step))
         self.epoch += 1
+        if self.fleet.device.type == "cuda":
+            # The steps are queued: there is time to draw the next epoch's batches.
+            self.loader.draw(self.epoch)
+            torch.cuda.synchronize(self.fleet.device)
 
     def state(self) -> State:
         """Everything that the next epoch depends on: net, momentum and epoch."""
@@ -104,6 +128,7 @@ class Run:
                 buffer = torch.empty_like(p, requires_grad=False)
                 self.fleet.by_member(buffer).copy_(saved)
                 self.optimizer.state[p]["momentum_buffer"] = buffer
+        self._forget_recording()
 
 
 @torch.no_grad()

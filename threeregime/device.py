@@ -1,0 +1,73 @@
+"""What there is to run on: its name, its memory, and where things are kept for it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+
+def device_name(device: str) -> str:
+    """The device in words, e.g. the GPU's or the processor's name."""
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"CPU, {model}, one of {os.cpu_count()} cores"
+
+
+def cache_folder() -> Path:
+    """Folder of what is made once for this machine: compiled kernels, outcomes of trials."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threeregime"
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be had on the device now."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+    from distributed.system import MEMORY_LIMIT  # of the container, where there is one
+
+    return min(psutil.virtual_memory().available, MEMORY_LIMIT)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def prepare(device: str) -> None:
+    """Set this process up to train fleets on the device."""
+    if device.startswith("cuda"):
+        torch.backends.cudnn.benchmark = True
+        # What is measured in float32 shall be float32; training asks for less by itself.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        return
+    # One thread a fleet: two fleets on two cores do more than one fleet on two threads, and
+    # the numbers do not depend on how many workers there are.
+    torch.set_num_threads(1)
+    _keep_memory()
+
+
+@functools.cache
+def _keep_memory() -> None:
+    """Keep freed memory in the process: glibc gives every large activation back at once.
+
+    Faulting it in again takes a quarter of a step. Elsewhere than on glibc this does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)

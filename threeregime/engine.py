@@ -1,0 +1,156 @@
+"""How a fleet is run on a device: the candidates, and a short trial that picks the fastest.
+
+What a trial found is kept in the user's cache: a sweep that goes on later runs as it began. Every
+table records the engine that made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from threeregime import lanes
+from threeregime.device import cache_folder, device_name, out_of_memory
+from threeregime.errors import ThreeRegimeError
+from threeregime.mechanisms import MECHANISMS
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+FEWEST_LANES = 8
+"""Fewer members than half a vector register leave most lanes empty."""
+CLEARLY = 0.9
+"""A candidate has to take less than this share of the best one's time to take its place."""
+HOPELESS = 2.0
+"""A candidate whose first step takes this many times the best one's is not tried further."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a fleet is run: its name lists what differs from the plainest way.
+
+    ``mechanism`` is an entry of :data:`threeregime.mechanisms.MECHANISMS`. In ``bfloat16`` a
+    training step computes its products and keeps its activations in 16 bits; weights, momentum,
+    statistics of batch norm, the loss and everything measured stay in 32. ``compiled`` passes the
+    net through torch.compile, ``graphed`` records the whole step as a CUDA graph.
+    """
+
+    mechanism: str = "grouped"
+    precision: str = "float32"
+    compiled: bool = False
+    graphed: bool = False
+
+    @property
+    def name(self) -> str:
+        """E.g. "grouped bfloat16 compiled graphed"."""
+        words = [self.mechanism, self.precision]
+        return " ".join(words + [w for w in ("compiled", "graphed") if getattr(self, w)])
+
+    @classmethod
+    def named(cls, name: str) -> Engine:
+        """Look an engine up by its name; float32 where no precision is named.
+
+        Raises:
+            ThreeRegimeError: a word that is no part of any engine's name.
+        """
+        words = name.split()
+        known = [*MECHANISMS, *PRECISIONS, "compiled", "graphed"]
+        unknown = [w for w in words if w not in known]
+        mechanisms = [w for w in words if w in MECHANISMS]
+        precisions = [w for w in words if w in PRECISIONS] or ["float32"]
+        if unknown or len(mechanisms) != 1 or len(precisions) != 1:
+            raise ThreeRegimeError(
+                f"engine = {name!r} is not allowed: one of {', '.join(MECHANISMS)}, then if "
+                "wanted bfloat16, compiled, graphed"
+            )
+        return cls(mechanisms[0], precisions[0], "compiled" in words, "graphed" in words)
+
+
+def candidates(device: torch.device | str, members: int) -> list[Engine]:
+    """Engines worth a trial for a fleet of a size, the likeliest first."""
+    if torch.device(device).type != "cpu":
+        return [
+            Engine(mechanism, "bfloat16", compiled, graphed=True)
+            for mechanism in ("grouped", "separate")
+            for compiled in (True, False)
+        ]
+    precisions = ["float32"] + ["bfloat16"] * _cpu_multiplies_bfloat16()
+    found = [Engine(m, p) for m in ("grouped", "separate") for p in precisions]
+    if members >= FEWEST_LANES and lanes.available():
+        found.insert(0, Engine("lanes"))
+    return found
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for it; without them it is slower than float32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+Trial = Callable[[Engine, float], float]
+"""Seconds of a step in an engine; may give up early when a step takes longer than the limit."""
+
+
+def pick(device: str, members: int, kind: str, trial: Trial) -> Engine:
+    """The fastest engine for a kind of fleet on a device, from the cache or by a trial.
+
+    Args:
+        device: cpu, cuda or cuda:N.
+        members: nets in the fleet.
+        kind: what else the speed depends on: identity of net, data and batch.
+        trial: measures one candidate.
+
+    Raises:
+        torch.OutOfMemoryError: no candidate fits into memory.
+    """
+    tried = candidates(device, members)
+    if len(tried) == 1:
+        return tried[0]
+    known = _cached(device, members, kind, [engine.name for engine in tried])
+    if not known.exists():
+        _keep(known, _measure(tried, trial))
+    return Engine.named(json.loads(known.read_text())["engine"])
+
+
+def _measure(tried: list[Engine], trial: Trial) -> dict[str, object]:
+    """Time the candidates; one that cannot run here is left out, with the reason."""
+    seconds: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    best = ""
+    memory: BaseException | None = None
+    for engine in tried:
+        try:
+            limit = HOPELESS * seconds[best] if best else float("inf")
+            seconds[engine.name] = trial(engine, limit)
+        except (RuntimeError, ThreeRegimeError) as error:
+            if out_of_memory(error):
+                memory = error
+            failed[engine.name] = str(error).strip().splitlines()[0]
+            continue
+        if not best or seconds[engine.name] < CLEARLY * seconds[best]:
+            best = engine.name
+    if not best:
+        raise memory or ThreeRegimeError(f"no engine can run this fleet here: {failed}")
+    return {"engine": best, "seconds_per_step": seconds, "failed": failed}
+
+
+def _cached(device: str, members: int, kind: str, tried: list[str]) -> Path:
+    """File in which a trial's outcome is kept, one for all that it depends on."""
+    facts = (device_name(device), torch.__version__, members, kind, tried)
+    return cache_folder() / f"engine-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.json"
+
+
+def _keep(path: Path, found: dict[str, object]) -> None:
+    """Write it whole, unless another process has been faster: all shall run the same engine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_suffix(f".{os.getpid()}")
+    own.write_text(json.dumps(found, indent=1))
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        pass
+    finally:
+        own.unlink()
