@@ -128,7 +128,8 @@ def _measure(tried: list[Engine], trial: Trial) -> dict[str, object]:
         except (RuntimeError, ThreeRegimeError) as error:
             if out_of_memory(error):
                 memory = error
-            failed[engine.name] = str(error).strip().splitlines()[0]
+            reason = str(error).strip() or type(error).__name__
+            failed[engine.name] = reason.splitlines()[0]
             continue
         if not best or seconds[engine.name] < CLEARLY * seconds[best]:
             best = engine.name

@@ -1,0 +1,392 @@
+"""The engine: what may run a fleet, which is picked, and that all of them train the same nets."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from threeregime import catalogue, device, engine, graphs, jobs, memory, results, trainer, training
+from threeregime.data import load
+from threeregime.engine import Engine
+from threeregime.errors import ThreeRegimeError
+from threeregime.fleet import Fleet
+from threeregime.loader import Loader
+from threeregime.protocol import Training
+from threeregime.pruning import masks
+from threeregime.sweep import Place, RetrainJob, half_trained, plan
+
+SGD = Training(lr=0.05, batch_size=32, epochs=2, milestones=(1,))
+
+
+class Small(nn.Module):
+    """One of each layer, small enough to be compiled in a test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))
+
+
+def make_run(chosen: Engine, members: int = 3) -> training.Run:
+    fleet = Fleet.initial(
+        Small, range(members), mechanism=chosen.mechanism, compiled=chosen.compiled
+    )
+    run = training.Run(
+        fleet, Loader(load("digits"), range(members), 32, crop=1, flip=True), SGD, chosen
+    )
+    run.prune(
+        masks({"conv.weight": fleet.state()["conv.weight"]}, ["uniform"] * members, [0.5] * members)
+    )
+    return run
+
+
+# --- names and candidates
+
+
+@pytest.mark.parametrize("chosen", [*engine.candidates("cpu", 48), *engine.candidates("cuda", 48)])
+def test_an_engine_is_found_by_its_name(chosen: Engine) -> None:
+    assert Engine.named(chosen.name) == chosen
+
+
+def test_float32_needs_no_naming() -> None:
+    assert Engine.named("lanes") == Engine("lanes", "float32")
+
+
+@pytest.mark.parametrize("name", ["", "fast", "grouped lanes", "grouped float16", "float32"])
+def test_an_unknown_engine_is_one_line(name: str) -> None:
+    with pytest.raises(ThreeRegimeError, match=r"engine = .* is not allowed: one of .*separate"):
+        Engine.named(name)
+
+
+# --- picking
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        engine, "candidates", lambda *_: [Engine(), Engine("separate"), Engine("lanes")]
+    )
+    return tmp_path / "threeregime"
+
+
+def trial(seconds: dict[str, float | Exception], calls: list[str]) -> Callable[..., float]:
+    def timed(chosen: Engine, limit: float) -> float:
+        calls.append(chosen.mechanism)
+        found = seconds[chosen.mechanism]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return timed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({"grouped": 2.0, "separate": 1.0, "lanes": 3.0}, "separate"),
+        ({"grouped": 1.0, "separate": 0.95, "lanes": 0.92}, "grouped"),  # not clearly faster
+        ({"grouped": RuntimeError("no such kernel"), "separate": 2.0, "lanes": 5.0}, "separate"),
+        ({"grouped": 1.0, "separate": torch.OutOfMemoryError(), "lanes": 0.5}, "lanes"),
+    ],
+)
+def test_the_clearly_fastest_is_picked_and_kept(
+    seconds: dict[str, Any], expected: str, cache: Path
+) -> None:
+    calls: list[str] = []
+    for _ in range(2):
+        assert engine.pick("cpu", 3, "kind", trial(seconds, calls)).mechanism == expected
+    assert calls == ["grouped", "separate", "lanes"]  # once: the second answer was kept
+    assert len(list(cache.iterdir())) == 1
+    engine.pick("cpu", 3, "another kind", trial(seconds, calls))
+    assert len(calls) == 6
+
+
+def test_where_nothing_fits_it_is_out_of_memory(cache: Path) -> None:
+    full = dict.fromkeys(("grouped", "separate", "lanes"), torch.OutOfMemoryError("full"))
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.pick("cpu", 3, "kind", trial({**full}, []))
+    assert not cache.exists()
+
+
+def test_where_nothing_runs_the_reasons_are_told(cache: Path) -> None:
+    broken = dict.fromkeys(("grouped", "separate", "lanes"), RuntimeError("broken"))
+    with pytest.raises(ThreeRegimeError, match=r"no engine can run this fleet here.*broken"):
+        engine.pick("cpu", 3, "kind", trial({**broken}, []))
+
+
+# --- the same nets
+
+
+def trained(chosen: Engine, epochs: int = 1) -> dict[str, torch.Tensor]:
+    run = make_run(chosen)
+    for _ in range(epochs):
+        run.run_epoch()
+    return run.state()
+
+
+@functools.cache
+def plainest() -> dict[str, torch.Tensor]:
+    return trained(Engine())
+
+
+@pytest.mark.parametrize("mechanism", ["grouped", "separate"])
+def test_sixteen_bits_stay_near_and_weights_stay_in_32(mechanism: str) -> None:
+    state = trained(Engine(mechanism, "bfloat16"))
+    for name, tensor in state.items():
+        exact = plainest()[name]
+        assert tensor.dtype == exact.dtype
+        if name.startswith("epoch"):
+            continue
+        off = (tensor - exact).norm() / exact.norm()
+        assert 0 < off < 0.1, name  # other numbers, the same nets
+    zero = plainest()["conv.weight"] == 0
+    assert zero.float().mean() == pytest.approx(0.5, abs=0.05)
+    assert torch.equal(state["conv.weight"] == 0, zero)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("mechanism", ["grouped", "separate"])
+def test_compiled_nets_are_the_same(mechanism: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated by the compiler; its code for processors is its own business."""
+    compile_ = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compile_)
+    state = trained(Engine(mechanism, compiled=True))
+    for name, tensor in state.items():
+        torch.testing.assert_close(tensor, plainest()[name], rtol=1e-4, atol=1e-5)
+
+
+# --- CUDA graphs, with a stand-in for the device
+
+
+class FakeGraph:
+    """What the driver does, in Python: runs what was recorded again, on the recorded tensors."""
+
+    recording: list[Callable[[], None]] | None = None
+
+    def replay(self) -> None:
+        assert FakeGraph.recording
+        for call in FakeGraph.recording:
+            call()
+
+
+class FakeStream:
+    def wait_stream(self, other: FakeStream) -> None:
+        pass
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def context(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def record(*_: Any, **__: Any) -> Iterator[None]:
+        FakeGraph.recording = []
+        yield
+        # recording does not compute
+        FakeGraph.recording = [lambda: None]
+
+    for name, value in {
+        "Stream": FakeStream,
+        "current_stream": FakeStream,
+        "stream": context,
+        "graph": record,
+        "CUDAGraph": FakeGraph,
+        "synchronize": lambda *_: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_a_step_is_called_then_recorded_once_then_replayed(
+    fake_cuda: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(FakeGraph, "replay", lambda self: calls.append("replay"))
+    seen: list[torch.Tensor] = []
+
+    def function(x: torch.Tensor) -> None:
+        seen.append(x)
+        calls.append("call")
+
+    step = graphs.Graphed(function, before=lambda: calls.append("before"))
+    for number in range(graphs.WARM_UP + 3):
+        step(torch.tensor(float(number)))
+    warm = ["call"] * graphs.WARM_UP
+    assert calls == [*warm, "before", "call", "replay", "replay", "replay"]
+    # what is replayed reads the recorded tensor, which holds the newest input
+    assert seen[-1].item() == graphs.WARM_UP + 2
+
+
+def test_going_back_to_a_state_records_anew(fake_cuda: None) -> None:
+    run = make_run(Engine(graphed=True))
+    first = run.advance
+    assert isinstance(first, graphs.Graphed)
+    for step in range(2):
+        run.advance(*run.loader.part(run.loader.draw(0), step))
+    run.load(run.state())
+    assert run.advance is not first
+
+
+# --- memory
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(catalogue.experiment("figure_02", "digits"), tmp_path, tmp_path)
+
+
+def test_fleets_are_as_large_as_memory_allows(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = place.experiment.protocol
+    each = memory._bytes(protocol.net, protocol.data, 32, place)
+    monkeypatch.setattr(memory, "free_memory", lambda _: int(10.1 * each / memory.SHARE))
+    assert memory.most_members(protocol, place, 1, 48) == 8  # a power of two below 10
+    assert memory.most_members(protocol, place, 2, 48) == 4
+    assert memory.most_members(protocol, place, 1, 6) == 6
+    assert memory.most_members(protocol, place, 100, 48) == 1
+
+
+def test_memory_grows_with_net_image_and_batch(place: Place) -> None:
+    protocol = place.experiment.protocol
+    wide = protocol.replace("net.width", 2 * protocol.net.width)
+    each = memory._bytes(protocol.net, protocol.data, 32, place)
+    assert memory._bytes(protocol.net, protocol.data, 64, place) > 1.5 * each
+    assert 1.8 * each < memory._bytes(wide.net, protocol.data, 32, place) < 4 * each
+
+
+def test_the_machine_says_what_is_free() -> None:
+    assert 2**20 < device.free_memory("cpu") < 2**45
+
+
+@pytest.fixture
+def tiny() -> catalogue.Experiment:
+    return (
+        catalogue.experiment("figure_02", "smoke")
+        .override({"data.images": 160, "retraining.epochs": 4, "retraining.milestones": [2]})
+        .only(epochs=[2], density=[0.1, 0.2, 0.4, 0.8])
+        .with_seeds(1, 2)
+    )
+
+
+@pytest.fixture
+def place_of(tmp_path: Path) -> Callable[[catalogue.Experiment, str], Place]:
+    def made(experiment: catalogue.Experiment, name: str) -> Place:
+        return Place(experiment, plan(experiment, tmp_path / name).at, tmp_path, engine="grouped")
+
+    return made
+
+
+def done(place: Place) -> bool:
+    root = place.at.parent.parent
+    finished = [jobs.perform(job, place) for job in plan(place.experiment, root).jobs]
+    return all(finished)
+
+
+@pytest.mark.parametrize("at_epoch", [0, 2, 4])
+def test_a_fleet_that_does_not_fit_goes_on_as_two(
+    at_epoch: int,
+    tiny: catalogue.Experiment,
+    place_of: Callable[[catalogue.Experiment, str], Place],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight nets run out of memory in training (at_epoch < 4) or in measuring, four do not."""
+    whole, halved = place_of(tiny, "whole"), place_of(tiny, "halved")
+    assert done(whole)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
+    epochs: list[tuple[int, int]] = []
+    run_epoch, measure = training.Run.run_epoch, jobs.measure_pairs
+
+    def epoch(run: training.Run) -> None:
+        if run.fleet.members == 8 and run.epoch == at_epoch:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
+        run_epoch(run)
+        epochs.append((run.fleet.members, run.epoch))
+
+    def measured(fleet: Fleet, *rest: Any) -> Any:
+        if fleet.members == 8:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return measure(fleet, *rest)
+
+    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(jobs, "measure_pairs", measured)
+    assert done(halved)
+    dense = [(1, 1), (1, 2)]
+    before = [(8, e) for e in range(1, at_epoch + 1)]
+    after = [(4, e) for e in range(at_epoch + 1, 5)]
+    assert epochs == dense + before + after + after  # nothing was done twice
+    got, expected = (results.load(tiny, p.at.parent.parent) for p in (halved, whole))
+    columns = ["density", "retrain_seed"]
+    assert got.nets[columns].equals(expected.nets[columns])
+    assert abs(got.nets["test_error"] - expected.nets["test_error"]).max() < 0.02
+    assert abs(got.pairs["lmc"] - expected.pairs["lmc"]).max() < 0.03
+    assert not list((halved.at / "state").glob("fleet-*"))
+
+
+def test_copies_of_one_net_that_do_not_fit_are_one_line(
+    tiny: catalogue.Experiment,
+    place_of: Callable[[catalogue.Experiment, str], Place],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(run: training.Run) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nand more")
+
+    monkeypatch.setattr(training.Run, "run_epoch", full)
+    with pytest.raises(ThreeRegimeError, match=r"^out of memory with the smallest fleet, 1 nets.*"):
+        done(place_of(tiny, "full"))
+
+
+# --- plans
+
+
+def test_a_begun_fleet_of_another_size_goes_on_as_it_is(
+    tiny: catalogue.Experiment, tmp_path: Path
+) -> None:
+    at = plan(tiny, tmp_path).at
+    (whole,) = plan(tiny, tmp_path).retrain
+    begun = RetrainJob(whole.units[1:3])
+    trainer.write_checkpoint(half_trained(at, begun), begun, {"epoch": torch.tensor(1)})
+    planned = plan(tiny, tmp_path).retrain
+    assert planned[0] == begun
+    assert [unit.load for unit in planned[1].units] == [whole.units[0].load, whole.units[3].load]
+    # and where it is part of the plan, the plan stays as it is
+    trainer.write_checkpoint(half_trained(at, whole), whole, {"epoch": torch.tensor(1)})
+    half_trained(at, begun).unlink()
+    assert plan(tiny, tmp_path).retrain == (whole,)
+
+
+def test_a_part_of_a_sweep_shows_the_whole_grid() -> None:
+    experiment = catalogue.experiment("figure_02", "digits")
+    units = experiment.units()
+    cells = len(experiment.temperatures) * len(experiment.loads)
+    assert {unit.dense_seed for unit in units[:cells]} == {experiment.dense_seeds[0]}
+    ends = [(a[0], a[-1]) for a in (experiment.temperatures, experiment.loads)]
+    corners = {(t, d) for t in ends[0] for d in ends[1]}
+    assert {(unit.temperature, unit.load) for unit in units[:4]} == corners
+    coarse = {(unit.temperature, unit.load) for unit in units[:25]}  # 5 x 5 of 16 x 9
+    assert len({t for t, _ in coarse}) == len({d for _, d in coarse}) == 5
+    assert len(set(units[:cells])) == cells
+
+
+@pytest.mark.parametrize("count", range(1, 20))
+def test_levels_halve_an_axis(count: int) -> None:
+    levels = catalogue._levels(list(range(count)))
+    assert sorted(levels) == list(range(count))
+    for level in range(max(levels.values()) + 1):
+        kept = sorted(v for v, at in levels.items() if at <= level)
+        gaps = [b - a for a, b in itertools.pairwise(kept)]
+        assert not gaps or max(gaps) <= -(-(count - 1) // 2**level)
