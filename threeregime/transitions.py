@@ -178,3 +178,28 @@ def compare(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
     for name in METRICS:
         both[f"{name}_difference"] = both[name] - both[f"{name}_reference"]
     return both.assign(same_regime=both["regime"] == both["regime_reference"])
+
+
+def agreement(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
+    """How two diagrams agree at the cells in common: one row a metric.
+
+    Columns: metric, number of cells, means of both and of their difference (fractions), and rank
+    correlation (Spearman's); the last row is the share of cells in the same regime.
+
+    Raises:
+        ThreeRegimeError: as :func:`compare`.
+    """
+    both = compare(diagram, reference)
+    rows: list[dict[str, object]] = [
+        {
+            "metric": name,
+            "cells": len(both),
+            "mean here": both[name].mean(),
+            "in the paper": both[f"{name}_reference"].mean(),
+            "mean difference": both[f"{name}_difference"].mean(),
+            "rank correlation": both[name].corr(both[f"{name}_reference"], method="spearman"),
+        }
+        for name in METRICS
+    ]
+    same = {"metric": "same regime", "cells": len(both), "mean here": both["same_regime"].mean()}
+    return pd.DataFrame([*rows, same])

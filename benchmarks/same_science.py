@@ -1,0 +1,110 @@
+"""Whether engines give the same science: ``python -m benchmarks.same_science``.
+
+The digits experiment at two densities, one on each side of the first transition, with 20 dense
+seeds and two copies of each, is run by the plainest engine (plain layers in groups, float32,
+nothing compiled) and by every other that is built for this device. They start from the same
+weights and see the same batches; rounding alone makes them differ, and training magnifies it. For
+test error, LMC and CKA the mean difference from the plainest is printed with its 95 % interval
+over dense seeds (Student's t of the paired differences), beside the spread over seeds itself. One
+interval in twenty leaves out zero by chance; the last lines count them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from threeregime import catalogue, results
+from threeregime.catalogue import Experiment
+from threeregime.data import DATA_DIR
+from threeregime.device import device_name
+from threeregime.engine import Engine, candidates
+from threeregime.jobs import perform
+from threeregime.judging import half_width
+from threeregime.sweep import MEMBERS, Place, plan
+
+PLAINEST = Engine().name
+METRICS = {"test_error": "test error", "lmc": "LMC", "cka_softmax": "CKA"}
+
+
+def experiment(seeds: int) -> Experiment:
+    """One temperature and two densities of Figure 2 on the digits."""
+    whole = catalogue.experiment("figure_02", "digits")
+    return whole.only(epochs=[32], density=[0.06, 0.2]).with_seeds(seeds, 2)
+
+
+def others(device: str) -> list[str]:
+    """Names of the engines to be compared with the plainest."""
+    built = [engine for engine in candidates(device, MEMBERS) if engine.mechanism != "separate"]
+    if device == "cpu":
+        built.append(Engine(compiled=True))
+    else:
+        built += [Engine(graphed=True), Engine("separate", "bfloat16", graphed=True)]
+    return [engine.name for engine in dict.fromkeys(built) if engine != Engine()]
+
+
+def compute(engine: str, seeds: int, device: str, root: Path) -> str:
+    """Run the experiment by one engine, with its tables below ``root``."""
+    wanted = experiment(seeds)
+    todo = plan(wanted, root / engine)
+    place = Place(wanted, todo.at, DATA_DIR, device=device, engine=engine)
+    for job in todo.jobs:
+        perform(job, place)
+    return engine
+
+
+def by_seed(engine: str, seeds: int, root: Path) -> pd.DataFrame:
+    """Metrics of one engine, a row for each density and dense seed."""
+    tables = results.load(experiment(seeds), root / engine)
+    keys = ["density", "dense_seed"]
+    nets = tables.nets.groupby(keys)["test_error"].mean()
+    return tables.pairs.groupby(keys)[["lmc", "cka_softmax"]].mean().join(nets)
+
+
+def compare(engine: str, plainest: pd.DataFrame, seeds: int, root: Path) -> int:
+    """Print one engine's differences; return how many intervals leave out zero."""
+    own, outside = by_seed(engine, seeds, root), 0
+    for metric, words in METRICS.items():
+        for density, pair in (own[metric] - plainest[metric]).groupby("density"):
+            half = half_width(float(pair.std()) / len(pair) ** 0.5, len(pair))
+            spread = plainest[metric].xs(density).std()
+            outside += abs(pair.mean()) > half
+            print(
+                f"{engine:32} density {density:4.0%}  {words:10}  {100 * pair.mean():+6.2f} "
+                f"[{100 * (pair.mean() - half):+6.2f}, {100 * (pair.mean() + half):+6.2f}] points, "
+                f"spread over seeds {100 * spread:.2f}",
+                flush=True,
+            )
+    return outside
+
+
+def main() -> None:
+    """Run every engine, a process each, as many at once as there are cores; print differences."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--engines", nargs="*", help="by name; all that are built if left out")
+    parser.add_argument("--keep", type=Path, help="folder for the tables; thrown away if left out")
+    chosen = parser.parse_args()
+    compared = chosen.engines or others(chosen.device)
+    print(f"{device_name(chosen.device)}, {chosen.seeds} dense seeds x 2 copies, minus {PLAINEST}")
+    with tempfile.TemporaryDirectory() as thrown_away:
+        root = chosen.keep or Path(thrown_away)
+        work = partial(compute, seeds=chosen.seeds, device=chosen.device, root=root)
+        at_once = (os.cpu_count() or 1) if chosen.device == "cpu" else 1
+        with multiprocessing.get_context("spawn").Pool(at_once) as pool:
+            for engine in pool.imap_unordered(work, [PLAINEST, *compared]):
+                print(f"computed by {engine}", flush=True)
+        plainest = by_seed(PLAINEST, chosen.seeds, root)
+        outside = [compare(engine, plainest, chosen.seeds, root) for engine in compared]
+    print(f"{sum(outside)} of {len(outside) * len(METRICS) * 2} intervals leave out zero")
+
+
+if __name__ == "__main__":
+    main()
