@@ -12,7 +12,6 @@ the best engine against the reference loop.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.processes import Step, measure
+from benchmarks.processes import Step, measure, record
 from threeregime import catalogue
 from threeregime.data import CIFAR10_MEAN, CIFAR10_STD, Dataset
 from threeregime.device import device_name, prepare
@@ -32,7 +31,6 @@ from threeregime.fleet import Fleet
 from threeregime.graphs import WARM_UP
 from threeregime.loader import Loader
 from threeregime.models import builder
-from threeregime.provenance import commit
 from threeregime.training import Run
 
 PROTOCOL = catalogue.protocol("paper")
@@ -237,33 +235,16 @@ def main() -> None:
     best = max(rows[1:], key=lambda made: made.net_epochs_per_second)
     ratio = best.net_epochs_per_second / rows[0].net_epochs_per_second
     if chosen.json:
-        _write(chosen.json, rows, device, seconds, bandwidth, speed, ratio)
+        record(
+            chosen.json,
+            device,
+            bytes_per_second=bandwidth,
+            operations_per_second=speed,
+            floor_seconds=seconds,
+            ratio=ratio,
+            rows=[vars(made) for made in rows],
+        )
     print(f"ratio {ratio:.1f}")
-
-
-def _write(
-    path: Path,
-    rows: list[Row],
-    device: str,
-    seconds: float,
-    bandwidth: float,
-    speed: float,
-    ratio: float,
-) -> None:
-    """Write the table with what it rests on."""
-    facts = {
-        "device": device_name(device),
-        "commit": commit(),
-        "torch": torch.__version__,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "bytes_per_second": bandwidth,
-        "operations_per_second": speed,
-        "floor_seconds": seconds,
-        "ratio": ratio,
-        "rows": [vars(made) for made in rows],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

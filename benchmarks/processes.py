@@ -1,14 +1,20 @@
-"""Measuring rates in several processes at once, as a sweep runs its fleets."""
+"""Measuring rates in several processes at once, as a sweep does; keeping what was found."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
 
 import torch
+
+from threeregime.device import device_name
+from threeregime.provenance import commit
 
 Step = Callable[[int], None]
 SECONDS = 2.0
@@ -84,3 +90,15 @@ def measure(
         return None
     sums = [sum(parts) for parts in zip(*found, strict=True)]
     return statistics.median(sums), statistics.pstdev(sums)
+
+
+def record(path: Path, device: str, **facts: Any) -> None:
+    """Write what was measured, and by which code and where, as JSON."""
+    origin = {
+        "device": device_name(device),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**origin, **facts}, indent=1) + "\n")

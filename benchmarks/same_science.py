@@ -6,7 +6,7 @@ nothing compiled) and by every other that is built for this device. They start f
 weights and see the same batches; rounding alone makes them differ, and training magnifies it. For
 test error, LMC and CKA the mean difference from the plainest is printed with its 95 % interval
 over dense seeds (Student's t of the paired differences), beside the spread over seeds itself. One
-interval in twenty leaves out zero by chance; the last lines count them.
+interval in twenty leaves out zero by chance; the last line counts them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from benchmarks.processes import record
 from threeregime import catalogue, results
 from threeregime.catalogue import Experiment
 from threeregime.data import DATA_DIR
@@ -67,21 +69,25 @@ def by_seed(engine: str, seeds: int, root: Path) -> pd.DataFrame:
     return tables.pairs.groupby(keys)[["lmc", "cka_softmax"]].mean().join(nets)
 
 
-def compare(engine: str, plainest: pd.DataFrame, seeds: int, root: Path) -> int:
-    """Print one engine's differences; return how many intervals leave out zero."""
-    own, outside = by_seed(engine, seeds, root), 0
+def compare(engine: str, plainest: pd.DataFrame, seeds: int, root: Path) -> list[dict[str, Any]]:
+    """One engine's mean differences with their intervals, in points: a row a metric and density."""
+    own = by_seed(engine, seeds, root)
+    rows = []
     for metric, words in METRICS.items():
-        for density, pair in (own[metric] - plainest[metric]).groupby("density"):
+        for density, pair in (100 * (own[metric] - plainest[metric])).groupby("density"):
             half = half_width(float(pair.std()) / len(pair) ** 0.5, len(pair))
-            spread = plainest[metric].xs(density).std()
-            outside += abs(pair.mean()) > half
-            print(
-                f"{engine:32} density {density:4.0%}  {words:10}  {100 * pair.mean():+6.2f} "
-                f"[{100 * (pair.mean() - half):+6.2f}, {100 * (pair.mean() + half):+6.2f}] points, "
-                f"spread over seeds {100 * spread:.2f}",
-                flush=True,
+            rows.append(
+                {
+                    "engine": engine,
+                    "density": density,
+                    "metric": words,
+                    "difference": pair.mean(),
+                    "low": pair.mean() - half,
+                    "high": pair.mean() + half,
+                    "spread over seeds": 100 * plainest[metric].xs(density).std(),
+                }
             )
-    return outside
+    return rows
 
 
 def main() -> None:
@@ -91,6 +97,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--engines", nargs="*", help="by name; all that are built if left out")
     parser.add_argument("--keep", type=Path, help="folder for the tables; thrown away if left out")
+    parser.add_argument("--json", type=Path, help="write the table there too")
     chosen = parser.parse_args()
     compared = chosen.engines or others(chosen.device)
     print(f"{device_name(chosen.device)}, {chosen.seeds} dense seeds x 2 copies, minus {PLAINEST}")
@@ -102,8 +109,17 @@ def main() -> None:
             for engine in pool.imap_unordered(work, [PLAINEST, *compared]):
                 print(f"computed by {engine}", flush=True)
         plainest = by_seed(PLAINEST, chosen.seeds, root)
-        outside = [compare(engine, plainest, chosen.seeds, root) for engine in compared]
-    print(f"{sum(outside)} of {len(outside) * len(METRICS) * 2} intervals leave out zero")
+        rows = [row for e in compared for row in compare(e, plainest, chosen.seeds, root)]
+    for row in rows:
+        print(
+            f"{row['engine']:32} density {row['density']:4.0%}  {row['metric']:10}  "
+            f"{row['difference']:+6.2f} [{row['low']:+6.2f}, {row['high']:+6.2f}] points, "
+            f"spread over seeds {row['spread over seeds']:.2f}"
+        )
+    if chosen.json:
+        record(chosen.json, chosen.device, seeds=chosen.seeds, plainest=PLAINEST, rows=rows)
+    outside = sum(row["low"] > 0 or row["high"] < 0 for row in rows)
+    print(f"{outside} of {len(rows)} intervals leave out zero")
 
 
 if __name__ == "__main__":
