@@ -87,6 +87,65 @@ def test_the_split_of_the_digits_never_changes() -> None:
     assert digits.std == pytest.approx([scaled.std(correction=0).item()])
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "each", "fixed"),
+    [
+        ("digits-pairs", (1, 8, 16), 100, (10, 10), "d26f6c02dc33e018"),
+        ("digits-clutter", (3, 10, 10), 10, (100, 100), "6588ecf569a253df"),
+    ],
+)
+def test_the_stand_ins_never_change(
+    name: str, shape: tuple[int, ...], classes: int, each: tuple[int, int], fixed: str
+) -> None:
+    made = load(name)
+    assert (made.name, made.classes) == (name, classes)
+    parts = (made.train_images, made.train_labels, made.test_images, made.test_labels)
+    for images, labels, count in ((*parts[:2], each[0]), (*parts[2:], each[1])):
+        assert images.shape == (count * classes, *shape)
+        assert images.dtype == torch.uint8
+        assert labels.bincount().tolist() == [count] * classes
+        # CKA takes the first images: they are mixed
+        assert len(labels[:100].unique()) > classes / 3
+    digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+    assert digest[:16] == fixed
+
+
+def test_pairs_are_two_digits_of_the_same_split() -> None:
+    pairs, single = load("digits-pairs"), load("digits")
+    found = []
+    for part in ("train", "test"):
+        digits = getattr(single, f"{part}_images").flatten(1).tolist()
+        labels = getattr(single, f"{part}_labels").tolist()
+        known = {tuple(digit): label for digit, label in zip(digits, labels, strict=True)}
+        images, numbers = getattr(pairs, f"{part}_images"), getattr(pairs, f"{part}_labels")
+        for image, number in zip(images, numbers.tolist(), strict=True):
+            tens, ones = (tuple(half.flatten().tolist()) for half in image.split(8, dim=2))
+            assert 10 * known[tens] + known[ones] == number
+        found += images.flatten(1).tolist()
+    assert len(set(map(tuple, found))) == len(found) == 2000
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_on_clutter_one_whole_digit_of_the_same_split_is_the_class(part: str) -> None:
+    made, single = load("digits-clutter"), load("digits")
+    images = getattr(made, f"{part}_images").double()
+    digits, labels = getattr(single, f"{part}_images").double(), getattr(single, f"{part}_labels")
+
+    def inner(patches: Tensor) -> Tensor:
+        """Without the columns that neighbours reach, whatever ink and ground: norm 1, mean 0."""
+        flat = patches[..., 1:7].flatten(-2)
+        flat = flat - flat.mean(dim=-1, keepdim=True)
+        return flat / flat.norm(dim=-1, keepdim=True).clamp(min=1e-9)
+
+    # [count, 3, 3, 3, 8, 8]: every place of a whole digit, in every colour
+    patches = inner(images.unfold(2, 8, 1).unfold(3, 8, 1))
+    alike = torch.einsum("nctlp,dp->ndctl", patches, inner(digits[:, 0])).abs()
+    # in all three colours at one place, up to rounding
+    nearest = alike.amin(dim=2).flatten(2).amax(dim=2)
+    own = labels == getattr(made, f"{part}_labels")[:, None]
+    assert nearest.masked_fill(~own, 0).amax(dim=1).min() > 0.999
+
+
 def test_normalisation() -> None:
     noise = coloured()
     images = plain_images(noise, noise.train_images, torch.float64)

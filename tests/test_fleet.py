@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from threeregime import data, lanes, pruning
 from threeregime.fleet import Fleet
 from threeregime.loader import Loader
 from threeregime.mechanisms import MECHANISMS
-from threeregime.models import PreResNet
+from threeregime.models import NETS, PreResNet
 from threeregime.protocol import Training
 from threeregime.training import Run, errors
 
@@ -81,6 +81,52 @@ def test_a_fleet_of_one_is_the_plain_net_under_torch_optim(mechanism: str) -> No
     for name, tensor in plain.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             torch.testing.assert_close(ours[name][0], tensor, rtol=1e-9, atol=1e-9)
+
+
+@mechanisms
+@pytest.mark.parametrize(
+    ("name", "depth", "width", "sides"),
+    [
+        ("preresnet", 8, 0.25, (8, 8)),
+        ("densenet", 10, 0.5, (8, 8)),
+        ("densenet", 7, 0.25, (12, 12)),
+        ("vgg", 11, 0.05, (8, 8)),
+        ("vgg", 13, 0.03, (8, 16)),
+    ],
+)
+def test_a_fleet_of_every_net_is_its_plain_nets(
+    name: str, depth: int, width: float, sides: tuple[int, int], mechanism: str
+) -> None:
+    def build() -> nn.Module:
+        return NETS[name].build(depth, width, 2, 10)
+
+    fleet = Fleet.initial(build, SEEDS[:3], dtype=torch.float64, mechanism=mechanism)
+    generator = torch.Generator().manual_seed(0)
+    images = (256 * torch.rand((24, 2, *sides), generator=generator)).to(torch.uint8)
+    labels = torch.arange(24) % 10
+    mean, std = (0.5, 0.4), (0.3, 0.2)
+    noise = data.Dataset("noise", images, labels, images, labels, mean, std, classes=10)
+    run = Run(fleet, Loader(noise, SEEDS[:3], 12, crop=1, flip=True), SGD)
+    drawn = run.loader.part(run.loader.draw(0), 0)
+    images, labels = run.loader.batch(drawn, torch.float64)
+    before = fleet.state()
+    fleet.module.train()
+    logits = fleet.logits(images)
+    fleet.load(before)
+    run.step(*drawn)
+    after = fleet.state()
+    for member in range(3):
+        plain = build().double()
+        plain.load_state_dict({n: t[member] for n, t in before.items()}, strict=False)
+        optimizer = torch.optim.SGD(plain.parameters(), SGD.lr, weight_decay=SGD.weight_decay)
+        plain.train()
+        expected = plain(images[:, member])
+        torch.testing.assert_close(logits[member], expected, rtol=1e-9, atol=1e-9)
+        torch.nn.functional.cross_entropy(expected, labels[member]).backward()
+        optimizer.step()
+        for part, tensor in plain.state_dict().items():
+            if not part.endswith("num_batches_tracked"):
+                torch.testing.assert_close(after[part][member], tensor, rtol=1e-9, atol=1e-9)
 
 
 @mechanisms

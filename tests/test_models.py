@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.models import NETS, PreActBlock, PreResNet
+from threeregime.models import NETS, VGG, DenseNet, PreActBlock, PreResNet
 
 
 def convolutions(net: nn.Module) -> list[nn.Conv2d]:
@@ -31,6 +31,70 @@ def test_the_digits_net_has_17414_parameters() -> None:
     assert size(*PreResNet(20, 0.25, channels=1, classes=10).parameters()) == 17_414
 
 
+# Counted by hand, layer by layer; published: 1.0 M (Huang et al., 2017), 20 M (Appendix B.2).
+@pytest.mark.parametrize(
+    ("net", "published", "within"),
+    [
+        (DenseNet(depth=40, width=1.0, channels=3, classes=10), 1.0e6, 0.02),
+        (VGG(depth=19, width=1.0, channels=3, classes=10), 20.0e6, 0.01),
+    ],
+)
+def test_the_other_nets_have_their_published_sizes(
+    net: nn.Module, published: float, within: float
+) -> None:
+    assert size(*net.parameters()) == pytest.approx(published, rel=within)
+    assert all(conv.bias is None for conv in convolutions(net))
+
+
+def test_a_dense_net_grows_by_its_layers() -> None:
+    def expected(depth: int, growth: int, channels: int, classes: int) -> int:
+        first = count = 16 * growth // 12
+        total = 9 * channels * first
+        for block in range(3):
+            for _ in range((depth - 4) // 3):
+                total += 2 * count + 9 * count * growth
+                count += growth
+            total += (2 * count + count * count) * (block < 2)  # a transition, but not at the end
+        return total + 2 * count + (count + 1) * classes
+
+    assert expected(40, 12, 3, 10) == 1_019_722
+    for depth, width, growth in ((40, 1.0, 12), (16, 0.25, 3), (7, 2.0, 24)):
+        net = DenseNet(depth, width, channels=3, classes=10)
+        assert size(*net.parameters()) == expected(depth, growth, 3, 10)
+        assert len(convolutions(net)) == depth - 1
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_vgg_is_convolutions_and_one_linear_layer(depth: int) -> None:
+    net = VGG(depth, 0.25, channels=3, classes=10)
+    kinds = convolutions(net)
+    # the published nets end in three linear layers where this one has one
+    assert len(kinds) == depth - 3
+    assert {conv.out_channels for conv in kinds} == {16, 32, 64, 128}
+    assert size(*net.linear.parameters()) == 128 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("sides", "seen"),
+    [
+        ((32, 32), [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2)]),
+        ((16, 16), [(16, 16), (8, 8), (4, 4), (2, 2), (2, 2)]),
+        ((12, 12), [(12, 12), (6, 6), (3, 3), (3, 3), (3, 3)]),
+        ((8, 16), [(8, 16), (4, 8), (2, 4), (2, 4), (2, 4)]),
+        ((8, 8), [(8, 8), (4, 4), (2, 2), (2, 2), (2, 2)]),
+    ],
+)
+def test_vgg_pools_while_two_pixels_are_left(
+    sides: tuple[int, int], seen: list[tuple[int, int]]
+) -> None:
+    net = VGG(11, 0.05, channels=1, classes=10)
+    shapes: list[tuple[int, ...]] = []
+    for group in net.groups:
+        group.register_forward_hook(lambda layer, given, out: shapes.append(tuple(out.shape[2:])))
+    assert net(torch.zeros(2, 1, *sides)).shape == (2, 10)
+    assert shapes == seen
+
+
 @pytest.mark.parametrize("depth", [8, 14, 20, 32, 44])
 def test_depth_counts_the_layers_on_the_main_road(depth: int) -> None:
     net = NETS["preresnet"].build(depth, 0.25, 1, 10)
@@ -40,10 +104,18 @@ def test_depth_counts_the_layers_on_the_main_road(depth: int) -> None:
     assert sum(isinstance(layer, PreActBlock) for layer in net.modules()) == (depth - 2) // 2
 
 
-@pytest.mark.parametrize("depth", [-4, 0, 2, 7, 9, 11, 17, 18, 21, 111])
-def test_other_depths_are_refused(depth: int) -> None:
-    with pytest.raises(ThreeRegimeError, match=rf"net\.depth = {depth} .*6n\+2"):
-        NETS["preresnet"].check_depth(depth)
+@pytest.mark.parametrize(
+    ("name", "depths", "rule"),
+    [
+        ("preresnet", [-4, 0, 2, 7, 9, 11, 17, 18, 21, 111], r"6n\+2"),
+        ("densenet", [-2, 0, 4, 8, 20, 41], r"3n\+4"),
+        ("vgg", [0, 10, 12, 20], "11, 13, 16, 19"),
+    ],
+)
+def test_other_depths_are_refused(name: str, depths: list[int], rule: str) -> None:
+    for depth in depths:
+        with pytest.raises(ThreeRegimeError, match=rf"net\.depth = {depth} is not .*{rule}"):
+            NETS[name].check_depth(depth)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +168,10 @@ def test_a_block_is_norm_relu_convolution_twice_beside_the_raw_input() -> None:
     assert isinstance(same.shortcut, nn.Identity)
 
 
-def test_convolutions_are_drawn_by_fan_out() -> None:
+@pytest.mark.parametrize(("name", "depth"), [("preresnet", 20), ("densenet", 22), ("vgg", 11)])
+def test_convolutions_are_drawn_by_fan_out(name: str, depth: int) -> None:
     torch.manual_seed(0)
-    net = PreResNet(20, 1.0, channels=3, classes=10)
+    net = NETS[name].build(depth, 1.0, 3, 10)
     for conv in convolutions(net):
         kernel, weight = conv.kernel_size[0], conv.weight.detach()
         expected = math.sqrt(2 / (kernel * kernel * conv.out_channels))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +43,7 @@ def refusal(sections: dict[str, Any]) -> str:
         ("data", "images", 0, "1 or more"),
         ("data", "images", 1e4, "a whole number"),
         ("data", "size", 0, "1 or more"),
-        ("net", "name", "resnet", "preresnet"),
+        ("net", "name", "resnet", "one of preresnet, densenet, vgg"),
         ("net", "depth", 21, "6n+2"),
         ("net", "depth", 2, "6n+2"),
         ("net", "depth", True, "a whole number"),
@@ -195,9 +198,10 @@ def test_the_hash_tells_every_field_apart() -> None:
         others[f"{section}.{field}"] = value
     others["dense.stop"] = 80
     every = {f"{s}.{f}" for s, table in Protocol().to_dict().items() for f in table}
-    # net.name alone has a single value so far
     assert every == {*others, "net.name"}
-    protocols = [Protocol(), *(Protocol().replace(*item) for item in others.items())]
+    # the default net has no depth in common with another
+    nets = [Protocol().update({"net.name": n, "net.depth": 19}) for n in ("densenet", "vgg")]
+    protocols = [Protocol(), *nets, *(Protocol().replace(*item) for item in others.items())]
     assert len({protocol.hash() for protocol in protocols}) == len(protocols)
     for path, value in others.items():
         section = path.partition(".")[0]
@@ -230,6 +234,14 @@ def test_all_stops_of_a_dense_run_share_its_identity() -> None:
     assert len({p.hash() for p in stops}) == 3
     assert protocol.replace("pruning.density", 0.3).dense_hash == protocol.dense_hash
     assert protocol.replace("dense.lr", 0.2).dense_hash != protocol.dense_hash
+
+
+def test_a_hash_without_fields_is_that_of_their_defaults() -> None:
+    digits = catalogue.protocol("digits")
+    wide = digits.update({"net.width": 2.0, "dense.stop": 8})
+    assert wide.hash(without=["net.width", "dense.stop"]) == digits.replace("net.width", 1).hash()
+    assert wide.hash("net", without=["net.width"]) == Protocol().hash("net")
+    assert wide.hash("net", without=["dense.stop"]) == wide.hash("net")
 
 
 @pytest.mark.parametrize(("name", "scale"), PRESETS)
@@ -271,6 +283,68 @@ def test_every_scale_has_an_experiment_and_the_digits_their_constants() -> None:
     assert not set(judged.dense_seeds) & set(digits.dense_seeds)
 
 
+def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
+    """A catalogue of one experiment, ``mine``, that begins with ``text``."""
+    shutil.copytree(catalogue.PROTOCOLS / "scales", tmp_path / "scales")
+    head = 'title = ""\nsource = ""\ntemperature = "epochs"\nload = "width"\n'
+    seeds = "dense_seeds = [0]\nretrain_seeds = [0, 1]"
+    smoke = f'[smoke]\nepochs = [2]\nwidth = [0.5, 2]\n{seeds}\nset."net.depth" = 11'
+    (tmp_path / "mine.toml").write_text(f"{head}{text}\n{smoke}")
+    monkeypatch.setattr(catalogue, "PROTOCOLS", tmp_path)
+
+
+def test_an_experiment_sets_fields_of_its_scales(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write(monkeypatch, tmp_path, '[set]\n"net.name" = "vgg"\n"net.depth" = 19\n')
+    mine = catalogue.experiment("mine", "smoke")
+    # a scale's own come last
+    expected = catalogue.protocol("smoke").update({"net.name": "vgg", "net.depth": 11})
+    assert mine.protocol == expected
+    # VGG has no net of the default depth, which the identity of the diagram does not need
+    unit = mine.override({"net.depth": 13}).units()[1]
+    assert unit.protocol.net == Net("vgg", 13, 2.0)
+    assert mine.base(unit.protocol) != mine.base(mine.units()[1].protocol)
+    depth = replace(mine, load="depth", loads=(11, 13))
+    assert len({depth.base(unit.protocol) for unit in depth.units()}) == 1
+    assert depth.place(unit.protocol, "data", "net", "dense") == {"epochs": 2, "depth": 13}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('"net.name" = "resnet"', "net.name = 'resnet' is not allowed: one of preresnet"),
+        ('"net.name" = "densenet"', "net.depth = 11 is not allowed: a DenseNet has 3n+4 layers"),
+        ('"net.hight" = 1', "field net.hight = 1 is not allowed: name, depth, width"),
+        ('"nett.depth" = 1', "section = 'nett' is not allowed"),
+        ('"net.name" = "vgg"\n"pruning.density" = 5', "pruning.density = 5.0 is not allowed"),
+    ],
+)
+def test_what_an_experiment_sets_is_checked(
+    text: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write(monkeypatch, tmp_path, f"[set]\n{text}")
+    with pytest.raises(ThreeRegimeError, match=re.escape(words)) as caught:
+        catalogue.experiment("mine", "smoke")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
+    paper = {
+        name: catalogue.experiment(name, "paper") for name, scale in PRESETS if scale == "paper"
+    }
+    assert paper["figure_08"].protocol.net == Net("densenet", 40)
+    assert paper["figure_09"].protocol.net == Net("vgg", 19)
+    assert paper["figure_10"].protocol.data == Data("cifar100")
+    assert paper["figure_11"].protocol.data == Data("svhn")
+    assert paper["figure_12"].protocol.pruning.method == "global"
+    assert paper["figure_03_width"].loads == (0.5, 1, 2, 4, 6, 8)
+    assert paper["figure_15"].loads == (20, 32, 44, 56, 80, 152)
+    for name in ("figure_03_width", "figure_15"):
+        assert paper[name].protocol.pruning.density == 0.05
+    assert len({experiment.temperatures for experiment in paper.values()}) == 1
+
+
 def test_variants_change_the_protocol() -> None:
     experiment = catalogue.experiment("weight_decay", "digits")
     assert set(experiment.variants) == {"1e-4", "1e-3", "2e-3", "4e-3"}
@@ -303,6 +377,18 @@ def test_only_with_seeds_and_override() -> None:
         (lambda e: e.only(width=[1.0]), "'width' is not an axis of figure_02: epochs or density"),
         (lambda e: e.only(epochs=[2.5]), "epochs = 2.5 is not allowed: a whole number"),
         (lambda e: e.only(epochs=[float("inf")]), "epochs = inf is not allowed: a whole number"),
+        (
+            lambda e: catalogue.experiment("figure_15", "smoke").only(depth=[8.5]),
+            "depth = 8.5 is not allowed: a whole number",
+        ),
+        (
+            lambda e: catalogue.experiment("figure_15", "smoke").only(depth=[9]).units(),
+            "net.depth = 9 is not allowed: a PreResNet has 6n+2 layers",
+        ),
+        (
+            lambda e: catalogue.experiment("figure_03_width", "smoke").only(width=[0]).units(),
+            "net.width = 0.0 is not allowed: a factor above 0",
+        ),
         (lambda e: e.only(density=[float("nan")]), "density = nan is not allowed: a number"),
         (lambda e: e.only(density=[0.0]).units(), "a fraction in (0, 1]"),
         (lambda e: e.only(epochs=[99]).units(), "an epoch from 1 to 4"),

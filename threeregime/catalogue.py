@@ -1,7 +1,25 @@
 """The experiments: each a grid of temperatures and loads at several scales, from one TOML file.
 
 ``protocols/scales/SCALE.toml`` holds a scale's protocol, ``protocols/EXPERIMENT.toml`` the axes and
-the values of each scale it can run at. Adding an experiment is adding one such file.
+the values of each scale it can run at. Adding an experiment is adding one such file::
+
+    title = "Model depth"
+    source = "Figure 15, Appendix C.2"
+    temperature = "epochs"  # an entry of AXES, as load
+    load = "depth"
+
+    [set]  # fields of the protocol in which it departs from every scale's (optional)
+    "pruning.density" = 0.05
+
+    [smoke]
+    epochs = [2, 4]
+    depth = [8, 14]
+    dense_seeds = [0, 1]
+    retrain_seeds = [0, 1]
+    set."net.width" = 0.125  # at this scale alone, over the ones above (optional)
+    variants.name = { "dense.lr" = 0.05 }  # one diagram each (optional)
+
+Fields are set as by ``threeregime sweep --set``, under the same checks.
 """
 
 from __future__ import annotations
@@ -33,6 +51,8 @@ class Axis:
 AXES: dict[str, Axis] = {
     "epochs": Axis("dense.stop", int, "Training epochs"),
     "density": Axis("pruning.density", float, "Model density"),
+    "width": Axis("net.width", float, "Model width"),
+    "depth": Axis("net.depth", int, "Model depth"),
 }
 
 
@@ -102,11 +122,8 @@ class Experiment:
 
         All cells of a diagram have the same.
         """
-        tables = protocol.to_dict()
-        for axis in (self.temperature, self.load):
-            section, _, name = AXES[axis].field.partition(".")
-            del tables[section][name]
-        return Protocol.from_dict(tables).hash(*sections)
+        axes = (self.temperature, self.load)
+        return protocol.hash(*sections, without=[AXES[axis].field for axis in axes])
 
     def place(self, protocol: Protocol, *sections: str) -> dict[str, Any]:
         """Where a protocol lies on those axes that are fields of the given sections."""
@@ -226,7 +243,7 @@ def experiment(name: str, scale: str) -> Experiment:
         source=table["source"],
         temperature=temperature,
         load=load,
-        protocol=protocol(scale),
+        protocol=protocol(scale).update({**table.get("set", {}), **grid.get("set", {})}),
         temperatures=tuple(_value(temperature, v) for v in grid[temperature]),
         loads=tuple(_value(load, v) for v in grid[load]),
         dense_seeds=tuple(grid["dense_seeds"]),

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from threeregime import digits
 from threeregime.errors import ThreeRegimeError
 
 DATA_DIR = Path("data")
@@ -102,6 +103,10 @@ def _shrink(images: Tensor, size: int) -> Tensor:
     return torch.cat(parts).round().to(torch.uint8)
 
 
+Loads = Callable[[Path, bool], Dataset]
+"""Loads a data set, given the folder of downloaded ones and whether to fetch what is missing."""
+
+
 def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
     """Load a data set by its protocol name.
 
@@ -122,18 +127,9 @@ def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
     return DATASETS[name](root, download)
 
 
-def _digits(root: Path, download: bool) -> Dataset:
-    """Scikit-learn's digits, 8x8: a fixed stratified split, 797 to train on, 1,000 to test."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    bunch = load_digits()
-    # Pixels are 0 .. 16; times 15 they are exact in uint8 and span most of its range.
-    images = (bunch.images * 15).astype(np.uint8)[:, None]
-    train, test, train_labels, test_labels = train_test_split(
-        images, bunch.target, train_size=797, test_size=1000, stratify=bunch.target, random_state=0
-    )
-    return _measured("digits", train, train_labels, test, test_labels, classes=10)
+def _of_digits(name: str, make: Callable[[], digits.Splits], classes: int) -> Loads:
+    """A data set of :mod:`threeregime.digits`: there wherever scikit-learn is."""
+    return lambda root, download: _measured(name, *make(), classes=classes)
 
 
 def _cifar10_jpeg(root: Path, download: bool) -> Dataset:
@@ -154,7 +150,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 def _torchvision(
     kind: str, mean: tuple[float, ...], std: tuple[float, ...], classes: int, first_file: str
-) -> Callable[[Path, bool], Dataset]:
+) -> Loads:
     def loader(root: Path, download: bool) -> Dataset:
         import torchvision
 
@@ -179,8 +175,11 @@ def _torchvision(
     return loader
 
 
-DATASETS: dict[str, Callable[[Path, bool], Dataset]] = {
-    "digits": _digits,
+DATASETS: dict[str, Loads] = {
+    "digits": _of_digits("digits", digits.plain, 10),
+    # Stand-ins for CIFAR-100 and SVHN.
+    "digits-pairs": _of_digits("digits-pairs", digits.pairs, 100),
+    "digits-clutter": _of_digits("digits-clutter", digits.clutter, 10),
     "cifar10": _torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD, 10, "cifar-10-batches-py"),
     "cifar10-jpeg": _cifar10_jpeg,
     # Mean and std of its own training set.

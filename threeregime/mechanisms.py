@@ -116,6 +116,29 @@ def _grouped_conv(plain: nn.Module, members: int) -> nn.Module:
     return conv
 
 
+class Concat(nn.Module):
+    """Activations one after the other along the channels, as in a dense net.
+
+    A layer, where plain nets call ``torch.cat``: members lie in the channels too. In lanes channels
+    come first, so that it is right as it is.
+    """
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Map several [batch, channels, height, width] to one with the sum of their channels."""
+        return torch.cat(parts, dim=1)
+
+
+class _GroupedConcat(nn.Module):
+    def __init__(self, plain: nn.Module, members: int) -> None:
+        super().__init__()
+        self.members = members
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        # [batch, height, width, M, channels], as they lie in memory
+        apart = [part.permute(0, 2, 3, 1).unflatten(3, (self.members, -1)) for part in parts]
+        return torch.cat(apart, dim=4).flatten(3).permute(0, 3, 1, 2)
+
+
 class _GroupedLinear(nn.Module):
     def __init__(self, plain: nn.Module, members: int) -> None:
         super().__init__()
@@ -139,6 +162,7 @@ class Grouped(Layout):
         nn.Conv2d: _grouped_conv,
         nn.BatchNorm2d: _norm,
         nn.Linear: _GroupedLinear,
+        Concat: _GroupedConcat,
     }
 
     def by_member(self, tensor: Tensor, members: int) -> Tensor:

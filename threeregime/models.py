@@ -1,8 +1,9 @@
 """The paper's nets as plain modules; :mod:`threeregime.fleet` turns any of them into a fleet.
 
 A net that is to run as a fleet is made of layers that treat channels alike (convolution, batch
-norm, linear, pooling over space, pointwise functions) and never mixes channels by hand. To add one:
-write the module and give it an entry in :data:`NETS`.
+norm, linear, pooling over space, pointwise functions), joins channels by
+:class:`threeregime.mechanisms.Concat` and never mixes them by hand. To add one: write the module
+and give it an entry in :data:`NETS`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from threeregime.errors import ThreeRegimeError
+from threeregime.mechanisms import Concat
 
 if TYPE_CHECKING:
     from threeregime.data import Dataset
     from threeregime.protocol import Net
+
+
+def scaled(channels: int, width: float) -> int:
+    """Number of channels of a layer at a width factor: rounded, at least one."""
+    return max(1, round(channels * width))
 
 
 class PreActBlock(nn.Module):
@@ -52,7 +59,7 @@ class PreResNet(nn.Module):
     def __init__(self, depth: int, width: float, channels: int, classes: int) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
-        widths = [max(1, round(base * width)) for base in (16, 32, 64)]
+        widths = [scaled(base, width) for base in (16, 32, 64)]
         self.conv = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
         before = [widths[0], *widths[:-1]]
         self.stages = nn.Sequential(
@@ -76,6 +83,105 @@ class PreResNet(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))
 
 
+class DenseLayer(nn.Module):
+    """Norm, ReLU, 3x3 convolution; its output joins the channels that came in (Huang et al.)."""
+
+    def __init__(self, channels_in: int, growth: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels_in)
+        self.conv = nn.Conv2d(channels_in, growth, 3, padding=1, bias=False)
+        self.concat = Concat()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, channels_in, h, w] to [batch, channels_in + growth, h, w]."""
+        return self.concat(x, self.conv(F.relu(self.norm(x))))
+
+
+class Transition(nn.Module):
+    """Between dense blocks: norm, ReLU, 1x1 convolution, average pooling; as many channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, channels, h, w] to [batch, channels, h / 2, w / 2]."""
+        return F.avg_pool2d(self.conv(F.relu(self.norm(x))), 2)
+
+
+class DenseNet(nn.Module):
+    """DenseNet of depth 3n+4 with growth 12 x ``width`` (paper, Appendix B.1 and Figure 8).
+
+    Three blocks of n layers, no bottleneck, no compression, and 16 x ``width`` channels to begin
+    with (Huang et al., 2017, Section 3). DenseNet-40 has 1,019,722 parameters, their 1.0 M; the
+    scripts' begins with 24 channels, which makes 1,059,298.
+    """
+
+    def __init__(self, depth: int, width: float, channels: int, classes: int) -> None:
+        super().__init__()
+        growth, count = scaled(12, width), scaled(16, width)
+        self.conv = nn.Conv2d(channels, count, 3, padding=1, bias=False)
+        layers: list[nn.Module] = []
+        for block in range(3):
+            if block:
+                layers.append(Transition(count))
+            for _ in range((depth - 4) // 3):
+                layers.append(DenseLayer(count, growth))
+                count += growth
+        self.layers = nn.Sequential(*layers)
+        self.norm = nn.BatchNorm2d(count)
+        self.linear = nn.Linear(count, classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [batch, channels, h, w] to logits [batch, classes]; h and w from 4 up."""
+        x = F.relu(self.norm(self.layers(self.conv(x))))
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+class VGG(nn.Module):
+    """VGG with batch norm and widths (64, 128, 256, 512, 512) x ``width`` (Appendix B.1, Figure 9).
+
+    As CIFAR has it: 3x3 convolutions in five groups, max pooling between them, the mean over the
+    2x2 pixels that are left of 32x32, one linear layer (scripts). VGG-19 has 20,035,018 parameters;
+    the scripts' convolutions have a bias, too, which batch norm undoes.
+
+    Of a smaller image less is pooled: as long as two pixels a side are left. On a single pixel
+    eight of the nine weights of a kernel would see nothing but padding.
+    """
+
+    GROUPS: ClassVar[dict[int, tuple[int, ...]]] = {
+        11: (1, 1, 2, 2, 2),
+        13: (2, 2, 2, 2, 2),
+        16: (2, 2, 3, 3, 3),
+        19: (2, 2, 4, 4, 4),
+    }
+
+    def __init__(self, depth: int, width: float, channels: int, classes: int) -> None:
+        super().__init__()
+        groups = []
+        for count, base in zip(self.GROUPS[depth], (64, 128, 256, 512, 512), strict=True):
+            layers: list[nn.Module] = []
+            for _ in range(count):
+                made = scaled(base, width)
+                conv = nn.Conv2d(channels, made, 3, padding=1, bias=False)
+                layers += [conv, nn.BatchNorm2d(made), nn.ReLU()]
+                channels = made
+            groups.append(nn.Sequential(*layers))
+        self.groups = nn.ModuleList(groups)
+        self.linear = nn.Linear(channels, classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [batch, channels, h, w] to logits [batch, classes]."""
+        for place, group in enumerate(self.groups):
+            if place and min(x.shape[2:]) >= 4:
+                x = F.max_pool2d(x, 2)
+            x = group(x)
+        return self.linear(x.mean(dim=(2, 3)))
+
+
 def initialise(net: nn.Module) -> None:
     """Draw every convolution from N(0, 2 / (k k out)), as the authors' scripts do."""
     for layer in net.modules():
@@ -91,6 +197,19 @@ def _six_n_plus_two(depth: int) -> None:
         )
 
 
+def _three_n_plus_four(depth: int) -> None:
+    if depth < 7 or (depth - 4) % 3:
+        raise ThreeRegimeError(
+            f"net.depth = {depth} is not allowed: a DenseNet has 3n+4 layers (7, 10, ..., 40, ...)"
+        )
+
+
+def _one_of_four(depth: int) -> None:
+    if depth not in VGG.GROUPS:
+        known = ", ".join(map(str, VGG.GROUPS))
+        raise ThreeRegimeError(f"net.depth = {depth} is not allowed: a VGG has {known} layers")
+
+
 @dataclass(frozen=True)
 class NetKind:
     """How to build one kind of net: ``build(depth, width, channels, classes)``."""
@@ -101,6 +220,8 @@ class NetKind:
 
 NETS: dict[str, NetKind] = {
     "preresnet": NetKind(PreResNet, _six_n_plus_two),
+    "densenet": NetKind(DenseNet, _three_n_plus_four),
+    "vgg": NetKind(VGG, _one_of_four),
 }
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -223,11 +223,17 @@ class Protocol:
             }
         return tables if defaults else {name: table for name, table in tables.items() if table}
 
-    def hash(self, *sections: str) -> str:
-        """Identity of the recipe, or of the named sections alone: 12 hexadecimal digits."""
-        tables = self.to_dict(defaults=False)
-        chosen = {k: v for k, v in tables.items() if not sections or k in sections}
-        text = json.dumps(chosen, sort_keys=True)
+    def hash(self, *sections: str, without: Collection[str] = ()) -> str:
+        """Identity of the recipe, or of the named sections alone: 12 hexadecimal digits.
+
+        Fields ``without`` which it is taken count as if they were at their defaults.
+        """
+        tables: dict[str, dict[str, Any]] = {}
+        for section, table in self.to_dict(defaults=False).items():
+            left = {n: v for n, v in table.items() if f"{section}.{n}" not in without}
+            if left and (not sections or section in sections):
+                tables[section] = left
+        text = json.dumps(tables, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
