@@ -1,4 +1,4 @@
-"""Data sets as uint8 tensors that live on the device.
+"""Data sets of images as uint8 tensors that live on the device.
 
 To add a data set: write a loader that returns a :class:`Dataset` and give it an entry in
 :data:`DATASETS`.
@@ -7,30 +7,35 @@ To add a data set: write a loader that returns a :class:`Dataset` and give it an
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from threeregime import digits
+from threeregime import digits, task
 from threeregime.errors import ThreeRegimeError
+
+if TYPE_CHECKING:
+    from threeregime.loader import Loader
+    from threeregime.protocol import Data
 
 DATA_DIR = Path("data")
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(task.Task):
     """Images and labels of both splits.
 
     ``train_images`` and ``test_images`` are uint8 [count, channels, height, width]; labels are
     int64 [count]; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1].
     """
 
+    of: ClassVar[str] = "images"
     name: str
     train_images: Tensor
     train_labels: Tensor
@@ -44,6 +49,16 @@ class Dataset:
     def channels(self) -> int:
         """Number of colour channels."""
         return self.train_images.shape[1]
+
+    @property
+    def count(self) -> int:
+        """Number of training images."""
+        return len(self.train_labels)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Channels and classes."""
+        return self.channels, self.classes
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same data set with its tensors on ``device``."""
@@ -80,6 +95,33 @@ class Dataset:
                 test_images=_shrink(made.test_images, size),
             )
         return made
+
+    def blank(self, batch: int) -> Tensor:
+        """Images [batch, channels, height, width]."""
+        return torch.empty(batch, *self.train_images.shape[1:])
+
+    def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Loader:
+        """Images cropped and flipped at random."""
+        from threeregime.loader import Loader
+
+        return Loader(self, seeds, batch_size, wanted.crop, wanted.flip)
+
+    def examples(
+        self, train: bool, dtype: torch.dtype, first: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images as they are, normalised [batch, channels, height, width], with labels [batch]."""
+        images = (self.train_images if train else self.test_images)[:first]
+        labels = (self.train_labels if train else self.test_labels)[:first]
+        size = task.EVALUATION_BATCH
+        for pixels, truth in zip(images.split(size), labels.split(size), strict=True):
+            yield self.normalise(pixels.permute(0, 2, 3, 1), dtype).permute(0, 3, 1, 2), truth
+
+    def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
+        """Mean over a member's images, summed over members."""
+        total = F.cross_entropy(
+            outputs.flatten(0, 1), truth.flatten(), reduction="sum", label_smoothing=smoothing
+        )
+        return total / truth.shape[1]
 
     def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn uint8 pixels with channels last [..., channels] into normalised floats."""

@@ -75,11 +75,11 @@ def candidates(device: torch.device | str, members: int) -> list[Engine]:
     if torch.device(device).type != "cpu":
         return [
             Engine(mechanism, "bfloat16", compiled, graphed=True)
-            for mechanism in ("grouped", "separate")
+            for mechanism in ("grouped", "separate", "vmapped")
             for compiled in (True, False)
         ]
     precisions = ["float32"] + ["bfloat16"] * _cpu_multiplies_bfloat16()
-    found = [Engine(m, p) for m in ("grouped", "separate") for p in precisions]
+    found = [Engine(m, p) for m in ("grouped", "separate", "vmapped") for p in precisions]
     if members >= FEWEST_LANES and lanes.available():
         found.insert(0, Engine("lanes"))
     return found

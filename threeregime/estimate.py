@@ -48,7 +48,7 @@ def _epoch_seconds(job: Job, place: Place) -> float:
     # Timed anew even where the engine is known: how busy the machine is changes.
     engine = engine_for(place, protocol, training, job.nets)
     seconds = step_seconds(place, protocol, training, tried, engine)
-    return seconds * job.nets / tried * (len(data.train_labels) // training.batch_size)
+    return seconds * job.nets / tried * (data.count // training.batch_size)
 
 
 def duration(span: float) -> str:

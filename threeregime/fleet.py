@@ -97,26 +97,31 @@ class Fleet:
             tensor.copy_(state[name])
 
     def prunable(self) -> dict[str, nn.Parameter]:
-        """The stacked weights that pruning may remove, every convolution's, by plain name."""
-        convolutions = {
-            f"{name}.weight"
-            for name, layer in self.build().named_modules()
-            if isinstance(layer, nn.Conv2d)
+        """The stacked weights that pruning may remove, by plain name.
+
+        Every convolution's, or those of the layers that the net names as its ``prunable``.
+        """
+        plain = self.build()
+        kind = getattr(plain, "prunable", nn.Conv2d)
+        weights = {
+            f"{name}.weight" for name, layer in plain.named_modules() if isinstance(layer, kind)
         }
-        return {n: p for n, p in self.module.named_parameters() if n in convolutions}
+        return {n: p for n, p in self.module.named_parameters() if n in weights}
 
     def norms(self) -> list[nn.BatchNorm2d]:
         """The batch norm layers."""
         return [m for m in self.module.modules() if isinstance(m, nn.BatchNorm2d)]
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Outputs [M, batch, classes] for images [batch, M, c, h, w], or [batch, c, h, w] for all.
+    def alike(self, inputs: Tensor) -> Tensor:
+        """Inputs [batch, ...] for every member: [batch, M, ...]."""
+        return inputs[:, None].expand(-1, self.members, *inputs.shape[1:])
+
+    def logits(self, *inputs: Tensor) -> Tensor:
+        """Outputs [M, batch, ..., classes] for what a net takes, each [batch, M, ...].
 
         Gradients flow; the mode (training or evaluation) is the module's.
         """
-        if images.dim() == 4:
-            images = images[:, None].expand(-1, self.members, -1, -1, -1)
-        return (self._training if torch.is_grad_enabled() else self._forward)(images)
+        return (self._training if torch.is_grad_enabled() else self._forward)(*inputs)
 
     def finite(self) -> Tensor:
         """Which members hold only finite numbers: bool [M]."""

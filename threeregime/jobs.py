@@ -16,12 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from threeregime import results
 from threeregime.catalogue import Unit
-from threeregime.data import Dataset
 from threeregime.device import out_of_memory, prepare
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet, State
-from threeregime.loader import Loader, resident, stream
+from threeregime.loader import resident
 from threeregime.measure import measure_pairs
 from threeregime.models import builder
 from threeregime.protocol import Protocol, Training
@@ -29,6 +28,7 @@ from threeregime.provenance import provenance
 from threeregime.pruning import Masks, masks
 from threeregime.rows import dense_rows, extra, net_rows, pair_rows
 from threeregime.sweep import MEASURE_FORWARDS, DenseJob, Job, Place, RetrainJob, dense_checkpoint
+from threeregime.task import Task, stream
 from threeregime.trainer import Advance, Trainer, split_checkpoint
 from threeregime.training import Run, errors
 from threeregime.trial import engine_for
@@ -77,20 +77,20 @@ def _in_halves(job: Job, place: Place, advance: Advance, line: str) -> bool:
     return all(done)
 
 
-def _data(protocol: Protocol, place: Place) -> Dataset:
+def _data(protocol: Protocol, place: Place) -> Task:
     return resident(protocol.data, place.data_dir, place.download, place.device)
 
 
 def _run(
     fleet: Fleet,
-    data: Dataset,
+    data: Task,
     protocol: Protocol,
     training: Training,
     seeds: list[int],
     engine: Engine,
 ) -> Run:
     """A fleet in training on its members' own streams, nothing pruned yet."""
-    loader = Loader(data, seeds, training.batch_size, protocol.data.crop, protocol.data.flip)
+    loader = data.loader(seeds, training.batch_size, protocol.data)
     return Run(fleet, loader, training, engine)
 
 
@@ -190,7 +190,7 @@ def _dense_file(unit: Unit, place: Place) -> Path:
 
 
 def _prune(
-    job: RetrainJob, place: Place, data: Dataset, files: list[Path], engine: Engine
+    job: RetrainJob, place: Place, data: Task, files: list[Path], engine: Engine
 ) -> tuple[Fleet, Masks]:
     """The fleet of dense nets that the members start from, and their masks."""
     loaded = {path: load_file(path, device=place.device) for path in set(files)}

@@ -12,6 +12,7 @@ from threeregime.data import Dataset
 from threeregime.fleet import Fleet, State
 from threeregime.loader import plain_images
 from threeregime.metrics import cka, line_points, lmc
+from threeregime.task import Task
 from threeregime.training import errors, outputs
 
 STATISTICS_BATCH = 256
@@ -29,22 +30,24 @@ class PairMetrics:
 
 
 @torch.no_grad()
-def reestimate_norms(fleet: Fleet, data: Dataset) -> None:
+def reestimate_norms(fleet: Fleet, data: Task) -> None:
     """Set every batch norm's statistics to those of the un-augmented training set.
 
     The statistics of an interpolated net are not the interpolated statistics. Batches are of
     nearly equal size and weigh by it; each layer sees batch-normalised inputs (scripts).
     """
-    count = len(data.train_images)
     norms = fleet.norms()
+    if not norms:
+        return
+    assert isinstance(data, Dataset), "nets with batch norm read images"
     fleet.module.train()
     kept = [norm.momentum for norm in norms]
     seen = 0
-    for pixels in data.train_images.tensor_split(-(-count // STATISTICS_BATCH)):
+    for pixels in data.train_images.tensor_split(-(-data.count // STATISTICS_BATCH)):
         seen += len(pixels)
         for norm in norms:
             norm.momentum = len(pixels) / seen
-        fleet.logits(plain_images(data, pixels, fleet.dtype))
+        fleet.logits(fleet.alike(plain_images(data, pixels, fleet.dtype)))
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
 
@@ -57,7 +60,7 @@ def interpolate(a: State, b: State, t: float) -> State:
     return {name: torch.lerp(a[name], b[name], t) for name in a}
 
 
-def line_errors(fleet: Fleet, a: State, b: State, data: Dataset, points: int) -> Tensor:
+def line_errors(fleet: Fleet, a: State, b: State, data: Task, points: int) -> Tensor:
     """Training error along the line between pairs of nets of ``fleet``'s kind: [P, points].
 
     Statistics of batch norm are re-estimated at every point, both ends included.
@@ -74,7 +77,7 @@ def line_errors(fleet: Fleet, a: State, b: State, data: Dataset, points: int) ->
 def measure_pairs(
     fleet: Fleet,
     pairs: Sequence[tuple[int, int]],
-    data: Dataset,
+    data: Task,
     points: int = 11,
     samples: int = 6464,
 ) -> PairMetrics:
@@ -85,7 +88,7 @@ def measure_pairs(
         pairs: members to compare, (i, j).
         data: the training set that errors, statistics and outputs are taken on.
         points: number of points on the line.
-        samples: number of training images for CKA.
+        samples: number of training examples for CKA, or of places in sentences.
 
     Returns:
         float64 tensors on the CPU. Pairs with a diverged member are NaN throughout.

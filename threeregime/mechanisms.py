@@ -11,7 +11,8 @@ batch norm and everything pointwise stays as it is. They differ in which comes f
 
 ``separate`` leaves the layers as they are and runs the members one after the other; inside a CUDA
 graph, on streams beside each other. It is for nets whose single layers already fill the device,
-and for layers that have no stacked form.
+and for layers that have no stacked form. ``vmapped`` leaves them, too, and has PyTorch rewrite
+each operation for all members: for nets of matrix products, as a Transformer is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from threeregime import lanes
 from threeregime.errors import ThreeRegimeError
@@ -32,7 +33,7 @@ from threeregime.errors import ThreeRegimeError
 Layers = dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
 
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[..., Tensor]
 
 
 class Mechanism(ABC):
@@ -54,7 +55,7 @@ class Mechanism(ABC):
 
     @abstractmethod
     def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
-        """Function from images [batch, M, c, h, w] to outputs [M, batch, classes]."""
+        """Function from what a net takes, each [batch, M, ...], to outputs [M, batch, ...]."""
 
 
 class Layout(Mechanism):
@@ -267,20 +268,24 @@ class Separate(Mechanism):
     def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
         """A call of the net for each member, with that member's slices."""
 
-        def one(tensors: dict[str, Tensor], images: Tensor) -> Tensor:
-            return functional_call(stacked, tensors, (images,))
+        def one(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+            return functional_call(stacked, tensors, inputs)
 
         run = torch.compile(one, dynamic=False) if compiled else one
 
-        def forward(images: Tensor) -> Tensor:
+        def forward(*inputs: Tensor) -> Tensor:
             # Unbound at once: the gradients of all slices are then put together at once.
             whole = {**dict(stacked.named_parameters()), **dict(stacked.named_buffers())}
             parts = {name: tensor.unbind() for name, tensor in whole.items()}
             calls = [
-                partial(run, {n: part[m] for n, part in parts.items()}, _alone(images[:, m]))
+                partial(
+                    run,
+                    {n: part[m] for n, part in parts.items()},
+                    *(_alone(given[:, m]) for given in inputs),
+                )
                 for m in range(members)
             ]
-            capturing = images.is_cuda and torch.cuda.is_current_stream_capturing()
+            capturing = inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()
             return torch.stack(_beside(calls) if capturing else [call() for call in calls])
 
         return forward
@@ -292,9 +297,12 @@ def _repeated(tensor: Tensor, members: int) -> Tensor:
     return slices.movedim(2, -1).contiguous().movedim(-1, 2) if tensor.dim() == 4 else slices
 
 
-def _alone(images: Tensor) -> Tensor:
-    """One member's images, in the layout that convolutions want."""
-    return images.contiguous(memory_format=torch.channels_last)
+def _alone(inputs: Tensor) -> Tensor:
+    """One member's inputs; images in the layout that convolutions want."""
+    images = inputs.dim() == 4
+    return inputs.contiguous(
+        memory_format=torch.channels_last if images else torch.contiguous_format
+    )
 
 
 def _beside(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
@@ -312,4 +320,38 @@ def _beside(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
     return results
 
 
-MECHANISMS: dict[str, Mechanism] = {m.name: m for m in (Grouped(), Lanes(), Separate())}
+class Vmapped(Separate):
+    """Parameters as in separate; every operation of the plain net is done for all members at once.
+
+    A product of matrices becomes a batched one. For many small nets without statistics, which
+    batch norm would have to change in place.
+    """
+
+    name = "vmapped"
+
+    def stack(self, plain: nn.Module, members: int) -> nn.Module:
+        """Repeat every parameter."""
+        if next(plain.buffers(), None) is not None:
+            raise ThreeRegimeError(
+                "a net with statistics (batch norm) cannot run in a fleet that is vmapped: use "
+                "grouped or separate"
+            )
+        return super().stack(plain, members)
+
+    def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
+        """One call of the net, mapped over the members."""
+
+        def one(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+            return functional_call(stacked, tensors, inputs)
+
+        def all_at_once(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+            # The batch comes first in the inputs, the member in parameters and outputs.
+            return vmap(one, in_dims=(0, *[1] * len(inputs)))(tensors, *inputs)
+
+        run = torch.compile(all_at_once, dynamic=False) if compiled else all_at_once
+        return lambda *inputs: run(dict(stacked.named_parameters()), *inputs)
+
+
+MECHANISMS: dict[str, Mechanism] = {
+    m.name: m for m in (Grouped(), Lanes(), Separate(), Vmapped())
+}

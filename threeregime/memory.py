@@ -39,16 +39,15 @@ def most_members(protocol: Protocol, place: Place, workers: int, wanted: int) ->
 
 def _bytes(net: Net, data: Data, batch: int, place: Place) -> float:
     """Bytes that one net takes in training in float32."""
-    images = resident(data, place.data_dir, place.download, place.device)
-    shape = (batch, *images.train_images.shape[1:])
+    task = resident(data, place.data_dir, place.download, place.device)
     with torch.device("meta"):
-        plain = builder(net, images)()
-        saved = _saved(plain, torch.empty(shape))
+        plain = builder(net, task)()
+        saved = _saved(plain, task.blank(batch))
     weights = sum(p.numel() for p in plain.parameters()) * 4
     return saved * GRADIENTS + weights * WEIGHT_COPIES
 
 
-def _saved(net: torch.nn.Module, images: Tensor) -> int:
+def _saved(net: torch.nn.Module, inputs: Tensor) -> int:
     """Bytes that a pass forward keeps for the pass backward."""
     kept: dict[int, Tensor] = {}
 
@@ -57,5 +56,5 @@ def _saved(net: torch.nn.Module, images: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        net(images)
+        net(inputs)
     return sum(tensor.numel() * tensor.element_size() for tensor in kept.values())

@@ -3,7 +3,8 @@
 A net that is to run as a fleet is made of layers that treat channels alike (convolution, batch
 norm, linear, pooling over space, pointwise functions), joins channels by
 :class:`threeregime.mechanisms.Concat` and never mixes them by hand. To add one: write the module
-and give it an entry in :data:`NETS`.
+and give it an entry in :data:`NETS`. What is pruned are its convolutions, unless it
+names other layers as its ``prunable``.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from threeregime.errors import ThreeRegimeError
 from threeregime.mechanisms import Concat
+from threeregime.transformer import Transformer
 
 if TYPE_CHECKING:
-    from threeregime.data import Dataset
     from threeregime.protocol import Net
+    from threeregime.task import Task
 
 
 def scaled(channels: int, width: float) -> int:
@@ -210,22 +212,43 @@ def _one_of_four(depth: int) -> None:
         raise ThreeRegimeError(f"net.depth = {depth} is not allowed: a VGG has {known} layers")
 
 
+def _at_least_one(depth: int) -> None:
+    if depth < 1:
+        raise ThreeRegimeError(
+            f"net.depth = {depth} is not allowed: a Transformer has 1 or more layers a side"
+        )
+
+
 @dataclass(frozen=True)
 class NetKind:
-    """How to build one kind of net: ``build(depth, width, channels, classes)``."""
+    """How to build one kind of net, and what it reads.
+
+    ``build(depth, width, *sides)``, the sides being :attr:`threeregime.task.Task.sides`.
+    """
 
     build: Callable[[int, float, int, int], nn.Module]
     check_depth: Callable[[int], None]
+    reads: str = "images"
 
 
 NETS: dict[str, NetKind] = {
     "preresnet": NetKind(PreResNet, _six_n_plus_two),
     "densenet": NetKind(DenseNet, _three_n_plus_four),
     "vgg": NetKind(VGG, _one_of_four),
+    "transformer": NetKind(Transformer, _at_least_one, reads="sentences"),
 }
 
 
-def builder(net: Net, data: Dataset) -> Callable[[], nn.Module]:
-    """Function that builds one plain net of a protocol for a data set."""
+def builder(net: Net, data: Task) -> Callable[[], nn.Module]:
+    """Function that builds one plain net of a protocol for a data set.
+
+    Raises:
+        ThreeRegimeError: the net does not read what the data set holds.
+    """
     kind = NETS[net.name]
-    return lambda: kind.build(net.depth, net.width, data.channels, data.classes)
+    if kind.reads != data.of:
+        known = ", ".join(name for name, other in NETS.items() if other.reads == data.of)
+        raise ThreeRegimeError(
+            f"net.name = {net.name!r} is not allowed: {data.name} holds {data.of}: {known}"
+        )
+    return lambda: kind.build(net.depth, net.width, *data.sides)

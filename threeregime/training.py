@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from threeregime.data import Dataset
 from threeregime.engine import PRECISIONS, Engine
 from threeregime.fleet import Fleet, State
 from threeregime.graphs import Graphed
-from threeregime.loader import Loader, plain_images
 from threeregime.protocol import Training
 from threeregime.pruning import Masks
+from threeregime.task import Batches, Task
 
-EVALUATION_BATCH = 256
 PLAINEST = Engine()
 
 
@@ -25,14 +22,14 @@ class Run:
 
     Args:
         fleet: the nets.
-        loader: augmented batches, one stream a member.
+        loader: batches, one stream a member.
         training: the schedule.
         engine: precision of a step's products, and whether it is recorded as a CUDA graph; the
             fleet's mechanism, and whether it is compiled, are the fleet's own.
     """
 
     def __init__(
-        self, fleet: Fleet, loader: Loader, training: Training, engine: Engine = PLAINEST
+        self, fleet: Fleet, loader: Batches, training: Training, engine: Engine = PLAINEST
     ) -> None:
         self.fleet, self.loader, self.training = fleet, loader, training
         self.epoch = 0
@@ -71,7 +68,7 @@ class Run:
             weight.mul_(factor)
             self.masked.append((weight, factor))
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, inputs: Tensor, truth: Tensor) -> Tensor:
         """Sum over members of each one's mean cross-entropy: gradients as if each were alone."""
         # Weights are used once a step: keeping their 16-bit copies would gain nothing.
         with torch.autocast(
@@ -80,12 +77,12 @@ class Run:
             enabled=self.low_precision is not None,
             cache_enabled=False,
         ):
-            logits = self.fleet.logits(images)
-        logits = logits.to(self.fleet.dtype).flatten(0, 1)
-        return F.cross_entropy(logits, labels.flatten(), reduction="sum") / labels.shape[1]
+            logits = self.fleet.logits(inputs)
+        logits = logits.to(self.fleet.dtype)
+        return self.loader.task.loss(logits, truth, self.training.smoothing)
 
     def step(self, *drawn: Tensor) -> None:
-        """One SGD step of every member on its own batch, as :meth:`Loader.part` drew it."""
+        """One SGD step of every member on its own batch, as :meth:`Batches.part` drew it."""
         self.optimizer.zero_grad()
         self.loss(*self.loader.batch(drawn, self.fleet.dtype)).backward()
         if self.masked:
@@ -132,27 +129,17 @@ class Run:
 
 
 @torch.no_grad()
-def errors(fleet: Fleet, data: Dataset, train: bool) -> Tensor:
+def errors(fleet: Fleet, data: Task, train: bool) -> Tensor:
     """Error of every member on a whole split, un-augmented, in evaluation mode: [M], NaN if broken.
 
     A member with a parameter or statistic that is not finite has no error.
     """
-    images = data.train_images if train else data.test_images
-    labels = data.train_labels if train else data.test_labels
     fleet.module.eval()
-    wrong = torch.zeros(fleet.members, dtype=torch.float64, device=fleet.device)
-    for pixels, truth in zip(
-        images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True
-    ):
-        logits = fleet.logits(plain_images(data, pixels, fleet.dtype))
-        wrong += (logits.argmax(dim=-1) != truth).sum(dim=-1)
-    return (wrong / len(labels)).masked_fill(~fleet.finite(), torch.nan)
+    return data.errors(fleet, train).masked_fill(~fleet.finite(), torch.nan)
 
 
 @torch.no_grad()
-def outputs(fleet: Fleet, data: Dataset, samples: int) -> Tensor:
-    """Logits of every member for the first training images: [M, min(samples, count), classes]."""
+def outputs(fleet: Fleet, data: Task, samples: int) -> Tensor:
+    """Logits of every member for the first training examples: [M, samples or fewer, classes]."""
     fleet.module.eval()
-    parts = data.train_images[:samples].split(EVALUATION_BATCH)
-    logits = [fleet.logits(plain_images(data, pixels, fleet.dtype)) for pixels in parts]
-    return torch.cat(logits, dim=1)
+    return data.outputs(fleet, samples)

@@ -11,7 +11,7 @@ from threeregime.device import prepare
 from threeregime.engine import Engine, pick
 from threeregime.fleet import Fleet
 from threeregime.graphs import WARM_UP
-from threeregime.loader import Loader, resident
+from threeregime.loader import resident
 from threeregime.models import builder
 from threeregime.protocol import Protocol, Training
 from threeregime.sweep import Place
@@ -61,7 +61,7 @@ def step_seconds(
         mechanism=engine.mechanism,
         compiled=engine.compiled,
     )
-    loader = Loader(data, seeds, training.batch_size, protocol.data.crop, protocol.data.flip)
+    loader = data.loader(seeds, training.batch_size, protocol.data)
     run = Run(fleet, loader, training, engine)
     fleet.module.train()
     draws = loader.draw(0)

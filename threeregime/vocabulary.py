@@ -1,0 +1,158 @@
+"""Vocabularies: how a sentence becomes pieces, each a number, and pieces become a sentence."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from threeregime.errors import ThreeRegimeError
+from threeregime.transformer import BEGIN, END, PAD
+
+SPECIAL = 4
+"""Pieces that are no text: PAD, BEGIN, END and this one, for what is not in the vocabulary."""
+UNSEEN = 3
+
+
+class Vocabulary(ABC):
+    """One vocabulary for both languages. Numbers from SPECIAL up are pieces of text."""
+
+    size: int
+
+    @abstractmethod
+    def encode(self, sentence: str) -> list[int]:
+        """The numbers of a sentence's pieces."""
+
+    @abstractmethod
+    def join(self, numbers: list[int]) -> str:
+        """The sentence that pieces of text make."""
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        """The sentence that ends at the first END; what is no text is left out."""
+        kept = []
+        for number in numbers:
+            if number == END:
+                break
+            if number >= SPECIAL:
+                kept.append(number)
+        return self.join(kept)
+
+
+class WordPieces(Vocabulary):
+    """The pieces that a rule finds in a text, which joined together are that text again.
+
+    Args:
+        split: the rule.
+        text: sentences whose pieces make the vocabulary.
+    """
+
+    def __init__(self, split: Callable[[str], list[str]], text: Iterable[str]) -> None:
+        self.split = split
+        self.pieces = sorted({piece for sentence in text for piece in split(sentence)})
+        self.number = {piece: SPECIAL + n for n, piece in enumerate(self.pieces)}
+        self.size = SPECIAL + len(self.pieces)
+
+    def encode(self, sentence: str) -> list[int]:
+        """The numbers of a sentence's pieces."""
+        return [self.number.get(piece, UNSEEN) for piece in self.split(sentence)]
+
+    def join(self, numbers: list[int]) -> str:
+        """The sentence that pieces of text make."""
+        return "".join(self.pieces[number - SPECIAL] for number in numbers).strip()
+
+
+# What German writes as one word falls apart into these; longer ones come before their beginnings.
+_STEMS = (
+    "hundert tausend zwanzig zwan zwölf zwei ein drei vier fünf sechs sech sieben sieb acht neun "
+    "zehn elf und zig ßig s"
+)
+_NUMERALS = re.compile("|".join([*_STEMS.split(), r" ?[a-z]+", "."]))
+
+
+def numerals(sentence: str) -> list[str]:
+    """Pieces of a numeral: the stems in a German one, the words and signs of an English one.
+
+    >>> numerals("dreiundvierzig"), numerals("forty-three")
+    (['drei', 'und', 'vier', 'zig'], ['forty', '-', 'three'])
+    """
+    return _NUMERALS.findall(sentence)
+
+
+class SubWords(Vocabulary):
+    """Byte-pair encoding of both languages together, by SentencePiece.
+
+    Args:
+        files: text to learn from, a sentence a line.
+        size: pieces in the vocabulary.
+    """
+
+    def __init__(self, files: Sequence[Path], size: int) -> None:
+        self.model = _sentencepiece(files, size)
+        self.size = self.model.get_piece_size()
+
+    def encode(self, sentence: str) -> list[int]:
+        """The numbers of a sentence's pieces."""
+        return list(self.model.encode(sentence))
+
+    def join(self, numbers: list[int]) -> str:
+        """The sentence that pieces of text make."""
+        return str(self.model.decode(numbers))
+
+
+def _sentencepiece(files: Sequence[Path], size: int) -> Any:
+    """Learn a model, or read the one that was learned beside the first file."""
+    try:
+        import sentencepiece
+    except ModuleNotFoundError as error:
+        raise ThreeRegimeError(
+            "wmt14 needs the library sentencepiece: pip install sentencepiece==0.2.3"
+        ) from error
+    path = files[0].parent / f"pieces-{size}.model"
+    if not path.exists():
+        sentencepiece.SentencePieceTrainer.train(
+            input=",".join(map(str, files)),
+            model_prefix=str(path.with_suffix("")),
+            vocab_size=size,
+            hard_vocab_limit=False,  # a small text has fewer pieces
+            model_type="bpe",
+            input_sentence_size=2_000_000,
+            pad_id=PAD,
+            bos_id=BEGIN,
+            eos_id=END,
+            unk_id=UNSEEN,
+            minloglevel=1,
+        )
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def rows(
+    vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]], most: int | None = None
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Sentences as rows of numbers, filled up by PAD.
+
+    Args:
+        vocabulary: of both languages.
+        pairs: source and target.
+        most: pieces of a sentence; pairs with a longer one are left out. None: all are kept.
+
+    Returns:
+        Sources [count, s], each ending in END; targets [count, t], each between BEGIN and END; which
+        of the pairs they are. int32.
+    """
+    made, kept = [], []
+    for number, pair in enumerate(pairs):
+        source, target = (vocabulary.encode(sentence) for sentence in pair)
+        if most is None or max(len(source), len(target)) <= most:
+            made.append(([*source, END], [BEGIN, *target, END]))
+            kept.append(number)
+    return (*(_filled([row[side] for row in made]) for side in (0, 1)), kept)  # type: ignore[return-value]
+
+
+def _filled(rows: Sequence[Sequence[int]]) -> Tensor:
+    parts = [torch.tensor(row, dtype=torch.int32) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=PAD)
