@@ -66,9 +66,21 @@ class Net:
         NETS[self.name].check_depth(self.depth)
 
 
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("milestones", "inverse_sqrt")
+
+
 @dataclass(frozen=True)
 class Training:
-    """One run of SGD: ``epochs`` passes, the rate divided by ``1 / decay`` at each milestone."""
+    """One run of an optimizer: ``epochs`` passes at a rate that follows a schedule.
+
+    ``optimizer`` is ``sgd``, with ``momentum``, or ``adam``; both with L2 ``weight_decay``. Under
+    the schedule ``milestones`` the rate is multiplied by ``decay`` at each of these epochs; under
+    ``inverse_sqrt`` it grows to ``lr`` over ``warmup`` steps and then falls as one over the root of
+    the step (Vaswani et al., 2017). With ``iterations`` the run has so many steps, whatever the
+    batch size, and the milestones stay at the same share of it: that makes the batch size a
+    temperature (Appendix B.2).
+    """
 
     lr: float = 0.1
     momentum: float = 0.9
@@ -77,6 +89,10 @@ class Training:
     epochs: int = 160
     milestones: tuple[int, ...] = (80, 120)
     decay: float = 0.1
+    optimizer: str = "sgd"
+    schedule: str = "milestones"
+    warmup: int = 0
+    iterations: int | None = None
 
     def __post_init__(self) -> None:
         where = {Dense: "dense", Retraining: "retraining"}.get(type(self), "training")
@@ -95,10 +111,30 @@ class Training:
             f"increasing epochs before the last one, {self.epochs}",
         )
         _require(0 < self.decay <= 1, f"{where}.decay", self.decay, "in (0, 1]")
+        self._check_choices(where)
 
-    def rate(self, epoch: int) -> float:
-        """Learning rate of the given epoch, counted from 0."""
+    def _check_choices(self, where: str) -> None:
+        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            value = getattr(self, name)
+            _require(value in allowed, f"{where}.{name}", value, f"one of {', '.join(allowed)}")
+        warms_up = self.schedule == "inverse_sqrt"
+        allowed_warmup = "1 or more steps with inverse_sqrt, else 0"
+        _require((self.warmup > 0) == warms_up, f"{where}.warmup", self.warmup, allowed_warmup)
+        iterations = self.iterations
+        _require(
+            iterations is None or iterations > 0, f"{where}.iterations", iterations, "1 or more"
+        )
+
+    def rate(self, step: int, per_epoch: int) -> float:
+        """Learning rate of a step, counted from 0, where an epoch has so many."""
+        if self.schedule == "inverse_sqrt":
+            return self.lr * min((step + 1) / self.warmup, (self.warmup / (step + 1)) ** 0.5)
+        epoch = step * self.epochs / self.iterations if self.iterations else step // per_epoch
         return self.lr * self.decay ** sum(epoch >= m for m in self.milestones)
+
+    def steps(self, per_epoch: int) -> int:
+        """Number of steps of the whole run, where an epoch has so many."""
+        return self.iterations or self.epochs * per_epoch
 
 
 @dataclass(frozen=True)
@@ -106,20 +142,21 @@ class Dense(Training):
     """The dense run. ``stop`` ends it early, at that epoch of the same schedule (None: at its end).
 
     Early stopping is the paper's first temperature: fewer epochs are hotter. All stops of one run
-    are checkpoints of that one run (Appendix B.1, scripts).
+    are checkpoints of that one run (Appendix B.1, scripts). ``rho`` above 0 makes every step one of
+    sharpness-aware minimization (SAM; Foret et al., 2021) with that radius, the third temperature.
     """
 
     stop: int | None = None
+    rho: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         stop = self.stop
-        _require(
-            stop is None or 1 <= stop <= self.epochs,
-            "dense.stop",
-            stop,
-            f"an epoch from 1 to {self.epochs}",
-        )
+        allowed = f"an epoch from 1 to {self.epochs}"
+        _require(stop is None or 1 <= stop <= self.epochs, "dense.stop", stop, allowed)
+        whole = stop is None or self.iterations is None
+        _require(whole, "dense.stop", stop, "left out where dense.iterations is given")
+        _require(self.rho >= 0, "dense.rho", self.rho, "0 or more")
 
     @property
     def stopped(self) -> int:
