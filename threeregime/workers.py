@@ -6,6 +6,7 @@ workers share; over the network travel a job, one number an epoch, and whether i
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import time
@@ -30,6 +31,8 @@ WORKER_SECONDS = 60.0
 """How long the first worker may take to arrive."""
 CLOCK_SECONDS = 5.0
 """How far a worker's clock may be off where there is a deadline."""
+LATE_SECONDS = 2.0
+"""How long a worker is waited for that ought to have stopped."""
 TELL_SECONDS = 1.0
 """A worker tells of its progress no more often than this."""
 
@@ -98,10 +101,11 @@ def connect(address: str) -> Iterator[Any]:
     from distributed import Client
 
     _silence()
-    where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
     try:
-        client = Client(**where, timeout=SCHEDULER_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TypeError):
+        file = Path(address)
+        scheduler = str(json.loads(file.read_text())["address"]) if file.is_file() else address
+        client = Client(scheduler, timeout=SCHEDULER_SECONDS, set_as_default=False)
+    except (OSError, ValueError, LookupError):
         raise ThreeRegimeError(
             f"no Dask scheduler answers at {address}: start one with `dask scheduler`, "
             "and give the address that it prints, or its scheduler file"
@@ -231,8 +235,10 @@ def perform_all(
     from distributed import as_completed
 
     client.subscribe_topic(site.topic, _once(advance))
-    end = None if place.deadline is None else max(0.0, place.deadline - time.time()) + 1
-    done = as_completed(loop=client.loop, timeout=end)
+    left = None
+    if place.deadline is not None:
+        left = max(0.0, place.deadline - time.time()) + LATE_SECONDS
+    done = as_completed(loop=client.loop, timeout=left)
     given: dict[str, Job] = {}
 
     def give(job: Job) -> None:
