@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from threeregime import catalogue, cli, cluster, results, workers
+from threeregime import catalogue, checks, cli, cluster, results
 from threeregime.cli import parse_cells, parse_duration, parse_fields, parse_seeds
 from threeregime.errors import ThreeRegimeError
 
@@ -246,8 +246,8 @@ def test_a_budget_counts_from_the_start_of_the_process(
 def test_the_device_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert workers.device_here("auto") == expected
-    assert workers.device_here("cpu") == "cpu"
+        assert checks.device_here("auto") == expected
+    assert checks.device_here("cpu") == "cpu"
 
 
 # --- the words of the language

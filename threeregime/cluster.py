@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from threeregime import estimate, results
 from threeregime.catalogue import Experiment
+from threeregime.checks import checked, device_here
 from threeregime.data import DATA_DIR
 from threeregime.errors import ThreeRegimeError
 from threeregime.jobs import Advance, perform
 from threeregime.sweep import MEMBERS, Job, Place, Plan, RetrainJob, plan
-from threeregime.workers import ask, checked, connect, device_here, local, perform_all
+from threeregime.workers import ask, connect, local, perform_all
 
 SHORT_SECONDS = 60.0
 """Starting workers takes seconds: work as short as this is done in this process."""

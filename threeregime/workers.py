@@ -8,63 +8,25 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import torch
-
-import threeregime
+from threeregime.checks import Site, check, in_words
 from threeregime.errors import ThreeRegimeError
 from threeregime.jobs import Advance, perform
-from threeregime.provenance import commit
-from threeregime.sweep import DenseJob, Job, Place, Plan, RetrainJob, state_folder
+from threeregime.sweep import DenseJob, Job, Place, Plan, RetrainJob
 
 SCHEDULER_SECONDS = 10.0
 """How long a scheduler may take to answer."""
 WORKER_SECONDS = 60.0
 """How long the first worker may take to arrive."""
-CLOCK_SECONDS = 5.0
-"""How far a worker's clock may be off where there is a deadline."""
 LATE_SECONDS = 2.0
 """How long a worker is waited for that ought to have stopped."""
 TELL_SECONDS = 1.0
 """A worker tells of its progress no more often than this."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a worker must have in common with the client: a file it must see, code, a device."""
-
-    token: Path
-    code: str
-    device: str
-
-    @property
-    def topic(self) -> str:
-        """Name of this run among those on the same cluster."""
-        return self.token.name
-
-
-def device_here(name: str) -> str:
-    """Turn auto into cuda where there is one; refuse a device that is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError):
-        raise ThreeRegimeError(f"device = {name!r} is not here: use cpu or auto") from None
-    return name
-
-
-def code_here() -> str:
-    """The version and the commit of this process's code."""
-    return f"{threeregime.__version__} ({commit()})"
 
 
 # --- reaching workers
@@ -96,9 +58,10 @@ def connect(address: str) -> Iterator[Any]:
         address: the scheduler's, e.g. ``tcp://host:8786``, or the path of its scheduler file.
 
     Raises:
-        ThreeRegimeError: there is no scheduler, or no worker comes.
+        ThreeRegimeError: there is no scheduler, no worker comes, or the scheduler goes.
     """
     from distributed import Client
+    from distributed.comm import CommClosedError
 
     _silence()
     try:
@@ -120,91 +83,16 @@ def connect(address: str) -> Iterator[Any]:
                 f"no worker came to {address} in {WORKER_SECONDS:.0f} s: "
                 "start some with `dask worker ADDRESS --nthreads 1`, or see why they wait"
             ) from None
-        yield client
+        try:
+            yield client
+        except CommClosedError as error:
+            raise _failed(f"the scheduler at {address} is gone") from error
 
 
 def _silence() -> None:
-    """A worker that dies is an everyday event, told in one line where it matters."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-
-
-# --- checking them
-
-
-@contextmanager
-def checked(client: Any, place: Place) -> Iterator[Site]:
-    """Check every worker; yield what those that come later are checked against.
-
-    Raises:
-        ThreeRegimeError: a worker cannot do its part; says which one and what to do.
-    """
-    token = state_folder(place.at) / f".run-{uuid4().hex}"
-    token.parent.mkdir(parents=True, exist_ok=True)
-    token.touch()
-    try:
-        devices = set(_everywhere(client, device_here, place.device).values())
-        if len(devices) > 1:
-            raise ThreeRegimeError("some workers have a GPU and some have none: say --device cpu")
-        site = Site(token, code_here(), devices.pop())
-        begin = time.time()
-        for worker, clock in _everywhere(client, check, site).items():
-            if place.deadline is not None:
-                _check_clock(worker, clock, begin, time.time())
-        yield site
-    finally:
-        token.unlink(missing_ok=True)
-
-
-def check(site: Site, dask_worker: Any) -> float:
-    """On a worker: see whether it can do its part; return what its clock says.
-
-    Raises:
-        ThreeRegimeError: it cannot; says what to do.
-    """
-    who = f"the worker {dask_worker.address} on {socket.gethostname()}"
-    if not site.token.exists():
-        raise ThreeRegimeError(
-            f"{who} does not see {site.token.parent}: "
-            "give an --out on storage that all machines share"
-        )
-    if code_here() != site.code:
-        raise ThreeRegimeError(
-            f"{who} runs threeregime {code_here()}, not {site.code} as here: "
-            "install the same there and start it again"
-        )
-    if dask_worker.state.nthreads != 1:
-        raise ThreeRegimeError(f"{who} does several jobs at once: start it with --nthreads 1")
-    try:
-        device_here(site.device)
-    except ThreeRegimeError:
-        raise ThreeRegimeError(
-            f"device = {site.device!r} is not at {who}: use --device cpu, or workers that have it"
-        ) from None
-    return time.time()
-
-
-def _check_clock(worker: str, clock: float, begin: float, end: float) -> None:
-    if not begin - CLOCK_SECONDS < clock < end + CLOCK_SECONDS:
-        raise ThreeRegimeError(
-            f"the clock of the worker {worker} is {abs(clock - end):.0f} s off: "
-            "set the clocks, or go without --time-budget"
-        )
-
-
-def _everywhere(client: Any, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Call a function on every worker there is now; the first failure becomes one line."""
-    answers = client.run(function, *arguments, on_error="return")
-    for worker, answer in answers.items():
-        if isinstance(answer, ThreeRegimeError):
-            raise answer
-        if isinstance(answer, ImportError | AttributeError):
-            raise ThreeRegimeError(
-                f"the worker {worker} has no threeregime, or another one ({_words(answer)}): "
-                "install the same there and start it again"
-            )
-        if isinstance(answer, Exception):
-            raise ThreeRegimeError(f"the worker {worker} does not answer ({_words(answer)})")
-    return answers
+    """What Dask logs on this side is told to the user in one line."""
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 # --- giving them jobs
@@ -322,26 +210,23 @@ def _remote(job: Job, place: Place, site: Site) -> bool:
 
 def _outcome(future: Any) -> Any:
     """What a task returned; whatever went wrong is one line."""
-    from distributed import KilledWorker
-    from distributed.client import FutureCancelledError
+    from distributed import CancelledError, KilledWorker
 
-    error = future.exception()
-    if error is None:
+    try:
         return future.result()
-    if isinstance(error, ThreeRegimeError):
-        raise error
-    if isinstance(error, KilledWorker):
-        line = (
-            f"{error.allowed_failures + 1} workers died one after another with the same fleet, "
-            "for want of memory as a rule: give workers more, or make fleets smaller (--fleet)"
-        )
-    elif isinstance(error, FutureCancelledError):
-        line = f"the scheduler is gone or has dropped a fleet ({_words(error)}): see to it"
-    else:
-        line = f"a fleet failed ({_words(error)}); its worker's log tells more"
-    raise ThreeRegimeError(f"{line}; what is finished is kept, run it again to go on") from error
+    except ThreeRegimeError:
+        raise
+    except KilledWorker as error:
+        deaths = error.allowed_failures + 1
+        raise _failed(
+            f"the worker died {deaths} time(s) running over the same fleet, as a rule for want of "
+            "memory: give workers more, or make fleets smaller (--fleet)"
+        ) from error
+    except CancelledError as error:
+        raise _failed(f"the scheduler is gone, or refused a fleet ({in_words(error)})") from error
+    except Exception as error:
+        raise _failed(f"a fleet failed ({in_words(error)}); its worker's log tells more") from error
 
 
-def _words(error: BaseException) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def _failed(line: str) -> ThreeRegimeError:
+    return ThreeRegimeError(f"{line}; what is finished is kept, run it again to go on")
