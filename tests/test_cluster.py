@@ -193,6 +193,27 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_fleet_changes_nothing(
     assert not list(root.rglob(".*"))
 
 
+def test_a_worker_that_leaves_in_good_order_is_no_death(
+    farm: Farm, tiny: Experiment, tmp_path: Path
+) -> None:
+    """As at the end of its ``--lifetime``: its fleet goes elsewhere, though no death is allowed."""
+    scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
+    for _ in range(2):
+        farm.worker(scheduler)
+    made = plan(tiny, tmp_path, FLEET)
+
+    def retire() -> None:
+        with workers.connect(scheduler) as client:
+            client.wait_for_workers(2)
+            wait_for(lambda: len(half_trained(made)) == 2)
+            client.retire_workers([next(iter(client.nthreads()))])
+
+    retiring = threading.Thread(target=retire, daemon=True)
+    retiring.start()
+    assert compute(tiny, tmp_path, scheduler)
+    retiring.join()
+
+
 def test_a_time_budget_holds_on_a_cluster(pair: str, tiny: Experiment, tmp_path: Path) -> None:
     long = tiny.override({"retraining.epochs": 3000})
     begin = time.time()
