@@ -32,8 +32,8 @@ from threeregime.workers import TELL_SECONDS, local, perform_all
 SHORT = {
     "dense.epochs": 2,
     "dense.milestones": [1],
-    "retraining.epochs": 8,
-    "retraining.milestones": [4],
+    "retraining.epochs": 4,
+    "retraining.milestones": [2],
     "metrics.error_epochs": 2,
     "metrics.points": 3,
 }
