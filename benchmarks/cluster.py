@@ -178,11 +178,12 @@ def run(folder: Path, members: int, many: int) -> None:
         with local(workers) as client, checked(client, place) as site:
             client.run(jobs.perform, todo.retrain[0], elsewhere)
             rates[workers] = work(client, todo, place, site)
-            here = {
-                "tasks": tasks_per_second(client, (todo.retrain[0], place, site)),
-                "progress events": events_per_second(client),
-                "bytes of storage": bytes_per_second(folder, checkpoint),
-            }
+            if workers == 2:
+                here = {
+                    "tasks": tasks_per_second(client, (todo.retrain[0], place, site)),
+                    "progress events": events_per_second(client),
+                    "bytes of storage": bytes_per_second(folder, checkpoint),
+                }
         print(f"{workers} worker(s) {rates[workers]:10.1f} net-epochs per second", flush=True)
     fleet = fleet_of(rates[2] / 2, todo, place, site, checkpoint)
     print(
