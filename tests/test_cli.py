@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from threeregime import catalogue, cli, cluster, results
+from threeregime import catalogue, checks, cli, cluster, results
 from threeregime.cli import parse_cells, parse_duration, parse_fields, parse_seeds
 from threeregime.errors import ThreeRegimeError
 
@@ -86,6 +86,7 @@ SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
         (f"{SMOKE} --fleet few", "--fleet"),
         (f"{SMOKE} --workers -1", "0 or more"),
         (f"{SMOKE} --workers two", "--workers"),
+        (f"{SMOKE} --workers 2 --dask tcp://host:8786", "not allowed with a Dask cluster"),
         (f"{SMOKE} --device tpu", "device = 'tpu' is not here: use cpu or auto"),
         (f"{SMOKE} --device cuda:99", "device = 'cuda:99' is not here: use cpu or auto"),
         (f"{SMOKE} --colour red", "--colour"),
@@ -210,7 +211,7 @@ def test_help_is_shown(run: Runner) -> None:
     assert run("").status == 2  # no command: the same help
     one = run("sweep --help")
     assert one.status == 0
-    for option in ("--scale", "--only", "--seeds", "--device", "--out", "--dry-run"):
+    for option in ("--scale", "--only", "--seeds", "--device", "--dask", "--out", "--dry-run"):
         assert option in one.out
 
 
@@ -245,8 +246,8 @@ def test_a_budget_counts_from_the_start_of_the_process(
 def test_the_device_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert cluster._device("auto") == expected
-    assert cluster._device("cpu") == "cpu"
+        assert checks.device_here("auto") == expected
+    assert checks.device_here("cpu") == "cpu"
 
 
 # --- the words of the language

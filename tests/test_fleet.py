@@ -53,7 +53,7 @@ def steps(run: Run, count: int) -> dict[str, Tensor]:
 @mechanisms
 def test_a_fleet_of_five_equals_the_five_alone(mechanism: str) -> None:
     together = steps(make_run([0, 1, 2, 3, 4], mechanism), 6)
-    assert any(name.startswith("momentum/") for name in together)
+    assert any(name.startswith("optimizer/momentum_buffer/") for name in together)
     assert any(name.endswith("running_var") for name in together)
     for member in range(5):
         alone = steps(make_run([member], mechanism), 6)
@@ -154,7 +154,7 @@ def test_masked_weights_and_their_momentum_stay_zero(mechanism: str) -> None:
     after = run.state()
     for name, kept in before.items():
         assert (after[name][~kept] == 0).all()
-        assert (after[f"momentum/{name}"][~kept] == 0).all()
+        assert (after[f"optimizer/momentum_buffer/{name}"][~kept] == 0).all()
         assert (after[name][kept] != 0).float().mean() > 0.99
 
 

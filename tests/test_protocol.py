@@ -137,7 +137,7 @@ def test_the_defaults_are_the_papers_constants() -> None:
 
 def test_the_rate_drops_at_the_milestones() -> None:
     training = Training(lr=0.1, epochs=10, milestones=(4, 8), decay=0.1)
-    rates = [training.rate(epoch) for epoch in range(10)]
+    rates = [training.rate(5 * epoch, 5) for epoch in range(10)]
     assert rates == pytest.approx([0.1] * 4 + [0.01] * 4 + [0.001] * 2, rel=1e-12)
 
 

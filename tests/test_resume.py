@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comparing import checkpoints, tables
 from safetensors.torch import load_file
 
 from threeregime import catalogue, cli, cluster, jobs, measure, results, trainer, training
@@ -54,27 +55,6 @@ def command(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own, as a user would at a terminal."""
     words = [sys.executable, "-c", code, *arguments]
     return subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
-
-
-def tables(experiment: Experiment, root: Path) -> dict[str, list[list[str]]]:
-    """Every number of every table in full, as text: equal if and only if all bits are."""
-    got = results.load(experiment, root)
-
-    def shown(value: Any) -> str:
-        return repr(value.tolist() if hasattr(value, "tolist") else value)
-
-    return {
-        kind: [
-            list(getattr(got, kind)),
-            *(list(map(shown, row)) for row in getattr(got, kind).itertuples(index=False)),
-        ]
-        for kind in results.KINDS
-    }
-
-
-def checkpoints(root: Path) -> dict[str, bytes]:
-    """Every dense checkpoint to the last bit."""
-    return {path.name: path.read_bytes() for path in root.rglob("state/dense-*")}
 
 
 @pytest.fixture

@@ -50,6 +50,8 @@ class Axis:
 
 AXES: dict[str, Axis] = {
     "epochs": Axis("dense.stop", int, "Training epochs"),
+    "batch_size": Axis("dense.batch_size", int, "Batch size"),
+    "rho": Axis("dense.rho", float, "SAM's rho", colder_up=False),
     "density": Axis("pruning.density", float, "Model density"),
     "width": Axis("net.width", float, "Model width"),
     "depth": Axis("net.depth", int, "Model depth"),

@@ -46,6 +46,9 @@ def sweep(
     download: Annotated[bool, typer.Option("--download", help="Download missing data.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes; 0: one a core, 1 on a GPU.")] = 0,
+    dask: Annotated[
+        str, typer.Option(help="Use this Dask cluster: tcp://host:8786, or its scheduler file.")
+    ] = "",
     fleet: Annotated[int, typer.Option(help="Most nets in a fleet.")] = 48,
     time_budget: Annotated[str, typer.Option(help="Stop in time, all saved: 90s, 9m, 2h.")] = "",
     dry_run: Annotated[
@@ -65,6 +68,7 @@ def sweep(
         out or results.ROOT,
         device=device,
         workers=workers,
+        dask=dask,
         fleet=fleet,
         data_dir=data_dir,
         download=download,

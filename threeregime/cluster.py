@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from threeregime import estimate, results
 from threeregime.catalogue import Experiment
+from threeregime.checks import checked, device_here
 from threeregime.data import DATA_DIR
 from threeregime.errors import ThreeRegimeError
 from threeregime.jobs import Advance, perform
-from threeregime.sweep import MEMBERS, DenseJob, Job, Place, Plan, plan
+from threeregime.sweep import MEMBERS, Job, Place, Plan, RetrainJob, plan
+from threeregime.workers import ask, connect, local, perform_all
 
-TOPIC = "threeregime-progress"
 SHORT_SECONDS = 60.0
 """Starting workers takes seconds: work as short as this is done in this process."""
 
@@ -31,6 +31,7 @@ def compute(
     also: Sequence[Path] = (),
     device: str = "auto",
     workers: int = 0,
+    dask: str = "",
     fleet: int = MEMBERS,
     data_dir: Path = DATA_DIR,
     download: bool = False,
@@ -44,41 +45,27 @@ def compute(
         root: where results go, and are looked for.
         also: further folders in which results are looked for.
         device: cpu, cuda, cuda:N, or auto for a GPU where there is one.
-        workers: processes; 0 takes one a core, or one on a GPU.
+        workers: processes to start here; 0 takes one a core, or one on a GPU.
+        dask: a Dask cluster to use instead: its scheduler's address, or its scheduler file.
         fleet: most nets in a fleet.
         data_dir, download: where data sets lie, and whether to fetch missing ones.
         deadline: time (as of ``time.time()``) by which to stop with everything saved.
         dry_run: print the plan and its predicted cost, and do nothing.
 
     Raises:
-        ThreeRegimeError: a device or a data set is not there.
+        ThreeRegimeError: a device, a data set, the cluster or what its workers need is not there.
     """
     if fleet < 1 or workers < 0:
         raise ThreeRegimeError(
             f"fleet = {fleet}, workers = {workers} is not allowed: 1 or more, 0 or more"
         )
-    device = _device(device)
+    if dask and workers:
+        raise ThreeRegimeError(
+            f"workers = {workers} is not allowed with a Dask cluster: it has its own"
+        )
     todo = plan(experiment, root, fleet, also)
-    print(estimate.describe(todo))
-    if not todo.jobs:
-        print("nothing to do: all is there already")
-        return True
-    place = Place(experiment, todo.at, data_dir, download, device, deadline)
-    seconds, epoch_seconds = estimate.seconds(todo, place)
-    place = replace(place, epoch_seconds=epoch_seconds)
-    if not workers:
-        short = min(seconds, deadline - time.time() if deadline else seconds) < SHORT_SECONDS
-        workers = 1 if short or device != "cpu" else os.cpu_count() or 1
-    workers = min(workers, len(todo.retrain))
-    print(f"about {estimate.duration(seconds / workers)} in {workers} process(es) on {device}")
-    if dry_run:
-        return False
-    if _execute(todo, place, workers):
-        print(f"finished: {todo.at}")
-        return True
-    left = len(plan(experiment, root, fleet, also).retrain)
-    print(f"stopped in time with all saved, {left} fleets left: run it again to go on")
-    return False
+    place = Place(experiment, todo.at.absolute(), data_dir.absolute(), download, device, deadline)
+    return _do(todo, place, workers, dask, dry_run)
 
 
 def obtain(
@@ -94,81 +81,84 @@ def obtain(
     """
     own = runs or results.ROOT.parent / "runs" / "results"
     shipped = () if recompute else (results.ROOT,)
-    if plan(experiment, own, also=shipped).retrain:
-        compute(experiment, own, also=shipped, device=device)
+    todo = plan(experiment, own, also=shipped)
+    if todo.retrain:
+        _do(todo, Place(experiment, todo.at.absolute(), DATA_DIR.absolute(), device=device))
     return results.load(experiment, *shipped, own)
 
 
-def _device(name: str) -> str:
-    """Turn auto into cuda where there is one; refuse a device that is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError):
-        raise ThreeRegimeError(f"device = {name!r} is not here: use cpu or auto") from None
-    return name
+def _do(todo: Plan, place: Place, workers: int = 0, dask: str = "", dry_run: bool = False) -> bool:
+    """Do a plan, and say in words how that went; tell whether nothing is left."""
+    print(estimate.describe(todo))
+    if not todo.jobs:
+        print("nothing to do: all is there already")
+        return True
+    left = _there(todo, place, dask, dry_run) if dask else _here(todo, place, workers, dry_run)
+    if dry_run:
+        return False
+    if not left:
+        print(f"finished: {todo.at}")
+        return True
+    fleets = sum(isinstance(job, RetrainJob) for job in left)
+    print(f"stopped in time with all saved, {fleets} fleets left: run it again to go on")
+    return False
 
 
-def _execute(plan: Plan, place: Place, workers: int) -> bool:
-    """Do a plan as far as the deadline allows, under one progress bar; tell if it is done."""
+def _here(todo: Plan, place: Place, workers: int, dry_run: bool) -> Sequence[Job]:
+    """Do a plan on this machine; return the jobs that are left."""
+    place = replace(place, device=device_here(place.device))
+    seconds, epoch_seconds = estimate.seconds(todo, place)
+    place = replace(place, epoch_seconds=epoch_seconds)
+    if not workers:
+        limit = place.deadline - time.time() if place.deadline else seconds
+        short = min(seconds, limit) < SHORT_SECONDS
+        workers = 1 if short or place.device != "cpu" else os.cpu_count() or 1
+    workers = min(workers, len(todo.retrain))
+    about = estimate.duration(seconds / workers)
+    print(f"about {about} in {workers} process(es) on {place.device}")
+    if dry_run:
+        return todo.jobs
+    if workers == 1:
+        return _execute(todo, partial(_one_by_one, todo, place))
+    begin = time.time()
+    with local(workers) as client:
+        if place.deadline is not None:
+            # Ending the workers is thought to take as long as starting them did.
+            place = replace(place, deadline=place.deadline - (time.time() - begin))
+        with checked(client, place) as site:
+            return _execute(todo, partial(perform_all, client, todo, place, site))
+
+
+def _there(todo: Plan, place: Place, dask: str, dry_run: bool) -> Sequence[Job]:
+    """Do a plan on a Dask cluster; return the jobs that are left."""
+    with connect(dask) as client, checked(client, place) as site:
+        place = replace(place, device=site.device)
+        # One worker alone looks at all data sets first, and downloads what is missing for all.
+        seconds, epoch_seconds = ask(client, estimate.seconds, todo, place)
+        place = replace(place, epoch_seconds=epoch_seconds)
+        workers, fleets = len(client.nthreads()), len(todo.retrain)
+        about = estimate.duration(seconds / min(workers, fleets))
+        print(f"about {about} on {workers} worker(s) at {dask}, device {place.device}")
+        if workers > fleets:
+            print(f"work for {fleets} of them only: a smaller --fleet makes more fleets")
+        if dry_run:
+            return todo.jobs
+        return _execute(todo, partial(perform_all, client, todo, place, site))
+
+
+def _one_by_one(todo: Plan, place: Place, advance: Advance) -> Iterable[Job]:
+    """Do a plan's jobs in this process; yield the finished ones."""
+    return (job for job in todo.jobs if perform(job, place, advance))
+
+
+def _execute(todo: Plan, work: Callable[[Advance], Iterable[Job]]) -> Sequence[Job]:
+    """Let jobs be done as far as the deadline allows, under one progress bar; return the others."""
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} net-epochs [{elapsed} < {remaining}]"
-    title = f"{plan.experiment.name} ({plan.experiment.scale})"
-    with tqdm(total=plan.cost, desc=title, bar_format=form, mininterval=0.5) as bar:
+    title = f"{todo.experiment.name} ({todo.experiment.scale})"
+    with tqdm(total=todo.cost, desc=title, bar_format=form, mininterval=0.5) as bar:
 
         def advance(cost: float) -> None:
             bar.update(cost)
 
-        if workers == 1:
-            done = [perform(job, place, advance) for job in plan.jobs]
-        else:
-            done = list(_on_workers(plan, place, workers, advance))
-        return all(done)
-
-
-def _on_workers(
-    plan: Plan, place: Place, workers: int, advance: Callable[[float], None]
-) -> Iterator[bool]:
-    """Do the jobs on a local Dask cluster, each retraining after the dense runs that it needs."""
-    from distributed import Client, LocalCluster, as_completed
-
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    begin = time.time()
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            dashboard_address=None,
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        if place.deadline is not None:
-            # Ending the workers is thought to take as long as starting them did.
-            place = replace(place, deadline=place.deadline - (time.time() - begin))
-        client.subscribe_topic(TOPIC, lambda event: advance(event[1]))
-        dense = {
-            job: client.submit(_remote, job, place, key=f"dense-{job.fleet}", priority=1)
-            for job in plan.dense
-        }
-        futures = list(dense.values())
-        for number, job in enumerate(plan.retrain):
-            needs = {(u.protocol.dense_hash, u.dense_seed) for u in job.units}
-            after = [f for d, f in dense.items() if needs & _provides(d)]
-            key = f"retrain-{job.fleet}"
-            futures.append(client.submit(_remote, job, place, after, key=key, priority=-number))
-        for future in as_completed(futures):
-            yield future.result()
-
-
-def _provides(job: DenseJob) -> set[tuple[str, int]]:
-    return {(job.protocol.dense_hash, seed) for seed in job.seeds}
-
-
-def _remote(job: Job, place: Place, after: object = None) -> bool:
-    """Do a job on a worker; ``after`` only makes it wait for what it needs."""
-    from distributed import get_worker
-
-    worker = get_worker()
-    told: Advance = lambda cost: worker.log_event(TOPIC, cost)  # noqa: E731
-    return perform(job, place, told)
+        finished = {job.fleet for job in work(advance)}
+    return [job for job in todo.jobs if job.fleet not in finished]

@@ -41,14 +41,18 @@ def _section(job: Job) -> str:
 
 
 def _epoch_seconds(job: Job, place: Place) -> float:
-    """Seconds of one epoch of a job's fleet, from a trial of at most so many of its members."""
+    """Seconds of one epoch of a job's fleet, from a trial of at most so many of its members.
+
+    Where the number of steps is given, it is an epoch of the schedule that is stretched over them.
+    """
     protocol, training = job.protocol, getattr(job.protocol, _section(job))
     data = resident(protocol.data, place.data_dir, place.download, place.device)
     tried = min(job.nets, MEMBERS)
     # Timed anew even where the engine is known: how busy the machine is changes.
     engine = engine_for(place, protocol, training, job.nets)
     seconds = step_seconds(place, protocol, training, tried, engine)
-    return seconds * job.nets / tried * (data.count // training.batch_size)
+    steps = training.steps(data.count // training.batch_size)
+    return seconds * job.nets / tried * steps / training.epochs
 
 
 def duration(span: float) -> str:

@@ -112,14 +112,16 @@ def _dense(job: DenseJob, place: Place, advance: Advance) -> bool:
     streams = [stream("dense", seed) for seed in job.seeds]
     run = _run(fleet, data, job.protocol, job.protocol.dense, streams, engine)
     trainer = Trainer(run, job, place, advance)
+    # Where the number of steps is given, the one stop is after the last of them.
+    stops = {run.epochs if job.protocol.dense.iterations else s: s for s in job.stops}
 
     def after_epoch(epoch: int) -> None:
-        if epoch in job.stops:
+        if epoch in stops:
             for train in (False, True):
-                trainer.extra[extra(train, epoch)] = errors(fleet, data, train)
-            _save_dense(job, place, fleet.state(), epoch)
+                trainer.extra[extra(train, stops[epoch])] = errors(fleet, data, train)
+            _save_dense(job, place, fleet.state(), stops[epoch])
 
-    if not trainer.train(max(job.stops), after_epoch):
+    if not trainer.train(max(stops), after_epoch):
         return False
     protocols = {job.protocol.dense_hash: job.protocol.to_dict(defaults=False)}
     origin = provenance(job, place, engine, protocols, {"dense": list(job.seeds)}, trainer.seconds)
@@ -153,13 +155,13 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     run.prune(kept)
     trainer = Trainer(run, job, place, advance)
 
-    counted = range(max(0, retraining.epochs - metrics.error_epochs) + 1, retraining.epochs + 1)
+    counted = range(max(0, run.epochs - metrics.error_epochs) + 1, run.epochs + 1)
 
     def after_epoch(epoch: int) -> None:
         if epoch in counted:
             trainer.extra[extra(False, epoch)] = errors(fleet, data, False)
 
-    if not trainer.train(retraining.epochs, after_epoch):
+    if not trainer.train(run.epochs, after_epoch):
         return False
     trainer.save()
     measuring = len(job.pairs) / job.nets * metrics.points * MEASURE_FORWARDS

@@ -27,11 +27,13 @@ def _require(ok: bool, name: str, value: object, allowed: str) -> None:
 class Data:
     """The data set and its augmentation.
 
-    ``name`` is an entry of :data:`threeregime.data.DATASETS`, or ``folder:PATH`` for a folder in
-    torchvision's ``ImageFolder`` layout with ``train`` and ``test`` below it. ``crop`` is the zero
+    ``name`` is an entry of :data:`threeregime.data.DATASETS` or, of sentences,
+    :data:`threeregime.translation.TRANSLATIONS`, or ``folder:PATH`` for a folder in torchvision's
+    ``ImageFolder`` layout with ``train`` and ``test`` below it. ``crop`` is the zero
     padding in pixels of the random crop; ``flip`` mirrors half of the images left to right.
     ``images`` keeps so many training images, the same number of each class, and ``size`` shrinks
-    images to so many pixels a side by averaging; None keeps all of them as they are.
+    images to so many pixels a side by averaging; None keeps all of them as they are. Of sentences
+    ``images`` keeps the first so many pairs, and there is nothing to crop, flip or shrink.
     """
 
     name: str = "cifar10"
@@ -42,9 +44,11 @@ class Data:
 
     def __post_init__(self) -> None:
         from threeregime.data import DATASETS
+        from threeregime.translation import TRANSLATIONS
 
-        known = self.name in DATASETS or self.name.startswith("folder:")
-        _require(known, "data.name", self.name, f"one of {', '.join(DATASETS)} or folder:PATH")
+        names = [*DATASETS, *TRANSLATIONS]
+        known = self.name in names or self.name.startswith("folder:")
+        _require(known, "data.name", self.name, f"one of {', '.join(names)} or folder:PATH")
         _require(self.crop >= 0, "data.crop", self.crop, "0 or more pixels")
         _require(self.images is None or self.images > 0, "data.images", self.images, "1 or more")
         _require(self.size is None or self.size > 0, "data.size", self.size, "1 or more pixels")
@@ -66,9 +70,22 @@ class Net:
         NETS[self.name].check_depth(self.depth)
 
 
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("milestones", "inverse_sqrt")
+
+
 @dataclass(frozen=True)
 class Training:
-    """One run of SGD: ``epochs`` passes, the rate divided by ``1 / decay`` at each milestone."""
+    """One run of an optimizer: ``epochs`` passes at a rate that follows a schedule.
+
+    ``optimizer`` is ``sgd``, with ``momentum``, or ``adam``; both with L2 ``weight_decay``. Under
+    the schedule ``milestones`` the rate is multiplied by ``decay`` at each of these epochs; under
+    ``inverse_sqrt`` it grows to ``lr`` over ``warmup`` steps and then falls as one over the root of
+    the step (Vaswani et al., 2017). With ``iterations`` the run has so many steps, whatever the
+    batch size, and the milestones stay at the same share of it: that makes the batch size a
+    temperature (Appendix B.2). ``smoothing`` is the share of each target that is spread over all
+    classes (label smoothing; 0.1 in Vaswani et al., 2017).
+    """
 
     lr: float = 0.1
     momentum: float = 0.9
@@ -77,6 +94,11 @@ class Training:
     epochs: int = 160
     milestones: tuple[int, ...] = (80, 120)
     decay: float = 0.1
+    optimizer: str = "sgd"
+    schedule: str = "milestones"
+    warmup: int = 0
+    iterations: int | None = None
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         where = {Dense: "dense", Retraining: "retraining"}.get(type(self), "training")
@@ -95,10 +117,32 @@ class Training:
             f"increasing epochs before the last one, {self.epochs}",
         )
         _require(0 < self.decay <= 1, f"{where}.decay", self.decay, "in (0, 1]")
+        self._check_choices(where)
 
-    def rate(self, epoch: int) -> float:
-        """Learning rate of the given epoch, counted from 0."""
+    def _check_choices(self, where: str) -> None:
+        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            value = getattr(self, name)
+            _require(value in allowed, f"{where}.{name}", value, f"one of {', '.join(allowed)}")
+        warms_up = self.schedule == "inverse_sqrt"
+        allowed_warmup = "1 or more steps with inverse_sqrt, else 0"
+        _require((self.warmup > 0) == warms_up, f"{where}.warmup", self.warmup, allowed_warmup)
+        smoothing = self.smoothing
+        _require(0 <= smoothing < 1, f"{where}.smoothing", smoothing, "from 0 to below 1")
+        iterations = self.iterations
+        _require(
+            iterations is None or iterations > 0, f"{where}.iterations", iterations, "1 or more"
+        )
+
+    def rate(self, step: int, per_epoch: int) -> float:
+        """Learning rate of a step, counted from 0, where an epoch has so many."""
+        if self.schedule == "inverse_sqrt":
+            return self.lr * min((step + 1) / self.warmup, (self.warmup / (step + 1)) ** 0.5)
+        epoch = step * self.epochs / self.iterations if self.iterations else step // per_epoch
         return self.lr * self.decay ** sum(epoch >= m for m in self.milestones)
+
+    def steps(self, per_epoch: int) -> int:
+        """Number of steps of the whole run, where an epoch has so many."""
+        return self.iterations or self.epochs * per_epoch
 
 
 @dataclass(frozen=True)
@@ -106,20 +150,21 @@ class Dense(Training):
     """The dense run. ``stop`` ends it early, at that epoch of the same schedule (None: at its end).
 
     Early stopping is the paper's first temperature: fewer epochs are hotter. All stops of one run
-    are checkpoints of that one run (Appendix B.1, scripts).
+    are checkpoints of that one run (Appendix B.1, scripts). ``rho`` above 0 makes every step one of
+    sharpness-aware minimization (SAM; Foret et al., 2021) with that radius, the third temperature.
     """
 
     stop: int | None = None
+    rho: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         stop = self.stop
-        _require(
-            stop is None or 1 <= stop <= self.epochs,
-            "dense.stop",
-            stop,
-            f"an epoch from 1 to {self.epochs}",
-        )
+        allowed = f"an epoch from 1 to {self.epochs}"
+        _require(stop is None or 1 <= stop <= self.epochs, "dense.stop", stop, allowed)
+        whole = stop is None or self.iterations is None
+        _require(whole, "dense.stop", stop, "left out where dense.iterations is given")
+        _require(self.rho >= 0, "dense.rho", self.rho, "0 or more")
 
     @property
     def stopped(self) -> int:
@@ -137,7 +182,7 @@ class Pruning:
     """Magnitude pruning to ``density``, the kept fraction of the convolution weights.
 
     ``uniform`` prunes every convolution alike (UniformMP), ``global`` sets one threshold over all
-    of them (GlobalMP); Section 2.3.
+    of them (GlobalMP); Section 2.3. Of a Transformer it is the linear layers.
     """
 
     method: str = "uniform"

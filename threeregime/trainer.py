@@ -25,6 +25,8 @@ class Trainer:
     def __init__(self, run: Run, job: Job, place: Place, advance: Advance) -> None:
         self.run, self.job, self.place, self.advance = run, job, place, advance
         self.path = half_trained(place.at, job)
+        # Costs are in epochs of the schedule, which is stretched where steps are given.
+        self.share = run.training.epochs / run.epochs
         self.extra: State = {}
         self.seconds = 0.0
         self.slowest_epoch = place.epoch_seconds
@@ -34,7 +36,7 @@ class Trainer:
             self.seconds = float(state["seconds"])
             self.slowest_epoch = float(state["slowest_epoch"])
             self.extra = {k: v for k, v in state.items() if k.startswith("extra/")}
-            advance(run.epoch * job.nets)
+            advance(run.epoch * job.nets * self.share)
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -63,7 +65,7 @@ class Trainer:
             took = time.monotonic() - begin
             self.seconds += took
             self.slowest_epoch = max(took, self.slowest_epoch)
-            self.advance(self.job.nets)
+            self.advance(self.job.nets * self.share)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.monotonic()

@@ -1,7 +1,8 @@
-"""Training a fleet: SGD with momentum, step by step, resumable at every epoch."""
+"""Training a fleet, step by step, resumable at every epoch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from threeregime.engine import PRECISIONS, Engine
 from threeregime.fleet import Fleet, State
 from threeregime.graphs import Graphed
-from threeregime.protocol import Training
+from threeregime.optimizers import ascend, optimizer, restore, saved
+from threeregime.protocol import Dense, Training
 from threeregime.pruning import Masks
 from threeregime.task import Batches, Task
 
@@ -36,16 +38,12 @@ class Run:
         self.parameters = dict(fleet.module.named_parameters())
         # A tensor, so that a recorded step reads it anew each time; CUDA's kernel wants 32 bits.
         exact = torch.float32 if fleet.device.type == "cuda" else torch.float64
+        self._rate = training.lr
         self.rate = torch.tensor(training.lr, dtype=exact, device=fleet.device)
-        # Every step is elementwise, so the stock optimizer over stacked weights is the stock
-        # optimizer of each net.
-        self.optimizer = torch.optim.SGD(
-            self.parameters.values(),
-            lr=self.rate,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-            fused=True,
+        self.optimizer = optimizer(
+            training, self.parameters.values(), self.rate, recorded=engine.graphed
         )
+        self.epochs = math.ceil(training.steps(loader.steps) / loader.steps)
         self.masked: list[tuple[Tensor, Tensor]] = []
         self.low_precision = PRECISIONS[engine.precision]
         self.graphed = engine.graphed
@@ -82,21 +80,33 @@ class Run:
         return self.loader.task.loss(logits, truth, self.training.smoothing)
 
     def step(self, *drawn: Tensor) -> None:
-        """One SGD step of every member on its own batch, as :meth:`Batches.part` drew it."""
-        self.optimizer.zero_grad()
-        self.loss(*self.loader.batch(drawn, self.fleet.dtype)).backward()
+        """One step of every member on its own batch, as :meth:`Batches.part` drew it."""
+        batch = self.loader.batch(drawn, self.fleet.dtype)
+
+        def backward() -> None:
+            self.optimizer.zero_grad()
+            self.loss(*batch).backward()
+
+        if isinstance(self.training, Dense) and self.training.rho:
+            ascend(self.fleet, self.training.rho, backward)
+        else:
+            backward()
         if self.masked:
-            # A masked gradient keeps momentum and weight at zero: decay of zero is zero too.
+            # A masked gradient keeps weight and optimizer at zero: decay of zero is zero too.
             gradients = [weight.grad for weight, _ in self.masked if weight.grad is not None]
             torch._foreach_mul_(gradients, [mask for _, mask in self.masked])
         self.optimizer.step()
 
     def run_epoch(self) -> None:
         """Train every member for one epoch. On a GPU nothing waits for it but its end."""
-        self.rate.fill_(self.training.rate(self.epoch))
         self.fleet.module.train()
-        draws = self.loader.draw(self.epoch)
-        for step in range(self.loader.steps):
+        draws, each = self.loader.draw(self.epoch), self.loader.steps
+        before = self.epoch * each
+        for step in range(min(each, self.training.steps(each) - before)):
+            rate = self.training.rate(before + step, each)
+            if step == 0 or rate != self._rate:
+                self._rate = rate
+                self.rate.fill_(rate)
             self.advance(*self.loader.part(draws, step))
         self.epoch += 1
         if self.fleet.device.type == "cuda":
@@ -105,26 +115,15 @@ class Run:
             torch.cuda.synchronize(self.fleet.device)
 
     def state(self) -> State:
-        """Everything that the next epoch depends on: net, momentum and epoch."""
-        momentum = {
-            f"momentum/{name}": self.fleet.by_member(
-                self.optimizer.state[p]["momentum_buffer"]
-            ).clone(memory_format=torch.contiguous_format)
-            for name, p in self.parameters.items()
-            if "momentum_buffer" in self.optimizer.state[p]
-        }
-        return {**self.fleet.state(), **momentum, "epoch": torch.tensor(self.epoch)}
+        """Everything that the next epoch depends on: nets, optimizer and epoch."""
+        remembered = saved(self.fleet, self.optimizer)
+        return {**self.fleet.state(), **remembered, "epoch": torch.tensor(self.epoch)}
 
     def load(self, state: State) -> None:
         """Go back to a state that :meth:`state` returned."""
         self.fleet.load(state)
         self.epoch = int(state["epoch"])
-        for name, p in self.parameters.items():
-            saved = state.get(f"momentum/{name}")
-            if saved is not None:
-                buffer = torch.empty_like(p, requires_grad=False)
-                self.fleet.by_member(buffer).copy_(saved)
-                self.optimizer.state[p]["momentum_buffer"] = buffer
+        restore(self.fleet, self.optimizer, state)
         self._forget_recording()
 
 

@@ -1,0 +1,420 @@
+"""A sweep on a Dask cluster: the same tables whoever dies, and one line where it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparing import checkpoints, tables
+
+from threeregime import catalogue, checks, cli, cluster, workers
+from threeregime.catalogue import Experiment
+from threeregime.errors import ThreeRegimeError
+from threeregime.sweep import Plan, plan
+
+FLEET = 2
+PATIENCE = 90.0  # for a machine that has much else to do
+
+# A process that has imported everything (which takes longer than the rest) and forks schedulers
+# and workers on demand, each in a process of its own, with a checkpoint after every epoch. It ends
+# them when this process ends.
+FARM = """
+import json, os, signal, sys
+import dask
+from distributed.cli import dask_scheduler, dask_worker
+import torch
+from threeregime import cluster, data, jobs, mechanisms
+
+jobs.CHECKPOINT_SECONDS = -1.0
+torch.set_num_threads(1)
+data.load("digits")
+mechanisms.choose("cpu", 2)
+pids = []
+for line in sys.stdin:
+    wanted = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        sys.stdin.close()
+        os.dup2(2, 1)
+        os.chdir(wanted["folder"])
+        dask.config.set(wanted["config"])
+        role = {"scheduler": dask_scheduler, "worker": dask_worker}[wanted["role"]]
+        role.main(wanted["arguments"])
+    pids.append(pid)
+    print(pid, flush=True)
+for pid in pids:
+    os.kill(pid, signal.SIGKILL)
+"""
+
+
+class Farm:
+    """Starts schedulers and workers on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.files = folder, 0
+        self.log = (folder / "log").open("w")
+        words = [sys.executable, "-c", FARM]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=self.log, text=True)
+
+    def start(self, role: str, *arguments: str, **config: Any) -> int:
+        """Start a scheduler or a worker; return the id of its process."""
+        wanted = {
+            "role": role,
+            "arguments": arguments,
+            "config": config,
+            "folder": str(self.folder),
+        }
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps(wanted) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def scheduler(self, **config: Any) -> tuple[str, int]:
+        """Start a scheduler; return the path of its scheduler file, and the id of its process."""
+        self.files += 1
+        path = self.folder / f"scheduler-{self.files}.json"
+        words = f"--host 127.0.0.1 --port 0 --dashboard-address :0 --scheduler-file {path}"
+        process = self.start("scheduler", *words.split(), **config)
+        wait_for(path.exists)
+        return str(path), process
+
+    def worker(self, scheduler: str, threads: int = 1) -> int:
+        """Start a worker; return the id of its process."""
+        words = f"--scheduler-file {scheduler} --nthreads {threads} --no-nanny --no-dashboard"
+        return self.start("worker", *words.split(), "--local-directory", str(self.folder))
+
+    def close(self) -> None:
+        """End all of them."""
+        self.process.communicate()
+        self.log.close()
+
+
+def wait_for(happened: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    farm = Farm(tmp_path_factory.mktemp("farm"))
+    yield farm
+    farm.close()
+
+
+@pytest.fixture(scope="module")
+def pair(farm: Farm) -> str:
+    """Scheduler file of a cluster with two workers."""
+    scheduler, _ = farm.scheduler()
+    for _ in range(2):
+        farm.worker(scheduler)
+    return scheduler
+
+
+@pytest.fixture
+def tiny() -> Experiment:
+    """Two dense runs, four fleets of two copies each, on few images, of many short epochs."""
+    fields: dict[str, Any] = {
+        "data.images": 160,
+        "dense.epochs": 3,
+        "dense.milestones": [2],
+        "retraining.epochs": 14,
+        "retraining.milestones": [8],
+        "metrics.error_epochs": 3,
+        "metrics.points": 3,
+    }
+    experiment = catalogue.experiment("figure_02", "smoke").override(fields)
+    return experiment.only(epochs=[1, 3], density=[0.2])
+
+
+def compute(experiment: Experiment, root: Path, dask: str = "", **options: Any) -> bool:
+    here = {} if dask else {"workers": 1}
+    options = {"device": "cpu", "fleet": FLEET, **here, **options}
+    return cluster.compute(experiment, root, dask=dask, **options)
+
+
+def half_trained(made: Plan) -> list[str]:
+    """Retrainings that have a checkpoint and no tables."""
+    return [
+        job.fleet
+        for job in made.retrain
+        if (made.at / "state" / f"fleet-{job.fleet}.safetensors").exists()
+        and not (made.at / f"nets-{job.fleet}.parquet").exists()
+    ]
+
+
+# --- the same tables
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_fleet_changes_nothing(
+    farm: Farm, tiny: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduler, _ = farm.scheduler()
+    victim, _ = (farm.worker(scheduler) for _ in range(2))
+    root = tmp_path / "cluster"
+    made = plan(tiny, root, FLEET)
+    killed: list[int] = []
+
+    def kill() -> None:
+        """Kill one worker at a moment when each is in the middle of a fleet."""
+        while not killed:
+            wait_for(lambda: len(half_trained(made)) == 2)
+            os.kill(victim, signal.SIGSTOP)  # now it can finish nothing
+            if len(half_trained(made)) == 2:
+                os.kill(victim, signal.SIGKILL)
+                killed.append(victim)
+            else:
+                os.kill(victim, signal.SIGCONT)
+
+    assert len(made.retrain) == 4
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    assert compute(tiny, root, scheduler)
+    killer.join()
+    assert killed
+    assert "worker(s) at" in capsys.readouterr().out
+    assert compute(tiny, tmp_path / "here")
+    assert tables(tiny, root) == tables(tiny, tmp_path / "here")
+    assert checkpoints(root) == checkpoints(tmp_path / "here")
+    assert not list(root.rglob(".*"))
+
+
+def test_a_worker_that_leaves_in_good_order_is_no_death(
+    farm: Farm, tiny: Experiment, tmp_path: Path
+) -> None:
+    """As at the end of its ``--lifetime``: its fleet goes elsewhere, though no death is allowed."""
+    scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
+    for _ in range(2):
+        farm.worker(scheduler)
+    made = plan(tiny, tmp_path, FLEET)
+
+    def retire() -> None:
+        with workers.connect(scheduler) as client:
+            client.wait_for_workers(2)
+            wait_for(lambda: len(half_trained(made)) == 2)
+            client.retire_workers([next(iter(client.nthreads()))])
+
+    retiring = threading.Thread(target=retire, daemon=True)
+    retiring.start()
+    assert compute(tiny, tmp_path, scheduler)
+    retiring.join()
+
+
+def test_a_time_budget_holds_on_a_cluster(pair: str, tiny: Experiment, tmp_path: Path) -> None:
+    long = tiny.override({"retraining.epochs": 3000})
+    begin = time.time()
+    assert not compute(long, tmp_path, pair, deadline=begin + 6)
+    assert time.time() - begin < 6 + cli.ENDING_SECONDS
+    assert plan(long, tmp_path, FLEET).retrain
+
+
+def test_a_relative_folder_means_the_clients(
+    pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = tiny.only(epochs=[1], density=[0.2]).with_seeds(1, 2)
+    assert compute(one, Path("here"), pair)
+    assert list((tmp_path / "here").rglob("nets-*.parquet"))
+
+
+def test_an_interrupt_ends_what_the_workers_do(
+    pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are free at once for somebody else, though their fleets would take minutes."""
+    long = tiny.override({"retraining.epochs": 30000})
+    made = plan(long, tmp_path, FLEET)
+
+    def interrupt() -> None:
+        wait_for(lambda: len(half_trained(made)) == 2)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        compute(long, tmp_path, pair)
+    assert not list(tmp_path.rglob(".run-*"))
+    with workers.connect(pair) as client:
+        free = [client.submit(os.getpid, workers=[one], pure=False) for one in client.nthreads()]
+        assert len({future.result(timeout=PATIENCE) for future in free}) == 2
+    assert len(half_trained(made)) == 2
+
+
+# --- one line
+
+
+def line(compute: Callable[[], Any]) -> str:
+    with pytest.raises(ThreeRegimeError) as caught:
+        compute()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_no_scheduler(tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "SCHEDULER_SECONDS", 0.5)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        got = line(lambda: compute(tiny, tmp_path, address))
+    assert got.startswith(f"no Dask scheduler answers at {address}: start one")
+    for address in ("no/such/file.json", "ftp://127.0.0.1:1", "127.0.0.1"):
+        assert address in line(partial(compute, tiny, tmp_path, address))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_scheduler_file(tiny: Experiment, tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    file.write_text("{}")
+    assert f"no Dask scheduler answers at {file}" in line(
+        lambda: compute(tiny, tmp_path, str(file))
+    )
+
+
+def test_no_workers(
+    farm: Farm,
+    tiny: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scheduler, _ = farm.scheduler()
+    monkeypatch.setattr(workers, "WORKER_SECONDS", 0.2)
+    assert "no worker came to" in line(lambda: compute(tiny, tmp_path, scheduler))
+    assert f"waiting for workers at {scheduler}" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_shared(pair: str, tiny: Experiment, tmp_path: Path) -> None:
+    """Below /proc/self/cwd every process sees another folder."""
+    if not Path("/proc/self/cwd").exists():
+        pytest.skip("there is no /proc")
+    name = f"not-shared-{os.getpid()}"
+    try:
+        got = line(lambda: compute(tiny, Path("/proc/self/cwd") / name, pair))
+    finally:
+        for path in sorted(Path(name).rglob("*"), reverse=True):
+            path.rmdir()
+        Path(name).rmdir()
+    assert "does not see /proc/self/cwd/" in got
+    assert "give an --out on storage that all machines share" in got
+
+
+def test_other_code(
+    pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = f"runs threeregime {checks.code_here()}, not 9.9 (fedcba) as here: install the same"
+    monkeypatch.setattr(checks, "code_here", lambda: "9.9 (fedcba)")
+    assert expected in line(lambda: compute(tiny, tmp_path, pair))
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_no_such_device(pair: str, tiny: Experiment, tmp_path: Path) -> None:
+    got = line(lambda: compute(tiny, tmp_path, pair, device="cuda:99"))
+    assert got.startswith("device = 'cuda:99' is not at the worker tcp://127.0.0.1:")
+    assert got.endswith("use --device cpu, or workers that have it")
+
+
+def test_a_worker_of_many_threads(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
+    scheduler, _ = farm.scheduler()
+    farm.worker(scheduler, threads=2)
+    assert "start it with --nthreads 1" in line(lambda: compute(tiny, tmp_path, scheduler))
+
+
+def test_a_job_that_fails_on_a_worker(pair: str, tiny: Experiment, tmp_path: Path) -> None:
+    """An error of ours is as it would be here; any other one is named."""
+    pictures = tiny.override({"data.name": "folder:no/such"})
+    assert "no/such/train is missing" in line(lambda: compute(pictures, tmp_path, pair))
+    made = plan(tiny, tmp_path, FLEET)
+    (made.at / "state").mkdir(parents=True, exist_ok=True)
+    (made.at / "state" / f"fleet-{made.dense[0].fleet}.safetensors").write_bytes(b"junk")
+    got = line(lambda: compute(tiny, tmp_path, pair))
+    assert "a fleet failed (SafetensorError: " in got
+    assert "its worker's log tells more; what is finished is kept" in got
+
+
+def test_a_fleet_whose_workers_die(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
+    scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
+    victim = farm.worker(scheduler)
+
+    made = plan(tiny, tmp_path, FLEET)
+
+    def kill() -> None:
+        wait_for(lambda: half_trained(made))
+        os.kill(victim, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    got = line(lambda: compute(tiny, tmp_path, scheduler))
+    assert "the worker died 1 time(s) running over the same fleet" in got
+    assert "(--fleet); what is finished is kept, run it again to go on" in got
+
+
+def test_a_scheduler_that_goes(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
+    scheduler, victim = farm.scheduler()
+    farm.worker(scheduler)
+    made = plan(tiny, tmp_path, FLEET)
+
+    def kill() -> None:
+        wait_for(lambda: half_trained(made))
+        os.kill(victim, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    assert "the scheduler is gone" in line(lambda: compute(tiny, tmp_path, scheduler))
+
+
+class Answers:
+    """Stands for a client whose workers answer thus."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = {f"tcp://10.0.0.{i}:1": answer for i, answer in enumerate(answers)}
+
+    def run(self, function: Callable[..., Any], *arguments: Any, on_error: str) -> dict[str, Any]:
+        return self.answers
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (("cuda", "cpu"), "some workers have a GPU and some have none: say --device cpu"),
+        ((ModuleNotFoundError("No module named 'threeregime'"),), "10.0.0.0:1 has no threeregime"),
+        (("cpu", AttributeError("check")), "10.0.0.1:1 has no threeregime, or another one"),
+        ((OSError("closed"),), "10.0.0.0:1 does not answer (OSError: closed)"),
+    ],
+)
+def test_answers_of_workers(
+    answers: tuple[Any, ...], words: str, tiny: Experiment, tmp_path: Path
+) -> None:
+    made = plan(tiny, tmp_path, FLEET)
+    place = cluster.Place(tiny, made.at, tmp_path, device="auto")
+
+    def check() -> None:
+        with checks.checked(Answers(*answers), place):
+            pass
+
+    assert words in line(check)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_clock_that_is_off() -> None:
+    checks._check_clock("tcp://10.0.0.1:1", 1000.0, 998.0, 1003.0)
+    got = line(lambda: checks._check_clock("tcp://10.0.0.1:1", 1100.0, 998.0, 1003.0))
+    assert "clock of the worker tcp://10.0.0.1:1 is 97 s off" in got
+
+
+def test_progress_is_told_once() -> None:
+    told: list[float] = []
+    handler = workers._once(told.append)
+    for event in (("a", 2.0), ("b", 1.0), ("a", 5.0), ("a", 3.0), ("a", 6.0)):
+        handler((0.0, event))
+    assert told == [2.0, 1.0, 3.0, 1.0]
