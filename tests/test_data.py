@@ -14,7 +14,8 @@ from torch import Tensor
 
 from threeregime.data import DATASETS, Dataset, load
 from threeregime.errors import ThreeRegimeError
-from threeregime.loader import Loader, plain_images, stream
+from threeregime.loader import Loader, plain_images
+from threeregime.task import stream
 
 
 def coloured(count: int = 40, height: int = 6, width: int = 5) -> Dataset:

@@ -224,4 +224,6 @@ def test_single_layers_stack(mechanism: str, bias: bool) -> None:
         plain.load_state_dict({name: t[member] for name, t in fleet.state().items()})
         torch.testing.assert_close(together[member], plain(images[:, member]))
         # one batch for all
-        torch.testing.assert_close(fleet.logits(images[:, 0])[member], plain(images[:, 0]))
+        torch.testing.assert_close(
+            fleet.logits(fleet.alike(images[:, 0]))[member], plain(images[:, 0])
+        )

@@ -427,5 +427,5 @@ def test_errors_do_not_depend_on_the_batch_they_are_taken_in(
     )
     expected = errors(fleet, few, train=False)
     assert (expected > 0).all()
-    monkeypatch.setattr("threeregime.training.EVALUATION_BATCH", batch)
+    monkeypatch.setattr("threeregime.task.EVALUATION_BATCH", batch)
     assert torch.equal(errors(fleet, few, train=False), expected)

@@ -59,6 +59,7 @@ def tables(
         load="density",
         nets=pd.DataFrame(nets),
         pairs=pd.DataFrame(pairs),
+        error="%",
     )
 
 

@@ -22,7 +22,8 @@ from threeregime.catalogue import Experiment
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
-from threeregime.loader import Loader, plain_images, stream
+from threeregime.loader import Loader, plain_images
+from threeregime.task import stream
 from threeregime.measure import measure_pairs
 from threeregime.models import PreResNet
 from threeregime.protocol import Protocol

@@ -7,6 +7,7 @@ the values of each scale it can run at. Adding an experiment is adding one such 
     source = "Figure 15, Appendix C.2"
     temperature = "epochs"  # an entry of AXES, as load
     load = "depth"
+    error = "100 - BLEU"  # what 100 times the test error is, if not percent (optional)
 
     [set]  # fields of the protocol in which it departs from every scale's (optional)
     "pruning.density" = 0.05
@@ -94,6 +95,7 @@ class Experiment:
     dense_seeds: tuple[int, ...]
     retrain_seeds: tuple[int, ...]
     variants: dict[str, dict[str, Any]]
+    error: str = "%"
 
     def units(self) -> list[Unit]:
         """All pieces of work, so ordered that a part of them shows the whole diagram.
@@ -251,4 +253,5 @@ def experiment(name: str, scale: str) -> Experiment:
         dense_seeds=tuple(grid["dense_seeds"]),
         retrain_seeds=tuple(grid["retrain_seeds"]),
         variants=grid.get("variants", {"": {}}),
+        error=table.get("error", "%"),
     )

@@ -352,6 +352,4 @@ class Vmapped(Separate):
         return lambda *inputs: run(dict(stacked.named_parameters()), *inputs)
 
 
-MECHANISMS: dict[str, Mechanism] = {
-    m.name: m for m in (Grouped(), Lanes(), Separate(), Vmapped())
-}
+MECHANISMS: dict[str, Mechanism] = {m.name: m for m in (Grouped(), Lanes(), Separate(), Vmapped())}

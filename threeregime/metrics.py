@@ -48,15 +48,12 @@ def cka(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         Similarity in [0, 1], shape [...]. With few features the feature-space form
         ``|Y'X|^2 / (|X'X| |Y'Y|)`` equals the paper's trace of Gram matrices (Kornblith et al.,
-        2019) at a cost of samples x features^2. NaN where an output is constant over the samples
-        or not finite; the first kind also warns.
+        2019) at a cost of samples x features^2; with more features than samples it is that trace.
+        NaN where an output is constant over the samples or not finite; the first kind also warns.
     """
     x, y = (_centre(part) for part in (x, y))
 
-    def norm(a: Tensor, b: Tensor) -> Tensor:
-        return torch.linalg.matrix_norm(a.mT @ b)
-
-    scale = norm(x, x) * norm(y, y)
+    across, scale = _alignment(x, y)
     constant = scale == 0
     if constant.any():
         warnings.warn(
@@ -64,7 +61,16 @@ def cka(x: Tensor, y: Tensor) -> Tensor:
             RuntimeWarning,
             stacklevel=2,
         )
-    return torch.where(constant, torch.nan, norm(x, y).square() / scale)
+    return torch.where(constant, torch.nan, across / scale)
+
+
+def _alignment(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """|Y'X|^2 and |X'X| |Y'Y|, by samples x samples where that is smaller: each [...]."""
+    norm = torch.linalg.matrix_norm
+    if max(x.shape[-1], y.shape[-1]) > x.shape[-2]:
+        gram_x, gram_y = x @ x.mT, y @ y.mT
+        return (gram_x * gram_y).sum(dim=(-2, -1)), norm(gram_x) * norm(gram_y)
+    return norm(x.mT @ y).square(), norm(x.mT @ x) * norm(y.mT @ y)
 
 
 def _centre(features: Tensor) -> Tensor:

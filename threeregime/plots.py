@@ -45,7 +45,7 @@ def phase_diagram(diagram: PhaseDiagram, paper: PhaseDiagram | None = None) -> F
     with drawing.canvas(rows, 2, 3.1 * rows + 0.4) as (fig, axes):
         panels = axes.reshape(len(MAPS), len(sides))
         for letter, name, row in zip("abcd", MAPS, panels, strict=True):
-            label, factor, _ = PRINTED[name]
+            label, factor = sides[0].printed(name), PRINTED[name][1]
             values = [factor * side.grid(name) for side in sides]
             norm = drawing.scale(values)
             for ax, side, value in zip(row, sides, values, strict=True):
@@ -89,8 +89,9 @@ def regime_map(diagram: PhaseDiagram) -> Figure:
         patches = [Patch(color=c, label=f"Regime {name}") for name, c in COLOURS.items()]
         handles = [*patches, *drawing.key([diagram])]
         fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        name = diagram.printed("test_error").replace("Test", "test")
         paler = "; paler: less certain over the seeds" if diagram.has_seeds else ""
-        ax.set_title(f"Regimes, {diagram.title}; numbers: test error (%){paler}", loc="left")
+        ax.set_title(f"Regimes, {diagram.title}; numbers: {name}{paler}", loc="left")
     return fig
 
 
@@ -111,7 +112,7 @@ def difference(diagram: PhaseDiagram, reference: PhaseDiagram) -> Figure:
     relative = diagram.temperature == "epochs"
     with drawing.canvas(4, 3, 9.2, sharex=True, sharey=True) as (fig, axes):
         for i, (row, name) in enumerate(zip(axes, MAPS, strict=True)):
-            label, factor, _ = PRINTED[name]
+            label, factor = diagram.printed(name), PRINTED[name][1]
             columns = (name, f"{name}_reference", f"{name}_difference")
             grids = [
                 factor
@@ -217,7 +218,7 @@ def error_curves(diagram: PhaseDiagram, loads: Sequence[float] | None = None) ->
         drawing.ticks(ax, "x", diagram.temperature, diagram.temperatures, offset=0)
         ax.set_xlim(-0.4, len(at) + 0.2)
         ax.set_xlabel(f"{drawing.axis_label(diagram.temperature)}, hot ← → cold")
-        ax.set_ylabel("Test error (%)")
+        ax.set_ylabel(diagram.printed("test_error"))
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3, lw=0.5)
         handles = [

@@ -7,7 +7,7 @@ Regime I is poorly connected, II-A well connected but less similar, II-B well co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ class PhaseDiagram:
         replicates: metric to bootstrap means [B, T, L]; empty without seeds.
         by_seed: metric to the means of each dense seed [D, T, L]; empty without seeds.
         total: the temperature of the whole dense run; epochs are compared relative to it.
+        error: what 100 times a test error is: "%", of translations "100 - BLEU".
     """
 
     title: str
@@ -75,6 +76,7 @@ class PhaseDiagram:
     replicates: Mapping[str, Array]
     by_seed: Mapping[str, Array]
     total: float
+    error: str = "%"
 
     @classmethod
     def from_results(
@@ -90,7 +92,7 @@ class PhaseDiagram:
 
         Args:
             results: its tables; the attributes used are ``experiment``, ``scale``,
-                ``temperature``, ``load``, ``nets`` and ``pairs``.
+                ``temperature``, ``load``, ``nets``, ``pairs`` and ``error``.
             lmc_threshold: below it a cell is in Regime I.
             cka_threshold: from it on a well-connected cell is in II-B; None takes `otsu`'s.
             bootstrap: number of replicates; 0 leaves intervals and probabilities NaN.
@@ -103,7 +105,8 @@ class PhaseDiagram:
         found = gather.from_results(results, bootstrap, seed)
         title = f"{results.experiment}, {results.scale}"
         axes = (results.temperature, results.load)
-        return _assemble(title, axes, found, lmc_threshold, cka_threshold, total)
+        made = _assemble(title, axes, found, lmc_threshold, cka_threshold, total)
+        return replace(made, error=results.error)
 
     @classmethod
     def from_reference(
@@ -129,6 +132,10 @@ class PhaseDiagram:
         """Whether there are replicates, thus intervals and probabilities."""
         return bool(self.replicates)
 
+    def printed(self, column: str) -> str:
+        """The name of a column of ``cells`` in print."""
+        return PRINTED[column][0].replace("%", self.error) if column in PRINTED else column
+
     def grid(self, column: str) -> NDArray[Any]:
         """A column of ``cells`` as [T, L], hot to cold by ascending load; absent is NaN or None."""
         at = _places(self.cells, (self.temperature, self.load), self.temperatures, self.loads)
@@ -147,7 +154,8 @@ class PhaseDiagram:
         head = [in_print(self.load, x) for x in self.loads]
         parts = []
         for column in columns:
-            name, factor, form = PRINTED.get(column, (column, 1, ".2f"))
+            _, factor, form = PRINTED.get(column, (column, 1, ".2f"))
+            name = self.printed(column)
             form = "" if column == "regime" else form
             text = [
                 ["-" if pd.isna(x) else format(x * factor if form else x, form) for x in row]

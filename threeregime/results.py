@@ -77,6 +77,7 @@ class Results:
     nets: pd.DataFrame
     pairs: pd.DataFrame
     provenance: pd.DataFrame
+    error: str = "%"
 
     def variant(self, name: str) -> Results:
         """One variant's rows alone."""
@@ -136,6 +137,7 @@ def load(experiment: Experiment, *roots: Path) -> Results:
         experiment.temperature,
         experiment.load,
         provenance=found["provenance"],
+        error=experiment.error,
         **tables,
     )
 

@@ -95,9 +95,9 @@ class Task(ABC):
         return wrong / known
 
     def outputs(self, fleet: Fleet, samples: int) -> Tensor:
-        """Logits of every member for the first guesses to be made in training: [M, samples, classes].
+        """Logits of every member for the first guesses to be made in training.
 
-        There are fewer where there are not that many.
+        [M, samples, classes], or fewer where there are not that many.
         """
         parts: list[Tensor] = []
         for inputs, truth in self.examples(True, fleet.dtype, samples):

@@ -102,8 +102,8 @@ class Translation(Task):
         """Pairs in an order of each member's own."""
         if wanted.crop or wanted.flip:
             raise ThreeRegimeError(
-                f"data.crop = {wanted.crop}, data.flip = {wanted.flip} are not allowed: {self.name} "
-                "holds sentences; set them to 0 and false"
+                f"data.crop = {wanted.crop}, data.flip = {wanted.flip} are not allowed: "
+                f"{self.name} holds sentences; set them to 0 and false"
             )
         return Sentences(self, seeds, batch_size)
 

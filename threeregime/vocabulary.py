@@ -68,8 +68,8 @@ class WordPieces(Vocabulary):
 
 # What German writes as one word falls apart into these; longer ones come before their beginnings.
 _STEMS = (
-    "hundert tausend zwanzig zwan zwölf zwei ein drei vier fünf sechs sech sieben sieb acht neun "
-    "zehn elf und zig ßig s"
+    "hundert tausend zwanzig zwölf zwei eins ein drei vier fünf sechs sech sieben sieb acht neun "
+    "zehn elf und zig ßig"
 )
 _NUMERALS = re.compile("|".join([*_STEMS.split(), r" ?[a-z]+", "."]))
 
@@ -141,8 +141,8 @@ def rows(
         most: pieces of a sentence; pairs with a longer one are left out. None: all are kept.
 
     Returns:
-        Sources [count, s], each ending in END; targets [count, t], each between BEGIN and END; which
-        of the pairs they are. int32.
+        Sources [count, s], each ending in END; targets [count, t], each between BEGIN and END;
+        both int32; and which of the pairs they are.
     """
     made, kept = [], []
     for number, pair in enumerate(pairs):
