@@ -23,12 +23,12 @@ from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
 from threeregime.loader import Loader, plain_images
-from threeregime.task import stream
 from threeregime.measure import measure_pairs
 from threeregime.models import PreResNet
 from threeregime.protocol import Protocol
 from threeregime.results import Results
 from threeregime.sweep import RetrainJob, plan
+from threeregime.task import stream
 
 FLEET = 8  # as the fixture ``smoke``
 
