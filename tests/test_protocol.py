@@ -17,6 +17,7 @@ from threeregime import catalogue
 from threeregime.data import DATASETS
 from threeregime.errors import ThreeRegimeError
 from threeregime.protocol import Data, Dense, Metrics, Net, Protocol, Pruning, Retraining, Training
+from threeregime.translation import TRANSLATIONS
 
 PRESETS = [(name, scale) for name in catalogue.names() for scale in catalogue.scales(name)]
 
@@ -34,7 +35,7 @@ def refusal(sections: dict[str, Any]) -> str:
     ("section", "field", "value", "allowed"),
     [
         ("data", "nmae", "digits", "name, crop, flip"),
-        ("data", "name", "mnist", f"one of {', '.join(DATASETS)} or folder:PATH"),
+        ("data", "name", "mnist", f"one of {', '.join([*DATASETS, *TRANSLATIONS])} or folder:PATH"),
         ("data", "crop", -1, "0 or more"),
         ("data", "crop", 1.5, "a whole number"),
         ("data", "flip", "yes", "true or false"),
@@ -193,6 +194,7 @@ def test_the_hash_tells_every_field_apart() -> None:
         "epochs": 161,
         "milestones": [80],
         "decay": 0.2,
+        "smoothing": 0.1,
     }
     for section, (field, value) in itertools.product(("dense", "retraining"), training.items()):
         others[f"{section}.{field}"] = value
@@ -342,6 +344,13 @@ def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
     assert paper["figure_15"].loads == (20, 32, 44, 56, 80, 152)
     for name in ("figure_03_width", "figure_15"):
         assert paper[name].protocol.pruning.density == 0.05
+    translation = paper.pop("figure_14")
+    assert translation.protocol.net == Net("transformer", 6)
+    assert translation.protocol.data.images == 1_280_000
+    assert translation.protocol.dense.warmup == translation.protocol.retraining.warmup == 4000
+    assert translation.temperatures == tuple(range(1, 11))
+    assert (len(translation.loads), translation.loads[0], translation.loads[-1]) == (6, 0.05, 0.8)
+    assert (len(translation.dense_seeds), len(translation.retrain_seeds)) == (1, 3)
     assert len({experiment.temperatures for experiment in paper.values()}) == 1
 
 

@@ -20,7 +20,7 @@ from threeregime.decoding import beam_search, bleu
 from threeregime.errors import ThreeRegimeError
 from threeregime.task import EVALUATION_BATCH, UNKNOWN, Batches, Draws, Task
 from threeregime.transformer import PAD
-from threeregime.vocabulary import SubWords, Vocabulary, WordPieces, numerals, rows
+from threeregime.vocabulary import Numerals, SubWords, Vocabulary, rows
 
 if TYPE_CHECKING:
     from threeregime.fleet import Fleet
@@ -194,7 +194,7 @@ def number_words(root: Path, download: bool) -> Translation:
     drawn = np.random.default_rng(0).permutation(9999)[:2300] + 1
     pairs = [(num2words(int(n), lang="de"), num2words(int(n), lang="en")) for n in drawn]
     train, test = pairs[:2000], pairs[2000:]
-    vocabulary = WordPieces(numerals, [sentence for pair in train for sentence in pair])
+    vocabulary = Numerals(sentence for pair in train for sentence in pair)
     return Translation.of_pairs("number-words", vocabulary, train, test)
 
 

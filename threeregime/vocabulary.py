@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,44 +43,43 @@ class Vocabulary(ABC):
         return self.join(kept)
 
 
-class WordPieces(Vocabulary):
-    """The pieces that a rule finds in a text, which joined together are that text again.
+# What German writes as one word falls apart into these; longer ones come before their beginnings.
+_STEMS = (
+    "hundert|tausend|zwanzig|zwölf|zwei|eins|ein|drei|vier|fünf|sechs|sech|sieben|sieb|acht|neun|"
+    "zehn|elf|und|zig|ßig"
+)
+_NUMERAL = re.compile(f"({_STEMS}|[-,])| ?([a-z]+)")
+
+
+def numerals(sentence: str) -> list[str]:
+    """Pieces of a number in words: German stems; English words, each after a space; signs.
+
+    >>> numerals("dreiundvierzig"), numerals("forty-three")
+    (['drei', 'und', 'vier', 'zig'], [' forty', '-', ' three'])
+    """
+    return [found[1] or f" {found[2]}" for found in _NUMERAL.finditer(sentence)]
+
+
+class Numerals(Vocabulary):
+    """The pieces of numbers in words.
 
     Args:
-        split: the rule.
-        text: sentences whose pieces make the vocabulary.
+        sentences: those whose pieces make the vocabulary.
     """
 
-    def __init__(self, split: Callable[[str], list[str]], text: Iterable[str]) -> None:
-        self.split = split
-        self.pieces = sorted({piece for sentence in text for piece in split(sentence)})
+    def __init__(self, sentences: Iterable[str]) -> None:
+        self.pieces = sorted({piece for sentence in sentences for piece in numerals(sentence)})
         self.number = {piece: SPECIAL + n for n, piece in enumerate(self.pieces)}
         self.size = SPECIAL + len(self.pieces)
 
     def encode(self, sentence: str) -> list[int]:
         """The numbers of a sentence's pieces."""
-        return [self.number.get(piece, UNSEEN) for piece in self.split(sentence)]
+        return [self.number.get(piece, UNSEEN) for piece in numerals(sentence)]
 
     def join(self, numbers: list[int]) -> str:
         """The sentence that pieces of text make."""
-        return "".join(self.pieces[number - SPECIAL] for number in numbers).strip()
-
-
-# What German writes as one word falls apart into these; longer ones come before their beginnings.
-_STEMS = (
-    "hundert tausend zwanzig zwölf zwei eins ein drei vier fünf sechs sech sieben sieb acht neun "
-    "zehn elf und zig ßig"
-)
-_NUMERALS = re.compile("|".join([*_STEMS.split(), r" ?[a-z]+", "."]))
-
-
-def numerals(sentence: str) -> list[str]:
-    """Pieces of a numeral: the stems in a German one, the words and signs of an English one.
-
-    >>> numerals("dreiundvierzig"), numerals("forty-three")
-    (['drei', 'und', 'vier', 'zig'], ['forty', '-', 'three'])
-    """
-    return _NUMERALS.findall(sentence)
+        text = "".join(self.pieces[number - SPECIAL] for number in numbers)
+        return text.strip().replace("- ", "-")
 
 
 class SubWords(Vocabulary):
@@ -120,6 +119,7 @@ def _sentencepiece(files: Sequence[Path], size: int) -> Any:
             vocab_size=size,
             hard_vocab_limit=False,  # a small text has fewer pieces
             model_type="bpe",
+            byte_fallback=True,  # of a rare letter, so that it is not lost
             input_sentence_size=2_000_000,
             pad_id=PAD,
             bos_id=BEGIN,
