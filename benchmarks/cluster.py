@@ -23,7 +23,7 @@ from typing import Any
 
 from distributed import get_worker
 
-from threeregime import catalogue, jobs
+from threeregime import catalogue, jobs, trainer
 from threeregime.checks import Site, checked
 from threeregime.data import DATA_DIR
 from threeregime.sweep import Place, Plan, plan, state_folder
@@ -70,9 +70,9 @@ def checkpoint_bytes(todo: Plan, place: Place) -> int:
     def look(cost: float) -> None:
         sizes.append(path.stat().st_size if path.exists() else 0)
 
-    jobs.CHECKPOINT_SECONDS, usual = -1.0, jobs.CHECKPOINT_SECONDS
+    trainer.CHECKPOINT_SECONDS, usual = -1.0, trainer.CHECKPOINT_SECONDS
     assert jobs.perform(job, place, look)
-    jobs.CHECKPOINT_SECONDS = usual
+    trainer.CHECKPOINT_SECONDS = usual
     return max(sizes)
 
 
@@ -139,7 +139,7 @@ class Fleet:
 
     def needs(self, workers: int) -> dict[str, float]:
         """What so many workers, each with such a fleet, ask for, per second."""
-        saves = 1 / jobs.CHECKPOINT_SECONDS + 1 / self.seconds
+        saves = 1 / trainer.CHECKPOINT_SECONDS + 1 / self.seconds
         once = (self.read + self.tables) / self.seconds
         return {
             "tasks": workers / self.seconds,

@@ -34,12 +34,12 @@ import json, os, signal, sys
 import dask
 from distributed.cli import dask_scheduler, dask_worker
 import torch
-from threeregime import cluster, data, jobs, mechanisms
+from threeregime import cluster, data, lanes, trainer
 
-jobs.CHECKPOINT_SECONDS = -1.0
+trainer.CHECKPOINT_SECONDS = -1.0
 torch.set_num_threads(1)
 data.load("digits")
-mechanisms.choose("cpu", 2)
+lanes.available()
 pids = []
 for line in sys.stdin:
     wanted = json.loads(line)

@@ -255,10 +255,9 @@ def test_fleets_are_as_large_as_memory_allows(
     protocol = place.experiment.protocol
     each = memory._bytes(protocol.net, protocol.data, 32, place)
     monkeypatch.setattr(memory, "free_memory", lambda _: int(10.1 * each / memory.SHARE))
-    assert memory.most_members(protocol, place, 1, 48) == 8  # a power of two below 10
-    assert memory.most_members(protocol, place, 2, 48) == 4
-    assert memory.most_members(protocol, place, 1, 6) == 6
-    assert memory.most_members(protocol, place, 100, 48) == 1
+    assert memory.most_members(protocol, place, 1) == 8  # a power of two below 10
+    assert memory.most_members(protocol, place, 2) == 4
+    assert memory.most_members(protocol, place, 100) == 1
 
 
 def test_memory_grows_with_net_image_and_batch(place: Place) -> None:

@@ -165,7 +165,17 @@ class Experiment:
         )
 
     def override(self, fields: Mapping[str, Any]) -> Experiment:
-        """The same experiment with fields of its protocol changed, e.g. {"net.width": 0.5}."""
+        """The same experiment with fields of its protocol changed, e.g. {"net.width": 0.5}.
+
+        Raises:
+            ThreeRegimeError: a field that is one of its axes.
+        """
+        for axis in (self.temperature, self.load):
+            if AXES[axis].field in fields:
+                raise ThreeRegimeError(
+                    f"{AXES[axis].field} is an axis of {self.name}: choose its values by "
+                    f"--only {axis}=VALUE"
+                )
         return replace(self, protocol=self.protocol.update(fields))
 
 

@@ -30,7 +30,7 @@ app = typer.Typer(
 @app.command()
 def sweep(
     experiment: Annotated[str, typer.Argument(help="Experiment, e.g. figure_02.")],
-    scale: Annotated[str, typer.Option(help="smoke, digits or paper.")] = "digits",
+    scale: Annotated[str, typer.Option(help="smoke, digits, mini or paper.")] = "digits",
     only: Annotated[
         str, typer.Option(help="Cells by axis value, e.g. density=0.05,epochs=20; repeat for more.")
     ] = "",
@@ -50,6 +50,9 @@ def sweep(
         str, typer.Option(help="Use this Dask cluster: tcp://host:8786, or its scheduler file.")
     ] = "",
     fleet: Annotated[int, typer.Option(help="Most nets in a fleet.")] = 48,
+    engine: Annotated[
+        str, typer.Option(help="How fleets are run, e.g. 'grouped bfloat16'; auto: by a trial.")
+    ] = "auto",
     time_budget: Annotated[str, typer.Option(help="Stop in time, all saved: 90s, 9m, 2h.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its cost.")
@@ -70,6 +73,7 @@ def sweep(
         workers=workers,
         dask=dask,
         fleet=fleet,
+        engine=engine,
         data_dir=data_dir,
         download=download,
         # Less what a process needs to save and end.

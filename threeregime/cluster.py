@@ -15,9 +15,13 @@ from threeregime import estimate, results
 from threeregime.catalogue import Experiment
 from threeregime.checks import checked, device_here
 from threeregime.data import DATA_DIR
+from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
 from threeregime.jobs import Advance, perform
-from threeregime.sweep import MEMBERS, Job, Place, Plan, RetrainJob, plan
+from threeregime.memory import most_members
+from threeregime.protocol import Protocol
+from threeregime.sweep import MEMBERS, Job, Place, Plan, RetrainJob, is_complete, plan
+from threeregime.trainer import EPOCHS_BEFORE_DEADLINE
 from threeregime.workers import ask, connect, local, perform_all
 
 SHORT_SECONDS = 60.0
@@ -33,6 +37,7 @@ def compute(
     workers: int = 0,
     dask: str = "",
     fleet: int = MEMBERS,
+    engine: str = "auto",
     data_dir: Path = DATA_DIR,
     download: bool = False,
     deadline: float | None = None,
@@ -47,7 +52,8 @@ def compute(
         device: cpu, cuda, cuda:N, or auto for a GPU where there is one.
         workers: processes to start here; 0 takes one a core, or one on a GPU.
         dask: a Dask cluster to use instead: its scheduler's address, or its scheduler file.
-        fleet: most nets in a fleet.
+        fleet: most nets in a fleet; fewer where the device has no memory for so many.
+        engine: name of one (:class:`threeregime.engine.Engine`); auto: the fastest in a trial.
         data_dir, download: where data sets lie, and whether to fetch missing ones.
         deadline: time (as of ``time.time()``) by which to stop with everything saved.
         dry_run: print the plan and its predicted cost, and do nothing.
@@ -63,9 +69,22 @@ def compute(
         raise ThreeRegimeError(
             f"workers = {workers} is not allowed with a Dask cluster: it has its own"
         )
-    todo = plan(experiment, root, fleet, also)
-    place = Place(experiment, todo.at.absolute(), data_dir.absolute(), download, device, deadline)
-    return _do(todo, place, workers, dask, dry_run)
+    if engine != "auto":
+        Engine.named(engine)
+    at = results.folder(root, experiment.name, experiment.scale).absolute()
+    place = Place(
+        experiment,
+        at,
+        data_dir.absolute(),
+        download,
+        device,
+        deadline,
+        epoch_seconds=0.0,
+        engine=engine,
+    )
+    make = partial(plan, experiment, root, fleet, also)
+    left = _there(make, place, dask, dry_run) if dask else _here(make, place, workers, dry_run)
+    return _tell(left, place, dry_run)
 
 
 def obtain(
@@ -81,43 +100,49 @@ def obtain(
     """
     own = runs or results.ROOT.parent / "runs" / "results"
     shipped = () if recompute else (results.ROOT,)
-    todo = plan(experiment, own, also=shipped)
-    if todo.retrain:
-        _do(todo, Place(experiment, todo.at.absolute(), DATA_DIR.absolute(), device=device))
+    if not is_complete(experiment, own, *shipped):
+        compute(experiment, own, also=shipped, device=device)
     return results.load(experiment, *shipped, own)
 
 
-def _do(todo: Plan, place: Place, workers: int = 0, dask: str = "", dry_run: bool = False) -> bool:
-    """Do a plan, and say in words how that went; tell whether nothing is left."""
-    print(estimate.describe(todo))
-    if not todo.jobs:
+def _tell(left: Sequence[Job] | None, place: Place, dry_run: bool) -> bool:
+    """Say in words what is left of a plan; tell whether nothing is."""
+    if left is None:
         print("nothing to do: all is there already")
         return True
-    left = _there(todo, place, dask, dry_run) if dask else _here(todo, place, workers, dry_run)
     if dry_run:
         return False
     if not left:
-        print(f"finished: {todo.at}")
+        print(f"finished: {place.at}")
         return True
     fleets = sum(isinstance(job, RetrainJob) for job in left)
     print(f"stopped in time with all saved, {fleets} fleets left: run it again to go on")
     return False
 
 
-def _here(todo: Plan, place: Place, workers: int, dry_run: bool) -> Sequence[Job]:
-    """Do a plan on this machine; return the jobs that are left."""
+Make = Callable[[Callable[[Protocol], int]], Plan]
+
+
+def _here(make: Make, place: Place, workers: int, dry_run: bool) -> Sequence[Job] | None:
+    """Do a plan on this machine; return the jobs that are left, None if there were none."""
     place = replace(place, device=device_here(place.device))
+    most = workers or (1 if place.device != "cpu" else os.cpu_count() or 1)
+    # Sized before it is known how many fleets there will be.
+    todo = make(lambda protocol: most_members(protocol, place, most))
+    print(estimate.describe(todo))
+    if not todo.jobs:
+        return None
     seconds, epoch_seconds = estimate.seconds(todo, place)
     place = replace(place, epoch_seconds=epoch_seconds)
     if not workers:
         limit = place.deadline - time.time() if place.deadline else seconds
-        short = min(seconds, limit) < SHORT_SECONDS
-        workers = 1 if short or place.device != "cpu" else os.cpu_count() or 1
-    workers = min(workers, len(todo.retrain))
+        most = 1 if min(seconds, limit) < SHORT_SECONDS else most
+    workers = min(most, len(todo.retrain))
     about = estimate.duration(seconds / workers)
     print(f"about {about} in {workers} process(es) on {place.device}")
     if dry_run:
         return todo.jobs
+    _warn_of_short_budget(place)
     if workers == 1:
         return _execute(todo, partial(_one_by_one, todo, place))
     begin = time.time()
@@ -129,10 +154,14 @@ def _here(todo: Plan, place: Place, workers: int, dry_run: bool) -> Sequence[Job
             return _execute(todo, partial(perform_all, client, todo, place, site))
 
 
-def _there(todo: Plan, place: Place, dask: str, dry_run: bool) -> Sequence[Job]:
-    """Do a plan on a Dask cluster; return the jobs that are left."""
+def _there(make: Make, place: Place, dask: str, dry_run: bool) -> Sequence[Job] | None:
+    """Do a plan on a Dask cluster; return the jobs that are left, None if there were none."""
     with connect(dask) as client, checked(client, place) as site:
         place = replace(place, device=site.device)
+        todo = make(lambda protocol: ask(client, most_members, protocol, place, 1))
+        print(estimate.describe(todo))
+        if not todo.jobs:
+            return None
         # One worker alone looks at all data sets first, and downloads what is missing for all.
         seconds, epoch_seconds = ask(client, estimate.seconds, todo, place)
         place = replace(place, epoch_seconds=epoch_seconds)
@@ -143,7 +172,16 @@ def _there(todo: Plan, place: Place, dask: str, dry_run: bool) -> Sequence[Job]:
             print(f"work for {fleets} of them only: a smaller --fleet makes more fleets")
         if dry_run:
             return todo.jobs
+        _warn_of_short_budget(place)
         return _execute(todo, partial(perform_all, client, todo, place, site))
+
+
+def _warn_of_short_budget(place: Place) -> None:
+    """Say so where not one epoch fits into the time that is left: nothing would ever get on."""
+    needed = EPOCHS_BEFORE_DEADLINE * place.epoch_seconds
+    if place.deadline is not None and time.time() + needed > place.deadline:
+        about = estimate.duration(needed)
+        print(f"too short a budget to begin an epoch: give {about} more, or a smaller --fleet")
 
 
 def _one_by_one(todo: Plan, place: Place, advance: Advance) -> Iterable[Job]:

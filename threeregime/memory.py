@@ -19,22 +19,21 @@ SHARE = 0.8
 """Of the free memory: the rest is for data, measuring, and others."""
 
 
-def most_members(protocol: Protocol, place: Place, workers: int, wanted: int) -> int:
+def most_members(protocol: Protocol, place: Place, workers: int) -> int:
     """Most nets of a protocol in a fleet, from the device's free memory; at least 1.
 
-    Below what is wanted it is a power of two, so that a sweep which goes on another day, with a
-    little more or less memory, plans the same fleets.
+    It is a power of two, so that a sweep which goes on another day, with a little more or less
+    memory, plans the same fleets.
 
     Args:
         protocol: net, data and batch size.
         place: device, and where data lie.
         workers: processes that share the memory.
-        wanted: most that are wanted.
     """
     batch = max(protocol.dense.batch_size, protocol.retraining.batch_size)
     each = _bytes(protocol.net, protocol.data, batch, place)
     most = int(SHARE * free_memory(place.device) / workers / each)
-    return wanted if most >= wanted else 1 << max(0, most.bit_length() - 1)
+    return 1 << max(0, most.bit_length() - 1)
 
 
 def _bytes(net: Net, data: Data, batch: int, place: Place) -> float:

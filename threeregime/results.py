@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ def folder(root: Path, experiment: str, scale: str) -> Path:
 def atomic_write(path: Path, write: Any) -> None:
     """Call ``write(temporary path)`` and rename: readers see the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
     try:
         write(partial)
         os.replace(partial, path)

@@ -177,14 +177,8 @@ def plan(
         fits: how many nets of a protocol the device has memory for; None: any.
     """
     at = results.folder(root, experiment.name, experiment.scale)
-    finished = results.done(experiment, root, *also)
-
-    def is_done(unit: Unit) -> bool:
-        cell = unit.protocol.hash()
-        return all((cell, unit.dense_seed, seed) in finished for seed in unit.retrain_seeds)
-
     units = experiment.units()
-    wanted = [unit for unit in units if not is_done(unit)]
+    wanted = _wanted(experiment, (root, *also))
     if not wanted:
         return Plan(experiment, at, (), (), len(units))
     open_ = {unit.key for unit in wanted}
@@ -195,6 +189,22 @@ def plan(
     recorded = results.done_dense(experiment, root, *also)
     dense = tuple(_dense_jobs(experiment, units, wanted, recorded, at))
     return Plan(experiment, at, dense, retrain, len(units) - len(wanted))
+
+
+def is_complete(experiment: Experiment, *roots: Path) -> bool:
+    """Whether every unit of an experiment is finished, in one folder or another."""
+    return not _wanted(experiment, roots)
+
+
+def _wanted(experiment: Experiment, roots: Sequence[Path]) -> list[Unit]:
+    """Units that are not finished, in the order in which they are to be done."""
+    finished = results.done(experiment, *roots)
+
+    def is_done(unit: Unit) -> bool:
+        cell, seed, copies = unit.key
+        return all((cell, seed, copy) in finished for copy in copies)
+
+    return [unit for unit in experiment.units() if not is_done(unit)]
 
 
 def _jobs(fleets: Iterable[Sequence[Unit]], open_: Set[Key]) -> list[RetrainJob]:

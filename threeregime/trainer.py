@@ -16,6 +16,8 @@ from threeregime.sweep import Job, Place, RetrainJob, half_trained
 from threeregime.training import Run
 
 CHECKPOINT_SECONDS = 15.0
+EPOCHS_BEFORE_DEADLINE = 1.5
+"""An epoch is begun where so many of the slowest so far end before the deadline."""
 Advance = Callable[[float], None]
 
 
@@ -56,7 +58,7 @@ class Trainer:
         """Train up to an epoch; False when the deadline comes first (all is saved)."""
         saved = time.monotonic()
         while self.run.epoch < until:
-            if not self.fits(1.5):
+            if not self.fits(EPOCHS_BEFORE_DEADLINE):
                 self.save()
                 return False
             begin = time.monotonic()
