@@ -194,16 +194,25 @@ def test_the_hash_tells_every_field_apart() -> None:
         "epochs": 161,
         "milestones": [80],
         "decay": 0.2,
+        "optimizer": "adam",
+        "iterations": 1000,
         "smoothing": 0.1,
     }
     for section, (field, value) in itertools.product(("dense", "retraining"), training.items()):
         others[f"{section}.{field}"] = value
-    others["dense.stop"] = 80
+    others |= {"dense.stop": 80, "dense.rho": 0.1}
+    # allowed only together with another: a schedule of its own and its warm-up
+    pairs = {f"{s}.{f}" for s in ("dense", "retraining") for f in ("schedule", "warmup")}
     every = {f"{s}.{f}" for s, table in Protocol().to_dict().items() for f in table}
-    assert every == {*others, "net.name"}
+    assert every == {*others, *pairs, "net.name"}
     # the default net has no depth in common with another
     nets = [Protocol().update({"net.name": n, "net.depth": 19}) for n in ("densenet", "vgg")]
-    protocols = [Protocol(), *nets, *(Protocol().replace(*item) for item in others.items())]
+    warm = [
+        Protocol().update({f"{section}.schedule": "inverse_sqrt", f"{section}.warmup": steps})
+        for section in ("dense", "retraining")
+        for steps in (10, 20)
+    ]
+    protocols = [Protocol(), *nets, *warm, *(Protocol().replace(*item) for item in others.items())]
     assert len({protocol.hash() for protocol in protocols}) == len(protocols)
     for path, value in others.items():
         section = path.partition(".")[0]
@@ -351,7 +360,9 @@ def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
     assert translation.temperatures == tuple(range(1, 11))
     assert (len(translation.loads), translation.loads[0], translation.loads[-1]) == (6, 0.05, 0.8)
     assert (len(translation.dense_seeds), len(translation.retrain_seeds)) == (1, 3)
-    assert len({experiment.temperatures for experiment in paper.values()}) == 1
+    for axis, count in (("epochs", 1), ("batch_size", 1), ("rho", 1)):
+        over = {e.temperatures for e in paper.values() if e.temperature == axis}
+        assert len(over) == count
 
 
 def test_variants_change_the_protocol() -> None:

@@ -296,3 +296,16 @@ def test_two_workers_give_the_same_tables_as_one_process(
     assert "Traceback" not in done.stderr
     assert tables(experiment, tmp_path) == tables(experiment, smoke)
     assert checkpoints(tmp_path) == checkpoints(smoke)
+
+
+def test_a_budget_too_short_for_an_epoch_says_so(
+    tiny: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Else the same command would be given again and again, and never get on."""
+    monkeypatch.setattr(cluster.estimate, "seconds", lambda *_: (1000.0, 100.0))
+    assert not compute(tiny, tmp_path, deadline=time.time() + 30)
+    assert "too short a budget to begin an epoch: give 2 min more" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from threeregime import results
 from threeregime.catalogue import Experiment, Key, Unit
@@ -218,8 +218,11 @@ def _begun(at: Path, wanted: Sequence[Unit], planned: Set[str]) -> list[RetrainJ
     open_ = {unit.key: unit for unit in wanted}
     found = []
     for path in sorted(state_folder(at).glob("fleet-*.safetensors")):
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("units", "[]")
+        try:
+            with safe_open(path, "pt") as file:
+                text = (file.metadata() or {}).get("units", "[]")
+        except SafetensorError:
+            continue  # if its fleet is in the plan, who goes on with it will say so
         keys: list[Key] = [(cell, seed, tuple(seeds)) for cell, seed, seeds in json.loads(text)]
         if path.stem.removeprefix("fleet-") not in planned and keys and set(keys) <= open_.keys():
             found.append(RetrainJob(tuple(open_.pop(key) for key in keys)))
