@@ -33,6 +33,7 @@ from threeregime.graphs import WARM_UP
 from threeregime.loader import Loader
 from threeregime.mechanisms import MECHANISMS
 from threeregime.models import builder
+from threeregime.provenance import commit
 from threeregime.training import Run
 
 PROTOCOL = catalogue.protocol("paper")
@@ -215,7 +216,7 @@ def main() -> None:
     cores = os.cpu_count() or 1
     seconds, bandwidth, speed = floor(device)
     print(
-        f"{device_name(device)}: {bandwidth / 1e9:.0f} GB/s, {speed / 1e12:.2f} Tflop/s in 16 bits;"
+        f"{device_name(device)}, commit {commit()}: {bandwidth / 1e9:.0f} GB/s, {speed / 1e12:.2f} Tflop/s in 16 bits;"
         f" floor {seconds:.3f} s per net-epoch"
     )
 

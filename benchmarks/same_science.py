@@ -29,6 +29,7 @@ from threeregime.device import device_name
 from threeregime.engine import Engine, candidates
 from threeregime.jobs import perform
 from threeregime.judging import half_width
+from threeregime.provenance import commit
 from threeregime.sweep import MEMBERS, Place, plan
 
 PLAINEST = Engine().name
@@ -100,7 +101,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the table there too")
     chosen = parser.parse_args()
     compared = chosen.engines or others(chosen.device)
-    print(f"{device_name(chosen.device)}, {chosen.seeds} dense seeds x 2 copies, minus {PLAINEST}")
+    # The commit is that of the code now, whatever happens to the files meanwhile.
+    where = f"{device_name(chosen.device)}, commit {commit()}"
+    print(f"{where}, {chosen.seeds} dense seeds x 2 copies, minus {PLAINEST}")
     with tempfile.TemporaryDirectory() as thrown_away:
         root = chosen.keep or Path(thrown_away)
         work = partial(compute, seeds=chosen.seeds, device=chosen.device, root=root)
