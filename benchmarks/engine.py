@@ -216,8 +216,8 @@ def main() -> None:
     cores = os.cpu_count() or 1
     seconds, bandwidth, speed = floor(device)
     print(
-        f"{device_name(device)}, commit {commit()}: {bandwidth / 1e9:.0f} GB/s, {speed / 1e12:.2f} Tflop/s in 16 bits;"
-        f" floor {seconds:.3f} s per net-epoch"
+        f"{device_name(device)}, commit {commit()}: {bandwidth / 1e9:.0f} GB/s, "
+        f"{speed / 1e12:.2f} Tflop/s in 16 bits; floor {seconds:.3f} s per net-epoch"
     )
 
     def row(way: str, members: int, found: tuple[float, float]) -> Row:
