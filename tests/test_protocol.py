@@ -82,6 +82,10 @@ def refusal(sections: dict[str, Any]) -> str:
         ("metrics", "error_epochs", 0, "1 or more"),
         ("metrics", "points", 2, "3 or more"),
         ("metrics", "samples", 1, "2 or more"),
+        ("metrics", "early", [0, 2], "increasing epochs from 1 on"),
+        ("metrics", "early", [2, 2], "increasing epochs from 1 on"),
+        ("metrics", "early", [2, 161], "at most 160"),
+        ("metrics", "hessian", -1, "0 or more vectors"),
     ],
 )
 def test_a_refusal_names_field_value_and_what_is_allowed(
@@ -92,6 +96,11 @@ def test_a_refusal_names_field_value_and_what_is_allowed(
     shown = float(value) if isinstance(value, int) and "fraction" in allowed else value
     assert repr(shown) in message or str(value) in message
     assert allowed in message
+
+
+def test_early_epochs_are_counted_in_epochs() -> None:
+    sections = {"retraining": {"iterations": 1000}, "metrics": {"early": [2]}}
+    assert "left out where retraining.iterations is given" in refusal(sections)
 
 
 def test_an_unknown_section_is_refused() -> None:
@@ -185,6 +194,8 @@ def test_the_hash_tells_every_field_apart() -> None:
         "metrics.error_epochs": 1,
         "metrics.points": 21,
         "metrics.samples": 6400,
+        "metrics.early": [1, 2],
+        "metrics.hessian": 20,
     }
     training = {
         "lr": 0.2,
