@@ -13,7 +13,7 @@ from comparing import tables
 from threeregime import catalogue, cluster, jobs, results, trainer, training
 from threeregime.catalogue import Experiment
 from threeregime.fleet import Fleet
-from threeregime.sweep import MEASURE_FORWARDS, plan
+from threeregime.sweep import HESSIAN_EPOCHS, MEASURE_FORWARDS, plan
 
 METRICS = ["lmc", "t_star", "cka_softmax", "cka_logits", "test_error"]
 
@@ -164,7 +164,7 @@ def test_the_plan_and_the_progress_count_every_measuring(
     made = plan(tiny.override({"metrics.hessian": 1}), tmp_path)
     (job,) = made.retrain
     pairs = 4 * 12 * 3 * MEASURE_FORWARDS
-    assert job.cost == pytest.approx(12 * 4 + pairs + job.nets * 2.0)
+    assert job.cost == pytest.approx(12 * 4 + pairs + job.nets * HESSIAN_EPOCHS)
     told: list[float] = []
     place = jobs.Place(made.experiment, made.at, tmp_path, engine="grouped")
     for part in made.jobs:

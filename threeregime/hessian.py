@@ -15,7 +15,7 @@ from threeregime.fleet import Fleet
 from threeregime.pruning import Masks
 from threeregime.task import Task, stream
 
-SAMPLES = 512
+SAMPLES = 256
 """Most training examples that the Hessian is taken on."""
 BATCH = 64
 """Examples whose graph is held at a time: one to be differentiated twice is large."""

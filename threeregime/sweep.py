@@ -22,7 +22,7 @@ MEMBERS = 48
 
 MEASURE_FORWARDS = 2 / 3
 """Cost of one point of an LMC curve in net-epochs: two passes forward, against three a step."""
-HESSIAN_EPOCHS = 2.0
+HESSIAN_EPOCHS = 3.0
 """Cost of one vector and one iteration of a net's Hessian in net-epochs, on the digits; on larger
 data sets it is less, since the Hessian is taken on no more images."""
 
