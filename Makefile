@@ -31,11 +31,12 @@ format: install ## put the code into the form that `make test` asks for
 install: ## make .venv as requirements.lock says
 	@python=$$($(FIND_PYTHON)) && "$$python" tools/install.py
 
+# docopt: num2words needs it for its command alone, and it has to be built.
 lock: ## rewrite requirements.lock after a change of requirements.txt
 	@python=$$($(FIND_PYTHON)) && dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	if "$$python" -m venv "$$dir" && "$$dir/bin/pip" install "$(UV)" >"$$dir/log" 2>&1; then \
 	    "$$dir/bin/uv" pip compile --quiet --universal --python-version 3.11 \
-	        --custom-compile-command "make lock" requirements.txt --output-file requirements.lock; \
+	        --no-emit-package docopt --custom-compile-command "make lock" requirements.txt --output-file requirements.lock; \
 	else cat "$$dir/log" >&2; exit 1; fi
 
 clean: ## remove .venv, the built book and every cache

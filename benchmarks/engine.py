@@ -27,9 +27,11 @@ from threeregime import catalogue
 from threeregime.data import CIFAR10_MEAN, CIFAR10_STD, Dataset
 from threeregime.device import device_name, prepare
 from threeregime.engine import Engine, candidates
+from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
 from threeregime.graphs import WARM_UP
 from threeregime.loader import Loader
+from threeregime.mechanisms import MECHANISMS
 from threeregime.models import builder
 from threeregime.training import Run
 
@@ -142,6 +144,15 @@ def fleet_of(members: int, engine: Engine, device: str) -> Step:
     return step
 
 
+def runs(engine: Engine) -> bool:
+    """Whether an engine runs nets of this kind at all."""
+    try:
+        MECHANISMS[engine.mechanism].stack(builder(PROTOCOL.net, pictures())(), 1)
+    except ThreeRegimeError:
+        return False
+    return True
+
+
 def floor(device: str) -> tuple[float, float, float]:
     """Seconds that an epoch of one net must take, and measured bytes and operations per second."""
     bandwidth, speed = _bandwidth(device), _speed(device)
@@ -221,6 +232,8 @@ def main() -> None:
         raise SystemExit("the reference loop failed")
     rows = [row("reference loop", 1, script)]
     for engine in dict.fromkeys(e for m in chosen.members for e in candidates(device, m)):
+        if not runs(engine):
+            continue
         for members in chosen.members:
             if engine not in candidates(device, members):
                 continue
