@@ -50,7 +50,7 @@ SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("sweep figure_2", "'figure_2' is not known: one of figure_02"),
+        ("sweep figure_2", "'figure_2' is not known: one of early, figure_02"),
         ("sweep ../figure_02", "is not known"),
         ("sweep figure_02 --scale huge", "'huge' is not allowed: figure_02 has smoke, digits"),
         (f"{SMOKE} --only width=2", "'width' is not an axis of figure_02: epochs or density"),
@@ -193,7 +193,7 @@ def test_experiments_are_listed_with_what_is_there(run: Runner) -> None:
     for line, name in zip(lines, catalogue.names(), strict=True):
         assert catalogue.experiment(name, "smoke").title in line
         assert all(f"{scale} " in line for scale in catalogue.scales(name))
-    assert "smoke 12 cells x dense seeds, 0% there" in lines[0]
+    assert "smoke 12 cells x dense seeds, 0% there" in lines[catalogue.names().index("figure_02")]
 
 
 def test_the_list_counts_what_was_computed(

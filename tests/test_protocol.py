@@ -82,6 +82,10 @@ def refusal(sections: dict[str, Any]) -> str:
         ("metrics", "error_epochs", 0, "1 or more"),
         ("metrics", "points", 2, "3 or more"),
         ("metrics", "samples", 1, "2 or more"),
+        ("metrics", "early", [0, 2], "increasing epochs from 1 on"),
+        ("metrics", "early", [2, 2], "increasing epochs from 1 on"),
+        ("metrics", "early", [2, 161], "at most 160"),
+        ("metrics", "hessian", -1, "0 or more vectors"),
     ],
 )
 def test_a_refusal_names_field_value_and_what_is_allowed(
@@ -92,6 +96,11 @@ def test_a_refusal_names_field_value_and_what_is_allowed(
     shown = float(value) if isinstance(value, int) and "fraction" in allowed else value
     assert repr(shown) in message or str(value) in message
     assert allowed in message
+
+
+def test_early_epochs_are_counted_in_epochs() -> None:
+    sections = {"retraining": {"iterations": 1000}, "metrics": {"early": [2]}}
+    assert "left out where retraining.iterations is given" in refusal(sections)
 
 
 def test_an_unknown_section_is_refused() -> None:
@@ -185,6 +194,8 @@ def test_the_hash_tells_every_field_apart() -> None:
         "metrics.error_epochs": 1,
         "metrics.points": 21,
         "metrics.samples": 6400,
+        "metrics.early": [1, 2],
+        "metrics.hessian": 20,
     }
     training = {
         "lr": 0.2,
@@ -360,6 +371,10 @@ def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
     assert translation.temperatures == tuple(range(1, 11))
     assert (len(translation.loads), translation.loads[0], translation.loads[-1]) == (6, 0.05, 0.8)
     assert (len(translation.dense_seeds), len(translation.retrain_seeds)) == (1, 3)
+    for name in ("early", "hessian"):  # on part of Figure 2's grid
+        part = paper.pop(name)
+        assert set(part.temperatures) < set(paper["figure_02"].temperatures)
+        assert set(part.loads) < set(paper["figure_02"].loads)
     for axis, count in (("epochs", 1), ("batch_size", 1), ("rho", 1)):
         over = {e.temperatures for e in paper.values() if e.temperature == axis}
         assert len(over) == count

@@ -20,14 +20,15 @@ from threeregime.device import out_of_memory, prepare
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet, State
+from threeregime.hessian import curvature
 from threeregime.loader import resident
 from threeregime.measure import measure_pairs
 from threeregime.models import builder
 from threeregime.protocol import Protocol, Training
 from threeregime.provenance import provenance
 from threeregime.pruning import Masks, masks
-from threeregime.rows import dense_rows, extra, net_rows, pair_rows
-from threeregime.sweep import MEASURE_FORWARDS, DenseJob, Job, Place, RetrainJob, dense_checkpoint
+from threeregime.rows import dense_rows, early_extra, early_rows, extra, net_rows, pair_rows
+from threeregime.sweep import DenseJob, Job, Place, RetrainJob, dense_checkpoint
 from threeregime.task import Task, stream
 from threeregime.trainer import Advance, Trainer, split_checkpoint
 from threeregime.training import Run, errors
@@ -45,12 +46,20 @@ def perform(job: Job, place: Place, advance: Advance = lambda cost: None) -> boo
     prepare(place.device)
     if place.deadline is not None and time.time() > place.deadline:
         return False
+    told = [0.0]
+
+    def counted(cost: float) -> None:
+        told.append(cost)
+        advance(cost)
+
     try:
-        return _whole(job, place, advance)
+        return _whole(job, place, counted)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         line = str(error).splitlines()[0]
+    # The halves tell of what is in the checkpoint again.
+    advance(-sum(told))
     # Outside of the handler: the error held on to everything the fleet had.
     return _in_halves(job, place, advance, line)
 
@@ -139,8 +148,10 @@ def _save_dense(job: DenseJob, place: Place, state: State, epoch: int) -> None:
 
 def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     """Prune dense checkpoints, retrain the copies, measure nets and pairs."""
-    shards = [place.at / f"{kind}-{job.fleet}.parquet" for kind in ("nets", "pairs")]
-    if all(shard.exists() for shard in shards):
+    # Pairs come last: a fleet that has them has all it was asked for.
+    kinds = ("nets", "early", "pairs") if job.protocol.metrics.early else ("nets", "pairs")
+    shards = {kind: place.at / f"{kind}-{job.fleet}.parquet" for kind in kinds}
+    if all(shard.exists() for shard in shards.values()):
         advance(job.cost)
         return True
     files = [_dense_file(unit, place) for unit, _ in job.members]
@@ -153,25 +164,32 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     streams = [stream("retrain", unit.dense_seed, seed) for unit, seed in job.members]
     run = _run(fleet, data, protocol, retraining, streams, engine)
     run.prune(kept)
-    trainer = Trainer(run, job, place, advance)
+    trainer = Trainer(
+        run, job, place, advance, dict.fromkeys(metrics.early, job.measuring / job.nets)
+    )
 
     counted = range(max(0, run.epochs - metrics.error_epochs) + 1, run.epochs + 1)
 
     def after_epoch(epoch: int) -> None:
-        if epoch in counted:
+        if epoch in counted or epoch in metrics.early:
             trainer.extra[extra(False, epoch)] = errors(fleet, data, False)
+        if epoch in metrics.early:
+            pairs = measure_pairs(fleet, job.pairs, data, metrics.points, metrics.samples)
+            trainer.extra |= early_extra(pairs, epoch)
 
     if not trainer.train(run.epochs, after_epoch):
         return False
     trainer.save()
-    measuring = len(job.pairs) / job.nets * metrics.points * MEASURE_FORWARDS
-    if not trainer.fits(1.5 * measuring):
+    if not trainer.fits(1.5 * job.last_measuring / job.nets):
         return False
     begin = time.monotonic()
     # In the order of time: a checkpoint hands them back in another, and sums round by order.
     test = torch.stack([trainer.extra[extra(False, e)] for e in counted]).mean(dim=0).cpu()
     train = errors(fleet, data, True).cpu()
     pairs = measure_pairs(fleet, job.pairs, data, metrics.points, metrics.samples)
+    local = (
+        curvature(fleet, kept, data, metrics.hessian, metrics.samples) if metrics.hessian else None
+    )
     trainer.seconds += time.monotonic() - begin
     seeds = {
         "dense": sorted({unit.dense_seed for unit in job.units}),
@@ -179,11 +197,15 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     }
     protocols = {u.protocol.hash(): u.protocol.to_dict(defaults=False) for u in job.units}
     origin = provenance(job, place, engine, protocols, seeds, trainer.seconds)
-    tables = (net_rows(job, place, test, train), pair_rows(job, place, pairs))
-    for shard, rows in zip(shards, tables, strict=True):
-        results.write_shard(shard, rows, origin)
+    tables = {
+        "nets": net_rows(job, place, test, train, local),
+        "early": early_rows(job, place, trainer.extra),
+        "pairs": pair_rows(job, place, pairs),
+    }
+    for kind, shard in shards.items():
+        results.write_shard(shard, tables[kind], origin)
     trainer.path.unlink(missing_ok=True)
-    advance(job.cost - job.nets * retraining.epochs)
+    advance(job.last_measuring)
     return True
 
 

@@ -204,16 +204,24 @@ class Metrics:
     ``error_epochs``: the test error is the mean over this many last epochs of retraining (scripts).
     ``points``: errors are taken at this many t along the line between two copies.
     ``samples``: CKA uses the first so many training images, or all when there are fewer (scripts).
+    ``early``: LMC, CKA and the test error are also taken after these epochs of retraining.
+    ``hessian``: the Hessian's trace and leading eigenvalue of every net are taken from so many
+    random vectors and so many iterations (:mod:`threeregime.hessian`); 0: not at all.
     """
 
     error_epochs: int = 5
     points: int = 11
     samples: int = 6464
+    early: tuple[int, ...] = ()
+    hessian: int = 0
 
     def __post_init__(self) -> None:
         _require(self.error_epochs >= 1, "metrics.error_epochs", self.error_epochs, "1 or more")
         _require(self.points >= 3, "metrics.points", self.points, "3 or more")
         _require(self.samples >= 2, "metrics.samples", self.samples, "2 or more")
+        ordered = all(a < b for a, b in zip((0, *self.early), self.early, strict=False))
+        _require(ordered, "metrics.early", list(self.early), "increasing epochs from 1 on")
+        _require(self.hessian >= 0, "metrics.hessian", self.hessian, "0 or more vectors")
 
 
 @dataclass(frozen=True)
@@ -226,6 +234,14 @@ class Protocol:
     pruning: Pruning = field(default_factory=Pruning)
     retraining: Retraining = field(default_factory=Retraining)
     metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        early, retraining = list(self.metrics.early), self.retraining
+        counted = not early or retraining.iterations is None
+        _require(counted, "metrics.early", early, "left out where retraining.iterations is given")
+        inside = not early or early[-1] <= retraining.epochs
+        allowed = f"epochs of retraining, at most {retraining.epochs}"
+        _require(inside, "metrics.early", early, allowed)
 
     @classmethod
     def from_dict(cls, sections: Mapping[str, Mapping[str, Any]]) -> Protocol:

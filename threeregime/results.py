@@ -1,7 +1,8 @@
 """Result tables: immutable Parquet shards, one set a fleet, each with its provenance inside.
 
 ``ROOT/EXPERIMENT/SCALE/KIND-FLEET.parquet``, where KIND is ``dense`` (a row per checkpoint of a
-dense run), ``nets`` (a row per retrained net) or ``pairs`` (a row per pair of copies).
+dense run), ``nets`` (a row per retrained net), ``pairs`` (a row per pair of copies) or, where the
+protocol asks for it, ``early`` (a row per pair and early epoch of retraining).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from threeregime.catalogue import Experiment, Unit
 from threeregime.errors import ThreeRegimeError
 
 ROOT = Path(__file__).parent.parent / "results"
-KINDS = ("dense", "nets", "pairs")
+KINDS = ("dense", "nets", "pairs", "early")
 # The sections of the protocol that a kind's rows depend on; none named: all.
 DETERMINES: dict[str, tuple[str, ...]] = {
     "dense": ("data", "net", "dense"),
     "nets": (),
     "pairs": (),
+    "early": (),
 }
 _KEY = b"threeregime"
 
@@ -79,6 +81,7 @@ class Results:
     pairs: pd.DataFrame
     provenance: pd.DataFrame
     error: str = "%"
+    early: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def variant(self, name: str) -> Results:
         """One variant's rows alone."""
@@ -90,7 +93,11 @@ class Results:
 
     def _only(self, column: str, values: Sequence[Any]) -> Results:
         parts = {kind: getattr(self, kind) for kind in KINDS}
-        kept = {k: t[t[column].isin(values)].reset_index(drop=True) for k, t in parts.items()}
+        kept = {
+            kind: table[table[column].isin(values)].reset_index(drop=True)
+            for kind, table in parts.items()
+            if len(table)
+        }
         return replace(self, **kept)
 
 
@@ -145,7 +152,7 @@ def load(experiment: Experiment, *roots: Path) -> Results:
 
 def _sort_order(experiment: Experiment) -> list[str]:
     seeds = ["dense_seed", "retrain_seed", "seed_a", "seed_b"]
-    return ["variant", experiment.temperature, experiment.load, *seeds]
+    return ["variant", experiment.temperature, experiment.load, *seeds, "epoch"]
 
 
 def _shards(experiment: Experiment, roots: Sequence[Path], kind: str) -> list[Path]:
@@ -172,9 +179,15 @@ def done(experiment: Experiment, *roots: Path) -> set[tuple[str, int, int]]:
     """What is finished: (cell hash, dense seed, retraining seed) of every net with its pairs."""
     finished = set()
     for path in _shards(experiment, roots, "pairs"):
-        nets = path.with_name(path.name.replace("pairs-", "nets-"))
-        if nets.exists():
-            rows, _ = read_shard(nets)
+        nets, early = (
+            path.with_name(path.name.replace("pairs-", kind)) for kind in ("nets-", "early-")
+        )
+        if not nets.exists():
+            continue
+        rows, origin = read_shard(nets)
+        # All members of a fleet share their metrics.
+        asked = any("early" in p.get("metrics", {}) for p in origin.get("protocols", {}).values())
+        if early.exists() or not asked:
             finished |= set(
                 zip(rows["cell"], rows["dense_seed"], rows["retrain_seed"], strict=True)
             )

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from threeregime.fleet import State
+from threeregime.hessian import Curvature
 from threeregime.measure import PairMetrics
 from threeregime.sweep import DenseJob, Place, RetrainJob
 
@@ -16,6 +17,19 @@ from threeregime.sweep import DenseJob, Place, RetrainJob
 def extra(train: bool, epoch: int) -> str:
     """Under which name a fleet's checkpoint keeps the errors [M] after an epoch."""
     return f"extra/{'train' if train else 'test'}_error/{epoch}"
+
+
+EARLY = ("lmc", "t_star", "cka_softmax", "cka_logits")
+
+
+def extra_pairs(metric: str, epoch: int) -> str:
+    """Under which name a fleet's checkpoint keeps a metric of its pairs [P] after an epoch."""
+    return f"pairs/{metric}/{epoch}"
+
+
+def early_extra(pairs: PairMetrics, epoch: int) -> State:
+    """What a fleet's checkpoint keeps of its pairs, measured after an epoch."""
+    return {extra_pairs(metric, epoch): getattr(pairs, metric) for metric in EARLY}
 
 
 def dense_rows(job: DenseJob, place: Place, errors: State) -> pd.DataFrame:
@@ -54,9 +68,19 @@ def _columns(job: RetrainJob, place: Place, member: int, **values: Any) -> dict[
     }
 
 
-def net_rows(job: RetrainJob, place: Place, test: Tensor, train: Tensor) -> pd.DataFrame:
-    """One row a retrained net, with its errors [M]; not a number where it diverged."""
+def net_rows(
+    job: RetrainJob,
+    place: Place,
+    test: Tensor,
+    train: Tensor,
+    curvature: Curvature | None = None,
+) -> pd.DataFrame:
+    """One row a retrained net, with its errors [M]; not a number where it diverged.
+
+    Columns ``hessian_trace`` and ``hessian_top`` where the curvature was taken.
+    """
     broken = test.isnan() | train.isnan()
+    local = {} if curvature is None else vars(curvature)
     return pd.DataFrame(
         _columns(
             job,
@@ -66,6 +90,7 @@ def net_rows(job: RetrainJob, place: Place, test: Tensor, train: Tensor) -> pd.D
             test_error=float(test[member]),
             train_error=float(train[member]),
             diverged=bool(broken[member]),
+            **{f"hessian_{name}": float(values[member]) for name, values in local.items()},
         )
         for member, (_, seed) in enumerate(job.members)
     )
@@ -87,4 +112,29 @@ def pair_rows(job: RetrainJob, place: Place, pairs: PairMetrics) -> pd.DataFrame
             cka_logits=float(pairs.cka_logits[p]),
         )
         for p, (a, b) in enumerate(job.pairs)
+    )
+
+
+def early_rows(job: RetrainJob, place: Place, kept: State) -> pd.DataFrame:
+    """One row a pair of copies and early epoch of retraining, the test error the mean of the two's.
+
+    Args:
+        job: the fleet.
+        place: its experiment.
+        kept: errors and metrics as a checkpoint keeps them (:func:`extra`, :func:`extra_pairs`).
+    """
+    epochs = job.protocol.metrics.early
+    return pd.DataFrame(
+        _columns(
+            job,
+            place,
+            a,
+            seed_a=job.members[a][1],
+            seed_b=job.members[b][1],
+            epoch=epoch,
+            **{metric: float(kept[extra_pairs(metric, epoch)][p]) for metric in EARLY},
+            test_error=float(kept[extra(False, epoch)][[a, b]].mean()),
+        )
+        for p, (a, b) in enumerate(job.pairs)
+        for epoch in epochs
     )

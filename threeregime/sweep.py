@@ -22,6 +22,9 @@ MEMBERS = 48
 
 MEASURE_FORWARDS = 2 / 3
 """Cost of one point of an LMC curve in net-epochs: two passes forward, against three a step."""
+HESSIAN_EPOCHS = 3.0
+"""Cost of one vector and one iteration of a net's Hessian in net-epochs, on the digits; on larger
+data sets it is less, since the Hessian is taken on no more images."""
 
 
 def _digest(*parts: object) -> str:
@@ -105,11 +108,20 @@ class RetrainJob:
         return len(self.members)
 
     @property
+    def measuring(self) -> float:
+        """Work of measuring all pairs once, in net-epochs."""
+        return len(self.pairs) * self.protocol.metrics.points * MEASURE_FORWARDS
+
+    @property
+    def last_measuring(self) -> float:
+        """Work of measuring pairs and nets once retraining has ended, in net-epochs."""
+        return self.measuring + self.nets * self.protocol.metrics.hessian * HESSIAN_EPOCHS
+
+    @property
     def cost(self) -> float:
-        """Work in net-epochs, the measuring of pairs included."""
-        points = self.protocol.metrics.points
-        measuring = len(self.pairs) * points * MEASURE_FORWARDS
-        return self.nets * self.protocol.retraining.epochs + measuring
+        """Work in net-epochs, all measuring included."""
+        early = len(self.protocol.metrics.early) * self.measuring
+        return self.nets * self.protocol.retraining.epochs + early + self.last_measuring
 
     def halves(self) -> tuple[RetrainJob, ...]:
         """The same work as two fleets; none where the copies of one pruned net are left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,10 +22,30 @@ Advance = Callable[[float], None]
 
 
 class Trainer:
-    """Trains a run epoch by epoch inside the deadline, with checkpoints."""
+    """Trains a run epoch by epoch inside the deadline, with checkpoints.
 
-    def __init__(self, run: Run, job: Job, place: Place, advance: Advance) -> None:
+    Args:
+        run: the fleet in training.
+        job: whose fleet it is.
+        place: folder and deadline.
+        advance: told of the work done, in net-epochs.
+        beside: after which epochs there is other work to do, and as long as how many epochs.
+
+    Attributes:
+        extra: what the checkpoint keeps beside the run: tensors [M, ...] under ``extra/``, and of
+            pairs [P, ...] under ``pairs/``.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        job: Job,
+        place: Place,
+        advance: Advance,
+        beside: Mapping[int, float] | None = None,
+    ) -> None:
         self.run, self.job, self.place, self.advance = run, job, place, advance
+        self.beside = beside or {}
         self.path = half_trained(place.at, job)
         # Costs are in epochs of the schedule, which is stretched where steps are given.
         self.share = run.training.epochs / run.epochs
@@ -37,8 +57,9 @@ class Trainer:
             run.load(state)
             self.seconds = float(state["seconds"])
             self.slowest_epoch = float(state["slowest_epoch"])
-            self.extra = {k: v for k, v in state.items() if k.startswith("extra/")}
-            advance(run.epoch * job.nets * self.share)
+            self.extra = {k: v for k, v in state.items() if k.startswith(("extra/", "pairs/"))}
+            done = sum(epochs for epoch, epochs in self.beside.items() if epoch <= run.epoch)
+            advance(job.nets * (run.epoch * self.share + done))
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -58,7 +79,8 @@ class Trainer:
         """Train up to an epoch; False when the deadline comes first (all is saved)."""
         saved = time.monotonic()
         while self.run.epoch < until:
-            if not self.fits(EPOCHS_BEFORE_DEADLINE):
+            beside = self.beside.get(self.run.epoch + 1, 0.0)
+            if not self.fits(EPOCHS_BEFORE_DEADLINE * (1 + beside)):
                 self.save()
                 return False
             begin = time.monotonic()
@@ -66,8 +88,8 @@ class Trainer:
             after_epoch(self.run.epoch)
             took = time.monotonic() - begin
             self.seconds += took
-            self.slowest_epoch = max(took, self.slowest_epoch)
-            self.advance(self.job.nets * self.share)
+            self.slowest_epoch = max(took / (1 + beside), self.slowest_epoch)
+            self.advance(self.job.nets * (self.share + beside))
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.monotonic()
@@ -86,12 +108,17 @@ def split_checkpoint(job: Job, parts: Sequence[Job], place: Place) -> None:
     whole = half_trained(place.at, job)
     if not whole.exists():
         return
-    state, start = load_file(whole), 0
+    state, net, pair = load_file(whole), 0, 0
     for part in parts:
-        members = slice(start, start + part.nets)
-        start = members.stop
+        members = slice(net, net + part.nets)
+        # Pairs lie in the order of their units, as members do.
+        pairs = slice(pair, pair + len(part.pairs) if isinstance(part, RetrainJob) else pair)
+        net, pair = members.stop, pairs.stop
         # What has no dimension is the same for every member.
-        own = {name: t[members].clone() if t.dim() else t for name, t in state.items()}
+        own = {
+            name: t[pairs if name.startswith("pairs/") else members].clone() if t.dim() else t
+            for name, t in state.items()
+        }
         own["seconds"] = state["seconds"] * part.nets / job.nets
         write_checkpoint(half_trained(place.at, part), part, own)
     whole.unlink()

@@ -13,7 +13,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-from threeregime import catalogue, models
+from threeregime import catalogue, hessian, models
 
 # Training images and (channels, classes) of the data sets named by the scales. CIFAR-10 is not
 # loaded to count them: the book is built without it.
@@ -92,6 +92,7 @@ def add_substitutions(app: Sphinx, config: Config) -> None:
         **(config.myst_substitutions or {}),
         "paper": scale("paper"),
         "digits": scale("digits"),
+        "hessian_samples": hessian.SAMPLES,
         "scales": "\n".join(scale_list()),
         "figure_02": {at: experiment("figure_02", at) for at in ("paper", "digits")},
         "weight_decay": {
