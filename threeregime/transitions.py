@@ -184,7 +184,8 @@ def agreement(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
     """How two diagrams agree at the cells in common: one row a metric.
 
     Columns: metric, number of cells, means of both and of their difference (fractions), and rank
-    correlation (Spearman's); the last row is the share of cells in the same regime.
+    correlation (Spearman's), of those that both have; the last row is the share of cells in the same
+    regime.
 
     Raises:
         ThreeRegimeError: as :func:`compare`.
@@ -200,6 +201,7 @@ def agreement(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
             "rank correlation": both[name].corr(both[f"{name}_reference"], method="spearman"),
         }
         for name in METRICS
+        if both[f"{name}_reference"].notna().any()
     ]
     same = {"metric": "same regime", "cells": len(both), "mean here": both["same_regime"].mean()}
     return pd.DataFrame([*rows, same])
