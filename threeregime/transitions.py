@@ -183,9 +183,9 @@ def compare(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
 def agreement(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
     """How two diagrams agree at the cells in common: one row a metric.
 
-    Columns: metric, number of cells, means of both and of their difference (fractions), and rank
-    correlation (Spearman's), of those that both have; the last row is the share of cells in the same
-    regime.
+    Columns: metric (of those that both have), number of cells, means of both and of their
+    difference (fractions), rank correlation (Spearman's); the last row is the share of cells in
+    the same regime.
 
     Raises:
         ThreeRegimeError: as :func:`compare`.
