@@ -636,3 +636,14 @@ def test_the_papers_values_are_there() -> None:
     ]
     assert len(table) == 16 * 9
     assert table["test_error"].between(0, 1).all()
+
+
+def test_batch_size_is_a_temperature(tmp_path: Path) -> None:
+    """Runs of equally many steps, not epochs: 96 of them are two epochs of 49 or eight of 12."""
+    experiment = catalogue.experiment("figure_07", "smoke").only(density=[0.4]).with_seeds(1, 2)
+    assert cluster.compute(experiment, tmp_path, device="cpu", workers=1)
+    got = results.load(experiment, tmp_path)
+    assert got.dense["batch_size"].tolist() == [16, 64]
+    assert got.nets["batch_size"].tolist() == [16, 16, 64, 64]
+    assert not got.nets["diverged"].any()
+    assert plan(experiment, tmp_path).jobs == ()

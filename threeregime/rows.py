@@ -37,7 +37,9 @@ def dense_rows(job: DenseJob, place: Place, errors: State) -> pd.DataFrame:
     rows = []
     for stop, (member, seed) in itertools.product(job.stops, enumerate(job.seeds)):
         test, train = (float(errors[extra(t, stop)][member]) for t in (False, True))
-        at_stop = job.protocol.replace("dense.stop", stop)
+        # A run of a given number of steps has no stops but its end.
+        whole = job.protocol.dense.iterations is not None
+        at_stop = job.protocol if whole else job.protocol.replace("dense.stop", stop)
         rows.append(
             {
                 "variant": job.variant,
