@@ -242,9 +242,12 @@ def test_an_interrupt_ends_what_the_workers_do(
         wait_for(lambda: len(half_trained(made)) == 2)
         signal.raise_signal(signal.SIGINT)
 
+    # Where the tests run in the background of a script, interrupts are ignored from the start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         compute(long, tmp_path, pair)
+    signal.signal(signal.SIGINT, before)
     assert not list(tmp_path.rglob(".run-*"))
     with workers.connect(pair) as client:
         free = [client.submit(os.getpid, workers=[one], pure=False) for one in client.nthreads()]
