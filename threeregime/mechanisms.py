@@ -267,10 +267,7 @@ class Separate(Mechanism):
 
     def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
         """A call of the net for each member, with that member's slices."""
-
-        def one(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
-            return functional_call(stacked, tensors, inputs)
-
+        one = _with_tensors(stacked)
         run = torch.compile(one, dynamic=False) if compiled else one
 
         def forward(*inputs: Tensor) -> Tensor:
@@ -289,6 +286,15 @@ class Separate(Mechanism):
             return torch.stack(_beside(calls) if capturing else [call() for call in calls])
 
         return forward
+
+
+def _with_tensors(net: nn.Module) -> Forward:
+    """A net as a function of its parameters and statistics by name, and of what it takes."""
+
+    def one(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        return functional_call(net, tensors, inputs)
+
+    return one
 
 
 def _repeated(tensor: Tensor, members: int) -> Tensor:
@@ -340,9 +346,7 @@ class Vmapped(Separate):
 
     def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
         """One call of the net, mapped over the members."""
-
-        def one(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
-            return functional_call(stacked, tensors, inputs)
+        one = _with_tensors(stacked)
 
         def all_at_once(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
             # The batch comes first in the inputs, the member in parameters and outputs.

@@ -70,6 +70,15 @@ def _columns(job: RetrainJob, place: Place, member: int, **values: Any) -> dict[
     }
 
 
+def _pair_columns(
+    job: RetrainJob, place: Place, copies: tuple[int, int], **values: Any
+) -> dict[str, Any]:
+    """A row of a pair of copies: which two, and the given values."""
+    a, b = copies
+    seeds = {"seed_a": job.members[a][1], "seed_b": job.members[b][1]}
+    return _columns(job, place, a, **seeds, **values)
+
+
 def net_rows(
     job: RetrainJob,
     place: Place,
@@ -101,19 +110,17 @@ def net_rows(
 def pair_rows(job: RetrainJob, place: Place, pairs: PairMetrics) -> pd.DataFrame:
     """One row a pair of copies."""
     return pd.DataFrame(
-        _columns(
+        _pair_columns(
             job,
             place,
-            a,
-            seed_a=job.members[a][1],
-            seed_b=job.members[b][1],
+            copies,
             lmc=float(pairs.lmc[p]),
             t_star=float(pairs.t_star[p]),
             curve=pairs.curve[p].tolist(),
             cka_softmax=float(pairs.cka_softmax[p]),
             cka_logits=float(pairs.cka_logits[p]),
         )
-        for p, (a, b) in enumerate(job.pairs)
+        for p, copies in enumerate(job.pairs)
     )
 
 
@@ -127,16 +134,14 @@ def early_rows(job: RetrainJob, place: Place, kept: State) -> pd.DataFrame:
     """
     epochs = job.protocol.metrics.early
     return pd.DataFrame(
-        _columns(
+        _pair_columns(
             job,
             place,
-            a,
-            seed_a=job.members[a][1],
-            seed_b=job.members[b][1],
+            copies,
             epoch=epoch,
             **{metric: float(kept[extra_pairs(metric, epoch)][p]) for metric in EARLY},
-            test_error=float(kept[extra(False, epoch)][[a, b]].mean()),
+            test_error=float(kept[extra(False, epoch)][list(copies)].mean()),
         )
-        for p, (a, b) in enumerate(job.pairs)
+        for p, copies in enumerate(job.pairs)
         for epoch in epochs
     )
