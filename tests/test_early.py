@@ -28,8 +28,9 @@ def tiny() -> Experiment:
         "retraining.milestones": [2],
         "metrics.points": 3,
         "metrics.early": [1, 3, 4],
+        "metrics.hessian": 0,
     }
-    experiment = catalogue.experiment("early", "smoke").override(fields)
+    experiment = catalogue.experiment("diagnostics", "smoke").override(fields)
     return experiment.only(epochs=[2], density=[0.1, 0.2, 0.4, 0.8]).with_seeds(1, 3)
 
 
