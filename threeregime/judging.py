@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from threeregime.bootstrap import Array, mean
@@ -128,15 +128,38 @@ def decide(
 
     ``also`` is a further condition: where False the statement does not hold, where None it cannot.
     """
-    low, high = effect - half, effect + half
-    holds: bool | None = None
-    if np.isfinite(effect) and not diagram.by_seed:
-        holds = effect > 0
-    elif low > 0 or high < 0:
-        holds = low > 0
+    holds = _verdict(effect, half) if diagram.by_seed else _sign(effect)
     if np.isfinite(effect) and also is not True:
         holds = False if also is False or holds is False else None
-    return Statement(name, statement, holds, effect, low, high, detail)
+    return Statement(name, statement, holds, effect, effect - half, effect + half, detail)
+
+
+def judge_seeds(name: str, statement: str, effects: ArrayLike, detail: str) -> Statement:
+    """Judge an effect that each dense seed gives by itself, by Student's t over the dense seeds.
+
+    Args:
+        name: short key.
+        statement: what is claimed.
+        effects: one a dense seed [D]; those that are no number are left out.
+        detail: the numbers behind it.
+    """
+    known = np.asarray(effects, dtype=float)
+    known = known[np.isfinite(known)]
+    effect, half = float(mean(known, 0)), np.nan
+    if len(known) > 1:
+        half = half_width(known.std(ddof=1) / np.sqrt(len(known)), len(known))
+    ends = (effect - half, effect + half)
+    return Statement(name, statement, _verdict(effect, half), effect, *ends, detail)
+
+
+def _verdict(effect: float, half: float) -> bool | None:
+    """Whether the interval lies above 0 or below it; None where it does not, or there is none."""
+    decided = effect - half > 0 or effect + half < 0
+    return effect > 0 if decided else None
+
+
+def _sign(effect: float) -> bool | None:
+    return effect > 0 if np.isfinite(effect) else None
 
 
 def half_width(error: float, seeds: int) -> float:
