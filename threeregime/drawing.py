@@ -66,6 +66,7 @@ def heat_map(
     norm: colors.Normalize,
     title: str,
     marked: float | None = None,
+    named: bool = True,
 ) -> None:
     """Draw one panel: cells, boundaries, regime names and a colour bar with a threshold marked.
 
@@ -77,9 +78,10 @@ def heat_map(
         norm: the colour scale.
         title: above the panel.
         marked: a value to mark on the colour bar.
+        named: whether to write the regimes' names.
     """
     mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap=colours, norm=norm, rasterized=True)
-    furnish(ax, diagram)
+    furnish(ax, diagram, named=named)
     ax.set_title(title, loc="left")
     assert ax.figure is not None
     bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, aspect=28)
@@ -87,13 +89,14 @@ def heat_map(
         bar.ax.axhline(marked, color="black", lw=1.3, path_effects=halo())
 
 
-def furnish(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0) -> None:
+def furnish(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0, named: bool = True) -> None:
     """Axes in the paper's words, regime boundaries and names, on a panel in units of cells.
 
     Args:
         ax: the panel.
         diagram: what it shows.
         lower: how far below the middle of its cell to write a regime's name.
+        named: whether to write the names.
     """
     ax.set_xlim(0, len(diagram.loads))
     ax.set_ylim(len(diagram.temperatures), 0)
@@ -107,7 +110,7 @@ def furnish(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0) -> None:
         style = [EDGES[kind]]
         ax.add_collection(LineCollection(edges, colors="black", linewidths=1.5, linestyles=style))
     centred: Any = {"ha": "center", "va": "center", "path_effects": halo(3), "zorder": 5}
-    for name, (x, y) in middles(diagram).items():
+    for name, (x, y) in middles(diagram).items() if named else ():
         ax.text(x, y + lower, name, weight="bold", size=10, **centred)
 
 

@@ -20,6 +20,7 @@ from threeregime.regimes import PhaseDiagram
 from threeregime.replay import play, replays
 from threeregime.results import Results
 from threeregime.selection import (
+    EARLY_EPOCHS,
     baseline,
     grid_search,
     select_by_error,
@@ -304,9 +305,44 @@ def local_metrics(tables: Results) -> tuple[Statement, ...]:
     return tuple(found)
 
 
-def _areas(tables: Results) -> pd.Series:
+def early_metrics(tables: Results, alpha: int = EARLY_EPOCHS) -> tuple[Statement, ...]:
+    """LMC and CKA tell early in retraining where hotter is better (Section 4.2).
+
+    Args:
+        tables: of one variant, with what was measured after ``alpha`` epochs.
+        alpha: epochs of retraining.
+    """
+    seeds = sorted(tables.nets["dense_seed"].unique())
+    early, end = (
+        pd.DataFrame([_areas(tables.with_dense_seeds([seed]), epoch) for seed in seeds])
+        for epoch in (alpha, None)
+    )
+    whole, at_end = _areas(tables, alpha), _areas(tables)
+    found = []
+    for metric, name in (("lmc", "LMC"), ("cka_softmax", "CKA")):
+        known = f"on all seeds together {whole[metric]:.2f}, at the end {at_end[metric]:.2f}"
+        found += [
+            judge_seeds(
+                f"{metric}_early",
+                f"After {alpha} epochs of retraining {name} tells where hotter is better.",
+                (early[metric] - 0.5).to_numpy(),
+                f"Effect: area under the ROC curve, by dense seed, minus 0.5; {known}.",
+            ),
+            judge_seeds(
+                f"{metric}_early_as_at_end",
+                f"After {alpha} epochs {name} tells it better than at the end.",
+                (early[metric] - end[metric]).to_numpy(),
+                f"Effect: area after {alpha} epochs minus that at the end; {known}.",
+            ),
+        ]
+    return tuple(found)
+
+
+def _areas(tables: Results, epoch: int | None = None) -> pd.Series:
+    """Area under the ROC curve of each metric, after an epoch of retraining or at its end."""
     found = separation(tables)
-    return found[found["epoch"].isna()].set_index("metric")["auc"]
+    at = found["epoch"].isna() if epoch is None else found["epoch"] == epoch
+    return found[at].set_index("metric")["auc"]
 
 
 def _by_seed(played: pd.DataFrame) -> pd.DataFrame:
@@ -317,5 +353,7 @@ def _by_seed(played: pd.DataFrame) -> pd.DataFrame:
 def _points(effects: Array | pd.Series) -> str:
     """Mean of fractions in points of percent, with the dense seeds' own."""
     values = 100 * np.asarray(effects, dtype=float)
+    if not np.isfinite(values).any():
+        return "of no cell,"
     each = ", ".join(f"{v:+.2f}" for v in values)
     return f"{mean(values, 0):+.2f} ({each})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from threeregime.bootstrap import mean
+from threeregime.cells import in_print
 from threeregime.judging import half_width
 from threeregime.regimes import PhaseDiagram
 
@@ -107,3 +108,38 @@ def confusion(diagram: PhaseDiagram, threshold: float | None = None) -> pd.DataF
         index=pd.Index(["raise the temperature", "keep it"], name="Algorithm 1 says"),
         columns=pd.Index(["hotter is better", "hotter is not better"]),
     )
+
+
+def mistakes(diagrams: Mapping[str, PhaseDiagram], most: int = 8) -> pd.DataFrame:
+    """The cells where Algorithm 1, asked for the mean over seeds, costs most test error.
+
+    Args:
+        diagrams: by heading.
+        most: rows at most.
+
+    Returns:
+        One row a cell, the worst first: the diagram's heading, load, temperature, LMC, what the
+        rule says, and the test error lost, in points.
+    """
+    rows = []
+    for heading, diagram in diagrams.items():
+        found = turned(diagram)
+        lmc, gain = mean(found.lmc, 0), mean(found.gain, 0)
+        for (i, j), value in np.ndenumerate(gain):
+            hotter = lmc[i, j] < diagram.lmc_threshold
+            if np.isfinite(value) and hotter != (value > 0):
+                start, end = (diagram.temperatures[at[i]] for at in (found.start, found.end))
+                rows.append(
+                    {
+                        "diagram": heading,
+                        "load": in_print(diagram.load, diagram.loads[j]),
+                        "from": in_print(diagram.temperature, start),
+                        "to": in_print(diagram.temperature, end),
+                        "LMC": f"{lmc[i, j]:+.3f}",
+                        "the rule says": "raise" if hotter else "keep",
+                        "points lost": round(100 * abs(float(value)), 2),
+                    }
+                )
+    columns = ["diagram", "load", "from", "to", "LMC", "the rule says", "points lost"]
+    table = pd.DataFrame(rows, columns=columns).sort_values("points lost", ascending=False)
+    return table.head(most).assign(**{"points lost": table["points lost"].map("{:.2f}".format)})
