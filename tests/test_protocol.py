@@ -372,16 +372,12 @@ def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
     assert (len(translation.loads), translation.loads[0], translation.loads[-1]) == (6, 0.05, 0.8)
     assert (len(translation.dense_seeds), len(translation.retrain_seeds)) == (1, 3)
     measured = {"metrics.early": [], "metrics.hessian": 0}
-    diagnostics = replace(paper["diagnostics"], **named(paper["figure_02"]))
-    assert diagnostics.override(measured) == paper["figure_02"]
+    diagnostics, whole = paper["diagnostics"].override(measured), paper["figure_02"]
+    assert diagnostics.protocol == whole.protocol
+    assert (diagnostics.temperatures, diagnostics.loads) == (whole.temperatures, whole.loads)
     for axis, count in (("epochs", 1), ("batch_size", 1), ("rho", 1)):
         over = {e.temperatures for e in paper.values() if e.temperature == axis}
         assert len(over) == count
-
-
-def named(experiment: catalogue.Experiment) -> dict[str, str]:
-    """What an experiment is called."""
-    return {field: getattr(experiment, field) for field in ("name", "title", "source")}
 
 
 def test_variants_change_the_protocol() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import time
-from collections.abc import Sequence
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,57 +12,16 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import diagram, tables
 
 from threeregime import results
 from threeregime.cells import METRICS
 from threeregime.errors import ThreeRegimeError
 from threeregime.judging import held_out
 from threeregime.regimes import PhaseDiagram
-from threeregime.statements import figure_2, table
+from threeregime.statements import figure_2
 from threeregime.thresholds import classify, otsu
 from threeregime.transitions import best_temperatures, boundaries, compare, favourable, middles
-
-PAIRS = ((0, 1), (0, 2), (1, 2))
-
-
-def tables(
-    epochs: Sequence[int] = (10, 20, 30),
-    densities: Sequence[float] = (0.05, 0.2),
-    dense_seeds: int = 3,
-    noise: float = 0.0,
-    seed: int = 0,
-    values: Any = None,
-) -> Any:
-    """Result tables with ``values(epochs, density) -> (test error, lmc, cka)`` and normal noise."""
-    rng = np.random.default_rng(seed)
-    values = values or (lambda t, x: (0.3 - x / 2 - t / 1000, -0.2 + x, 0.8 + x / 2))
-    nets, pairs = [], []
-    for t, x, d in itertools.product(epochs, densities, range(dense_seeds)):
-        error, lmc, cka = values(t, x)
-        key = {"epochs": t, "density": x, "dense_seed": d}
-        for r in range(3):
-            made = error + noise * rng.normal()
-            nets.append({**key, "retrain_seed": r, "test_error": made, "diverged": False})
-        for a, b in PAIRS:
-            measured = {
-                "lmc": lmc + noise * rng.normal(),
-                "cka_softmax": cka,
-                "cka_logits": cka / 2,
-            }
-            pairs.append({**key, "seed_a": a, "seed_b": b, **measured})
-    return SimpleNamespace(
-        experiment="made",
-        scale="test",
-        temperature="epochs",
-        load="density",
-        nets=pd.DataFrame(nets),
-        pairs=pd.DataFrame(pairs),
-        error="%",
-    )
-
-
-def diagram(made: Any, **options: Any) -> PhaseDiagram:
-    return PhaseDiagram.from_results(made, **{"bootstrap": 200, **options})
 
 
 @functools.cache
@@ -192,7 +149,7 @@ def test_results_do_not_depend_on_the_order_of_rows_or_of_a_pair(order: Any) -> 
         rows = getattr(made, name)
         index = list(range(len(rows)))
         order.shuffle(index)
-        setattr(made, name, rows.iloc[index].reset_index(drop=True))
+        made = replace(made, **{name: rows.iloc[index].reset_index(drop=True)})
     flip = np.array([order.random() < 0.5 for _ in range(len(made.pairs))])
     a, b = made.pairs["seed_a"].copy(), made.pairs["seed_b"].copy()
     made.pairs["seed_a"], made.pairs["seed_b"] = a.where(~flip, b), b.where(~flip, a)
@@ -216,8 +173,7 @@ def test_intervals_follow_the_design_not_the_number_of_nets() -> None:
     within["test_error"] += rng.permutation(np.repeat(shift, 3))
     widths = []
     for nets in (between, within):
-        made.nets = nets
-        cells = diagram(made, bootstrap=1000).cells
+        cells = diagram(replace(made, nets=nets), bootstrap=1000).cells
         widths.append(float((cells["test_error_high"] - cells["test_error_low"]).iloc[0]))
     expected = 2 * 1.96 * shift.std() / np.sqrt(8)
     assert widths[0] == pytest.approx(expected, rel=0.15)
@@ -279,18 +235,13 @@ def test_thresholds_out_of_range_are_refused(options: dict[str, float], said: st
 
 def test_empty_doubled_and_unknown_tables_are_refused() -> None:
     made = tables()
-    made.nets = pd.concat([made.nets, made.nets.iloc[:1]])
     with pytest.raises(ThreeRegimeError, match="two rows have the same epochs"):
-        diagram(made)
-    made = tables()
-    made.pairs = pd.DataFrame()
+        diagram(replace(made, nets=pd.concat([made.nets, made.nets.iloc[:1]])))
     with pytest.raises(ThreeRegimeError, match="run its sweep first"):
-        diagram(made)
-    made = tables()
-    made.nets, made.pairs = (x.rename(columns={"epochs": "heat"}) for x in (made.nets, made.pairs))
-    made.temperature = "heat"
+        diagram(replace(made, pairs=pd.DataFrame()))
+    nets, pairs = (x.rename(columns={"epochs": "heat"}) for x in (made.nets, made.pairs))
     with pytest.raises(ThreeRegimeError, match="'heat' is not an axis"):
-        diagram(made)
+        diagram(replace(made, nets=nets, pairs=pairs, temperature="heat"))
 
 
 # Thresholds
@@ -401,7 +352,6 @@ def test_statements_hold_on_a_clear_diagram_with_seeds() -> None:
     }
     assert all(s.low <= s.effect <= s.high for s in judged.values())
     assert judged["heating_helps"].effect == pytest.approx(0.0257, abs=0.003)
-    assert table(judged.values())["holds"].tolist() == ["yes"] * 7
 
 
 def test_noise_alone_is_not_taken_for_a_gain() -> None:
@@ -454,14 +404,10 @@ def test_what_a_diagram_cannot_say_is_left_open() -> None:
 # Printing
 
 
-def test_table_and_summary_print_what_the_figure_shows() -> None:
+def test_the_table_prints_what_the_figure_shows() -> None:
     paper = the_paper()
     text = paper.table(["test_error", "regime"])
     assert "Test error (%)" in text
     assert "17.4" in text
     assert "II-B" in text
     assert "40 %" in text
-    summary = paper.summary()
-    assert summary["Regime I"] + summary["Regime II-A"] + summary["Regime II-B"] == 144
-    assert summary["cells whose regime has p < 0.95"] is None
-    assert diagram(tables(noise=0.05)).summary()["dense seeds"] == 3

@@ -52,7 +52,10 @@ def tuning(diagrams: Mapping[str, PhaseDiagram]) -> Figure:
             _coldest_lmc(above, diagram, boxed)
             above.set_title(name, loc="left")
             mesh = _heated(below, diagram, changes[name], norm, boxed)
-            fig.colorbar(mesh, ax=below, pad=0.02, aspect=20)
+            marks = [x for x in (-30, -10, -3, -1, 0, 1, 3, 10, 30) if abs(x) <= most]
+            bar = fig.colorbar(mesh, ax=below, pad=0.02, aspect=20)
+            bar.set_ticks(marks, labels=[f"{x:+d}" if x else "0" for x in marks])
+            bar.minorticks_off()
         for ax in axes.T.ravel()[2 * len(names) :]:
             ax.set_visible(False)
     return fig

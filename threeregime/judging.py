@@ -15,8 +15,8 @@ own percentiles cover it in 74 % to 92 %. Regimes are those of the means in ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -49,12 +49,6 @@ class Statement:
     low: float
     high: float
     detail: str
-
-
-def table(statements: Iterable[Statement]) -> pd.DataFrame:
-    """The statements as a table, one row each."""
-    rows = pd.DataFrame([asdict(s) for s in statements])
-    return rows.assign(holds=rows["holds"].map({True: "yes", False: "no"}).fillna("open"))
 
 
 def contrast(of: NDArray[np.bool_], minus: NDArray[np.bool_]) -> Callable[[Array], Array]:

@@ -20,7 +20,7 @@ from threeregime.bootstrap import Array, interval
 from threeregime.catalogue import AXES
 from threeregime.cells import METRICS, PRINTED, in_print
 from threeregime.errors import ThreeRegimeError
-from threeregime.thresholds import LMC_THRESHOLD, REGIMES, classify, otsu
+from threeregime.thresholds import LMC_THRESHOLD, classify, otsu
 
 CHANCES = {"I": "p_I", "II-A": "p_IIA", "II-B": "p_IIB"}
 
@@ -165,25 +165,6 @@ class PhaseDiagram:
             block = pd.DataFrame(text, index=labels, columns=pd.Index(head, name=self.load))
             parts.append(f"{name} ({self.temperature} from hot to cold)\n{block.to_string()}")
         return "\n\n".join(parts)
-
-    def summary(self) -> dict[str, Any]:
-        """The diagram in a few numbers: cells, seeds, thresholds, cells of each regime."""
-        cells = self.cells
-        unsure = cells[list(CHANCES.values())].max(axis=1) < 0.95
-        counts = {f"Regime {name}": int((cells["regime"] == name).sum()) for name in REGIMES}
-        return {
-            "experiment": self.title,
-            "cells": len(cells),
-            "dense seeds": len(next(iter(self.by_seed.values()), [])),
-            "nets": int(cells["n_nets"].sum()),
-            "diverged nets": int(cells["n_diverged"].sum()),
-            "LMC threshold": self.lmc_threshold,
-            "CKA threshold": self.cka_threshold,
-            "rule of the CKA threshold": self.cka_rule,
-            **counts,
-            "cells whose regime has p < 0.95": int(unsure.sum()) if self.has_seeds else None,
-            "lowest test error": float(cells["test_error"].min()),
-        }
 
 
 def _assemble(

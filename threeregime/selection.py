@@ -97,7 +97,7 @@ def tune(
     """
     epochs = trials.retraining_epochs if epochs is None else epochs
     measured = trials.retrain(candidate, epochs)
-    hotter = measured.lmc < threshold
+    hotter = _poor(measured, threshold)
     evidence = {candidate: measured}
     return _decided(trials, "Algorithm 1", candidate, evidence, threshold, epochs, hotter)
 
@@ -167,10 +167,15 @@ def _select(
     """The frame of Algorithms 2 and 2.1, which differ in what is best after a few epochs."""
     chosen = baseline(trials).chosen
     evidence = {chosen: trials.retrain(chosen, epochs)}
-    if evidence[chosen].lmc < threshold:
+    if _poor(evidence[chosen], threshold):
         evidence |= {c: trials.retrain(c, epochs) for c in trials.candidates if c != chosen}
         chosen = _highest({c: score(found) for c, found in evidence.items()})
     return _decided(trials, rule, chosen, evidence, threshold, epochs)
+
+
+def _poor(measured: Measured, threshold: float) -> bool:
+    """Whether a net is in Regime I. Copies that diverged have no LMC, and are not connected."""
+    return not measured.lmc >= threshold
 
 
 def _highest(scores: dict[float, float]) -> float:

@@ -23,11 +23,10 @@ from threeregime.judging import (
     held_out,
     judge,
     spearman,
-    table,
 )
 from threeregime.regimes import PhaseDiagram
 
-__all__ = ["Statement", "figure_2", "table"]
+__all__ = ["Statement", "figure_2"]
 
 
 def figure_2(diagram: PhaseDiagram) -> tuple[Statement, ...]:
