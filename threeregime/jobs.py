@@ -228,4 +228,5 @@ def _prune(
     )
     pruning = [unit.protocol.pruning for unit, _ in job.members]
     weights = {name: state[name] for name in fleet.prunable()}
-    return fleet, masks(weights, [p.method for p in pruning], [p.density for p in pruning])
+    methods, densities = [p.method for p in pruning], [p.density for p in pruning]
+    return fleet, masks(weights, methods, densities, [p.group for p in pruning])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,22 +174,35 @@ class Retraining(Training):
 
 @dataclass(frozen=True)
 class Pruning:
-    """Magnitude pruning to ``density``, the kept fraction of the convolution weights.
+    """How the dense net is compressed: by pruning to ``density``.
 
-    ``uniform`` prunes every convolution alike (UniformMP), ``global`` sets one threshold over all
-    of them (GlobalMP); Section 2.3. Of a Transformer it is the linear layers.
+    ``density`` is the kept fraction of the convolution weights, the largest ones. ``uniform``
+    prunes every convolution alike (UniformMP), ``global`` sets one threshold over all of them
+    (GlobalMP); Section 2.3. ``n:m`` keeps ``density * group`` of each ``group`` neighbours
+    (:mod:`threeregime.pruning`). Of a Transformer it is the linear layers.
     """
 
     method: str = "uniform"
     density: float = 0.05
+    group: int | None = None
 
     def __post_init__(self) -> None:
         from threeregime.pruning import METHODS
 
-        require(
-            self.method in METHODS, "pruning.method", self.method, f"one of {', '.join(METHODS)}"
-        )
+        method = self.method
+        require(method in METHODS, "pruning.method", method, f"one of {', '.join(METHODS)}")
         require(0 < self.density <= 1, "pruning.density", self.density, "a fraction in (0, 1]")
+        self._check_group()
+
+    def _check_group(self) -> None:
+        group = self.group
+        fits = group is None if self.method != "n:m" else group is not None and group >= 2
+        require(fits, "pruning.group", group, "2 or more weights with n:m, else left out")
+        if group is not None:
+            kept = round(self.density * group)
+            whole = kept >= 1 and math.isclose(kept, self.density * group)
+            allowed = f"a multiple of 1/{group}, whole weights of each group of {group}"
+            require(whole, "pruning.density", self.density, allowed)
 
 
 @dataclass(frozen=True)
