@@ -81,6 +81,8 @@ def refusal(sections: dict[str, Any]) -> str:
         ("pruning", "density", "5 %", "a finite number"),
         ("pruning", "group", 4, "2 or more weights with n:m, else left out"),
         ("pruning", "group", 4.0, "a whole number"),
+        ("pruning", "bits", 4, "from 1 to 16 with quantization, else left out"),
+        ("pruning", "bits", 4.0, "a whole number"),
         ("metrics", "error_epochs", 0, "1 or more"),
         ("metrics", "points", 2, "3 or more"),
         ("metrics", "samples", 1, "2 or more"),
@@ -217,7 +219,7 @@ def test_the_hash_tells_every_field_apart() -> None:
     # allowed only together with another: a schedule of its own and its warm-up
     pairs = {f"{s}.{f}" for s in ("dense", "retraining") for f in ("schedule", "warmup")}
     every = {f"{s}.{f}" for s, table in Protocol().to_dict().items() for f in table}
-    pairs |= {"pruning.group"}
+    pairs |= {"pruning.group", "pruning.bits"}
     assert every == {*others, *pairs, "net.name"}
     # the default net has no depth in common with another
     nets = [Protocol().update({"net.name": n, "net.depth": 19}) for n in ("densenet", "vgg")]
@@ -230,11 +232,14 @@ def test_the_hash_tells_every_field_apart() -> None:
         Protocol().update({"pruning.method": "n:m", "pruning.density": 0.5, "pruning.group": group})
         for group in (4, 16)
     ]
+    whole = {"pruning.method": "quantization", "pruning.density": 1.0}
+    bits = [Protocol().update({**whole, "pruning.bits": number}) for number in (2, 3)]
     protocols = [
         Protocol(),
         *nets,
         *warm,
         *groups,
+        *bits,
         *(Protocol().replace(*item) for item in others.items()),
     ]
     assert len({protocol.hash() for protocol in protocols}) == len(protocols)

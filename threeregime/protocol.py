@@ -174,17 +174,19 @@ class Retraining(Training):
 
 @dataclass(frozen=True)
 class Pruning:
-    """How the dense net is compressed: by pruning to ``density``.
+    """How the dense net is compressed: by pruning to ``density``, or to so many ``bits`` a weight.
 
     ``density`` is the kept fraction of the convolution weights, the largest ones. ``uniform``
     prunes every convolution alike (UniformMP), ``global`` sets one threshold over all of them
     (GlobalMP); Section 2.3. ``n:m`` keeps ``density * group`` of each ``group`` neighbours
-    (:mod:`threeregime.pruning`). Of a Transformer it is the linear layers.
+    (:mod:`threeregime.pruning`). ``quantization`` keeps every weight, and of each so many ``bits``
+    (:mod:`threeregime.quantization`). Of a Transformer it is the linear layers.
     """
 
     method: str = "uniform"
     density: float = 0.05
     group: int | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         from threeregime.pruning import METHODS
@@ -193,6 +195,7 @@ class Pruning:
         require(method in METHODS, "pruning.method", method, f"one of {', '.join(METHODS)}")
         require(0 < self.density <= 1, "pruning.density", self.density, "a fraction in (0, 1]")
         self._check_group()
+        self._check_bits()
 
     def _check_group(self) -> None:
         group = self.group
@@ -203,6 +206,13 @@ class Pruning:
             whole = kept >= 1 and math.isclose(kept, self.density * group)
             allowed = f"a multiple of 1/{group}, whole weights of each group of {group}"
             require(whole, "pruning.density", self.density, allowed)
+
+    def _check_bits(self) -> None:
+        quantized, bits = self.method == "quantization", self.bits
+        fits = bits is not None and 1 <= bits <= 16 if quantized else bits is None
+        require(fits, "pruning.bits", bits, "from 1 to 16 with quantization, else left out")
+        all_kept = not quantized or self.density == 1
+        require(all_kept, "pruning.density", self.density, "1 with quantization")
 
 
 @dataclass(frozen=True)

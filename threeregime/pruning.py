@@ -38,7 +38,7 @@ def masks(
     Returns:
         Bool masks by name, [M, ...]. UniformMP keeps ``round(density * n)`` of each layer's n
         weights, GlobalMP that many of all, N:M that many of each group of n; all at least one a
-        layer or group.
+        layer or group. "quantization" keeps every weight.
 
     Raises:
         ThreeRegimeError: a density outside (0, 1], an unknown method, or N:M without a group.
@@ -108,8 +108,13 @@ def _largest_of_groups(magnitude: Tensor, count: int, group: int) -> Tensor:
     return mask.unflatten(1, channels_last.shape[1:]).movedim(-1, 1)
 
 
+def _every(weights: dict[str, Tensor], density: float, group: int) -> Masks:
+    return {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+
+
 METHODS: dict[str, Callable[[dict[str, Tensor], float, int], Masks]] = {
     "uniform": _uniform,
     "global": _global,
     "n:m": _n_of_m,
+    "quantization": _every,
 }
