@@ -79,6 +79,10 @@ def refusal(sections: dict[str, Any]) -> str:
         ("pruning", "density", 1.01, "a fraction in (0, 1]"),
         ("pruning", "density", 5, "a fraction in (0, 1]"),
         ("pruning", "density", "5 %", "a finite number"),
+        ("pruning", "group", 4, "2 or more weights with n:m, else left out"),
+        ("pruning", "group", 4.0, "a whole number"),
+        ("pruning", "bits", 4, "from 1 to 16 with quantization, else left out"),
+        ("pruning", "bits", 4.0, "a whole number"),
         ("metrics", "error_epochs", 0, "1 or more"),
         ("metrics", "points", 2, "3 or more"),
         ("metrics", "samples", 1, "2 or more"),
@@ -215,6 +219,7 @@ def test_the_hash_tells_every_field_apart() -> None:
     # allowed only together with another: a schedule of its own and its warm-up
     pairs = {f"{s}.{f}" for s in ("dense", "retraining") for f in ("schedule", "warmup")}
     every = {f"{s}.{f}" for s, table in Protocol().to_dict().items() for f in table}
+    pairs |= {"pruning.group", "pruning.bits"}
     assert every == {*others, *pairs, "net.name"}
     # the default net has no depth in common with another
     nets = [Protocol().update({"net.name": n, "net.depth": 19}) for n in ("densenet", "vgg")]
@@ -223,7 +228,20 @@ def test_the_hash_tells_every_field_apart() -> None:
         for section in ("dense", "retraining")
         for steps in (10, 20)
     ]
-    protocols = [Protocol(), *nets, *warm, *(Protocol().replace(*item) for item in others.items())]
+    groups = [
+        Protocol().update({"pruning.method": "n:m", "pruning.density": 0.5, "pruning.group": group})
+        for group in (4, 16)
+    ]
+    whole = {"pruning.method": "quantization", "pruning.density": 1.0}
+    bits = [Protocol().update({**whole, "pruning.bits": number}) for number in (2, 3)]
+    protocols = [
+        Protocol(),
+        *nets,
+        *warm,
+        *groups,
+        *bits,
+        *(Protocol().replace(*item) for item in others.items()),
+    ]
     assert len({protocol.hash() for protocol in protocols}) == len(protocols)
     for path, value in others.items():
         section = path.partition(".")[0]
@@ -360,6 +378,11 @@ def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
     assert paper["figure_10"].protocol.data == Data("cifar100")
     assert paper["figure_11"].protocol.data == Data("svhn")
     assert paper["figure_12"].protocol.pruning.method == "global"
+    for group in (4, 16):
+        structured = paper[f"structured_{group}"]
+        assert {u.protocol.pruning.method for u in structured.units()} == {"n:m"}
+        assert {u.protocol.pruning.group for u in structured.units()} == {group}
+        assert 0.5 in structured.loads
     assert paper["figure_03_width"].loads == (0.5, 1, 2, 4, 6, 8)
     assert paper["figure_15"].loads == (20, 32, 44, 56, 80, 152)
     for name in ("figure_03_width", "figure_15"):

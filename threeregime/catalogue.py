@@ -54,6 +54,7 @@ AXES: dict[str, Axis] = {
     "batch_size": Axis("dense.batch_size", int, "Batch size"),
     "rho": Axis("dense.rho", float, "SAM's rho", colder_up=False),
     "density": Axis("pruning.density", float, "Model density"),
+    "bits": Axis("pruning.bits", int, "Bits a weight"),
     "width": Axis("net.width", float, "Model width"),
     "depth": Axis("net.depth", int, "Model depth"),
 }

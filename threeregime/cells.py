@@ -108,5 +108,8 @@ def _normalize(cells: Cells, load: str) -> Cells:
 
 
 def in_print(axis: str, value: float) -> str:
-    """A temperature or load as figures and tables print it: a density in percent."""
-    return f"{100 * value:g} %" if axis == "density" else f"{value:g}"
+    """A temperature or load as figures and tables print it: densities in percent, bits by name."""
+    if axis == "density":
+        return f"{100 * value:g} %"
+    unit = {"bits": " bit" if value == 1 else " bits"}.get(axis, "")
+    return f"{value:g}{unit}"

@@ -164,6 +164,7 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     streams = [stream("retrain", unit.dense_seed, seed) for unit, seed in job.members]
     run = _run(fleet, data, protocol, retraining, streams, engine)
     run.prune(kept)
+    run.quantize([unit.protocol.pruning.bits for unit, _ in job.members])
     trainer = Trainer(
         run, job, place, advance, dict.fromkeys(metrics.early, job.measuring / job.nets)
     )
@@ -171,11 +172,13 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     counted = range(max(0, run.epochs - metrics.error_epochs) + 1, run.epochs + 1)
 
     def after_epoch(epoch: int) -> None:
-        if epoch in counted or epoch in metrics.early:
+        if epoch not in counted and epoch not in metrics.early:
+            return
+        with run.compressed():
             trainer.extra[extra(False, epoch)] = errors(fleet, data, False)
-        if epoch in metrics.early:
-            pairs = measure_pairs(fleet, job.pairs, data, metrics.points, metrics.samples)
-            trainer.extra |= early_extra(pairs, epoch)
+            if epoch in metrics.early:
+                pairs = measure_pairs(fleet, job.pairs, data, metrics.points, metrics.samples)
+                trainer.extra |= early_extra(pairs, epoch)
 
     if not trainer.train(run.epochs, after_epoch):
         return False
@@ -185,11 +188,12 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     begin = time.monotonic()
     # In the order of time: a checkpoint hands them back in another, and sums round by order.
     test = torch.stack([trainer.extra[extra(False, e)] for e in counted]).mean(dim=0).cpu()
-    train = errors(fleet, data, True).cpu()
-    pairs = measure_pairs(fleet, job.pairs, data, metrics.points, metrics.samples)
-    local = (
-        curvature(fleet, kept, data, metrics.hessian, metrics.samples) if metrics.hessian else None
-    )
+    local = None
+    with run.compressed():
+        train = errors(fleet, data, True).cpu()
+        pairs = measure_pairs(fleet, job.pairs, data, metrics.points, metrics.samples)
+        if metrics.hessian:
+            local = curvature(fleet, kept, data, metrics.hessian, metrics.samples)
     trainer.seconds += time.monotonic() - begin
     seeds = {
         "dense": sorted({unit.dense_seed for unit in job.units}),
@@ -228,4 +232,5 @@ def _prune(
     )
     pruning = [unit.protocol.pruning for unit, _ in job.members]
     weights = {name: state[name] for name in fleet.prunable()}
-    return fleet, masks(weights, [p.method for p in pruning], [p.density for p in pruning])
+    methods, densities = [p.method for p in pruning], [p.density for p in pruning]
+    return fleet, masks(weights, methods, densities, [p.group for p in pruning])

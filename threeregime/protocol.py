@@ -13,14 +13,9 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any
 
-from threeregime.errors import ThreeRegimeError
-
-
-def _require(ok: bool, name: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ThreeRegimeError(f"{name} = {value!r} is not allowed: {allowed}")
+from threeregime.fields import Tables, built, merged, require, table
 
 
 @dataclass(frozen=True)
@@ -48,10 +43,10 @@ class Data:
 
         names = [*DATASETS, *TRANSLATIONS]
         known = self.name in names or self.name.startswith("folder:")
-        _require(known, "data.name", self.name, f"one of {', '.join(names)} or folder:PATH")
-        _require(self.crop >= 0, "data.crop", self.crop, "0 or more pixels")
-        _require(self.images is None or self.images > 0, "data.images", self.images, "1 or more")
-        _require(self.size is None or self.size > 0, "data.size", self.size, "1 or more pixels")
+        require(known, "data.name", self.name, f"one of {', '.join(names)} or folder:PATH")
+        require(self.crop >= 0, "data.crop", self.crop, "0 or more pixels")
+        require(self.images is None or self.images > 0, "data.images", self.images, "1 or more")
+        require(self.size is None or self.size > 0, "data.size", self.size, "1 or more pixels")
 
 
 @dataclass(frozen=True)
@@ -65,8 +60,8 @@ class Net:
     def __post_init__(self) -> None:
         from threeregime.models import NETS
 
-        _require(self.name in NETS, "net.name", self.name, f"one of {', '.join(NETS)}")
-        _require(self.width > 0, "net.width", self.width, "a factor above 0")
+        require(self.name in NETS, "net.name", self.name, f"one of {', '.join(NETS)}")
+        require(self.width > 0, "net.width", self.width, "a factor above 0")
         NETS[self.name].check_depth(self.depth)
 
 
@@ -102,34 +97,34 @@ class Training:
 
     def __post_init__(self) -> None:
         where = {Dense: "dense", Retraining: "retraining"}.get(type(self), "training")
-        _require(self.lr > 0, f"{where}.lr", self.lr, "a rate above 0")
-        _require(0 <= self.momentum < 1, f"{where}.momentum", self.momentum, "from 0 to below 1")
+        require(self.lr > 0, f"{where}.lr", self.lr, "a rate above 0")
+        require(0 <= self.momentum < 1, f"{where}.momentum", self.momentum, "from 0 to below 1")
         decay = self.weight_decay
-        _require(decay >= 0, f"{where}.weight_decay", decay, "0 or more")
-        _require(self.batch_size >= 1, f"{where}.batch_size", self.batch_size, "1 or more images")
-        _require(self.epochs >= 1, f"{where}.epochs", self.epochs, "1 or more")
+        require(decay >= 0, f"{where}.weight_decay", decay, "0 or more")
+        require(self.batch_size >= 1, f"{where}.batch_size", self.batch_size, "1 or more images")
+        require(self.epochs >= 1, f"{where}.epochs", self.epochs, "1 or more")
         ordered = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         inside = all(0 < m < self.epochs for m in self.milestones)
-        _require(
+        require(
             ordered and inside,
             f"{where}.milestones",
             list(self.milestones),
             f"increasing epochs before the last one, {self.epochs}",
         )
-        _require(0 < self.decay <= 1, f"{where}.decay", self.decay, "in (0, 1]")
+        require(0 < self.decay <= 1, f"{where}.decay", self.decay, "in (0, 1]")
         self._check_choices(where)
 
     def _check_choices(self, where: str) -> None:
         for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             value = getattr(self, name)
-            _require(value in allowed, f"{where}.{name}", value, f"one of {', '.join(allowed)}")
+            require(value in allowed, f"{where}.{name}", value, f"one of {', '.join(allowed)}")
         warms_up = self.schedule == "inverse_sqrt"
         allowed_warmup = "1 or more steps with inverse_sqrt, else 0"
-        _require((self.warmup > 0) == warms_up, f"{where}.warmup", self.warmup, allowed_warmup)
+        require((self.warmup > 0) == warms_up, f"{where}.warmup", self.warmup, allowed_warmup)
         smoothing = self.smoothing
-        _require(0 <= smoothing < 1, f"{where}.smoothing", smoothing, "from 0 to below 1")
+        require(0 <= smoothing < 1, f"{where}.smoothing", smoothing, "from 0 to below 1")
         iterations = self.iterations
-        _require(
+        require(
             iterations is None or iterations > 0, f"{where}.iterations", iterations, "1 or more"
         )
 
@@ -161,10 +156,10 @@ class Dense(Training):
         super().__post_init__()
         stop = self.stop
         allowed = f"an epoch from 1 to {self.epochs}"
-        _require(stop is None or 1 <= stop <= self.epochs, "dense.stop", stop, allowed)
+        require(stop is None or 1 <= stop <= self.epochs, "dense.stop", stop, allowed)
         whole = stop is None or self.iterations is None
-        _require(whole, "dense.stop", stop, "left out where dense.iterations is given")
-        _require(self.rho >= 0, "dense.rho", self.rho, "0 or more")
+        require(whole, "dense.stop", stop, "left out where dense.iterations is given")
+        require(self.rho >= 0, "dense.rho", self.rho, "0 or more")
 
     @property
     def stopped(self) -> int:
@@ -179,22 +174,45 @@ class Retraining(Training):
 
 @dataclass(frozen=True)
 class Pruning:
-    """Magnitude pruning to ``density``, the kept fraction of the convolution weights.
+    """How the dense net is compressed: by pruning to ``density``, or to so many ``bits`` a weight.
 
-    ``uniform`` prunes every convolution alike (UniformMP), ``global`` sets one threshold over all
-    of them (GlobalMP); Section 2.3. Of a Transformer it is the linear layers.
+    ``density`` is the kept fraction of the convolution weights, the largest ones. ``uniform``
+    prunes every convolution alike (UniformMP), ``global`` sets one threshold over all of them
+    (GlobalMP); Section 2.3. ``n:m`` keeps ``density * group`` of each ``group`` neighbours
+    (:mod:`threeregime.pruning`). ``quantization`` keeps every weight, and of each so many ``bits``
+    (:mod:`threeregime.quantization`). Of a Transformer it is the linear layers.
     """
 
     method: str = "uniform"
     density: float = 0.05
+    group: int | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         from threeregime.pruning import METHODS
 
-        _require(
-            self.method in METHODS, "pruning.method", self.method, f"one of {', '.join(METHODS)}"
-        )
-        _require(0 < self.density <= 1, "pruning.density", self.density, "a fraction in (0, 1]")
+        method = self.method
+        require(method in METHODS, "pruning.method", method, f"one of {', '.join(METHODS)}")
+        require(0 < self.density <= 1, "pruning.density", self.density, "a fraction in (0, 1]")
+        self._check_group()
+        self._check_bits()
+
+    def _check_group(self) -> None:
+        group = self.group
+        fits = group is None if self.method != "n:m" else group is not None and group >= 2
+        require(fits, "pruning.group", group, "2 or more weights with n:m, else left out")
+        if group is not None:
+            kept = round(self.density * group)
+            whole = kept >= 1 and math.isclose(kept, self.density * group)
+            allowed = f"a multiple of 1/{group}, whole weights of each group of {group}"
+            require(whole, "pruning.density", self.density, allowed)
+
+    def _check_bits(self) -> None:
+        quantized, bits = self.method == "quantization", self.bits
+        fits = bits is not None and 1 <= bits <= 16 if quantized else bits is None
+        require(fits, "pruning.bits", bits, "from 1 to 16 with quantization, else left out")
+        all_kept = not quantized or self.density == 1
+        require(all_kept, "pruning.density", self.density, "1 with quantization")
 
 
 @dataclass(frozen=True)
@@ -216,12 +234,12 @@ class Metrics:
     hessian: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.error_epochs >= 1, "metrics.error_epochs", self.error_epochs, "1 or more")
-        _require(self.points >= 3, "metrics.points", self.points, "3 or more")
-        _require(self.samples >= 2, "metrics.samples", self.samples, "2 or more")
+        require(self.error_epochs >= 1, "metrics.error_epochs", self.error_epochs, "1 or more")
+        require(self.points >= 3, "metrics.points", self.points, "3 or more")
+        require(self.samples >= 2, "metrics.samples", self.samples, "2 or more")
         ordered = all(a < b for a, b in zip((0, *self.early), self.early, strict=False))
-        _require(ordered, "metrics.early", list(self.early), "increasing epochs from 1 on")
-        _require(self.hessian >= 0, "metrics.hessian", self.hessian, "0 or more vectors")
+        require(ordered, "metrics.early", list(self.early), "increasing epochs from 1 on")
+        require(self.hessian >= 0, "metrics.hessian", self.hessian, "0 or more vectors")
 
 
 @dataclass(frozen=True)
@@ -238,10 +256,10 @@ class Protocol:
     def __post_init__(self) -> None:
         early, retraining = list(self.metrics.early), self.retraining
         counted = not early or retraining.iterations is None
-        _require(counted, "metrics.early", early, "left out where retraining.iterations is given")
+        require(counted, "metrics.early", early, "left out where retraining.iterations is given")
         inside = not early or early[-1] <= retraining.epochs
         allowed = f"epochs of retraining, at most {retraining.epochs}"
-        _require(inside, "metrics.early", early, allowed)
+        require(inside, "metrics.early", early, allowed)
 
     @classmethod
     def from_dict(cls, sections: Mapping[str, Mapping[str, Any]]) -> Protocol:
@@ -250,11 +268,8 @@ class Protocol:
         Raises:
             ThreeRegimeError: an unknown section or field, a value of the wrong type or range.
         """
-        parts = {f.name: f.type for f in dataclasses.fields(cls)}
-        for name in sections:
-            _require(name in parts, "section", name, f"one of {', '.join(parts)}")
-        hints = _HINTS[cls]
-        return cls(**{n: _build(hints[n], n, sections.get(n, {})) for n in parts})
+        made: Protocol = built(cls, sections)
+        return made
 
     def replace(self, path: str, value: Any) -> Protocol:
         """Return a copy with one field changed, e.g. ``replace("pruning.density", 0.05)``."""
@@ -264,7 +279,7 @@ class Protocol:
         """Return a copy with fields changed together: some are only allowed together."""
         tables = self.to_dict()
         for path, value in fields.items():
-            tables = _merge(tables, path, value)
+            tables = merged(tables, path, value)
         return self.from_dict(tables)
 
     def get(self, path: str) -> Any:
@@ -272,26 +287,19 @@ class Protocol:
         section, _, name = path.partition(".")
         return getattr(getattr(self, section), name)
 
-    def to_dict(self, defaults: bool = True) -> dict[str, dict[str, Any]]:
+    def to_dict(self, defaults: bool = True) -> Tables:
         """Nested plain values; with ``defaults=False`` only what differs from the defaults."""
-        tables: dict[str, dict[str, Any]] = {}
-        for part in dataclasses.fields(self):
-            section = getattr(self, part.name)
-            tables[part.name] = {
-                f.name: _plain(getattr(section, f.name))
-                for f in dataclasses.fields(section)
-                if defaults or getattr(section, f.name) != f.default
-            }
-        return tables if defaults else {name: table for name, table in tables.items() if table}
+        tables = {f.name: table(getattr(self, f.name), defaults) for f in dataclasses.fields(self)}
+        return {name: values for name, values in tables.items() if defaults or values}
 
     def hash(self, *sections: str, without: Collection[str] = ()) -> str:
         """Identity of the recipe, or of the named sections alone: 12 hexadecimal digits.
 
         Fields ``without`` which it is taken count as if they were at their defaults.
         """
-        tables: dict[str, dict[str, Any]] = {}
-        for section, table in self.to_dict(defaults=False).items():
-            left = {n: v for n, v in table.items() if f"{section}.{n}" not in without}
+        tables: Tables = {}
+        for section, values in self.to_dict(defaults=False).items():
+            left = {n: v for n, v in values.items() if f"{section}.{n}" not in without}
             if left and (not sections or section in sections):
                 tables[section] = left
         text = json.dumps(tables, sort_keys=True)
@@ -301,45 +309,3 @@ class Protocol:
     def dense_hash(self) -> str:
         """Identity of the dense run, which all its early stops share."""
         return self.replace("dense.stop", None).hash("data", "net", "dense")
-
-
-# Read once: it takes longer than all else in making a protocol, of which a plan makes hundreds.
-_HINTS: dict[type, dict[str, Any]] = {
-    kind: get_type_hints(kind)
-    for kind in (Data, Net, Dense, Retraining, Pruning, Metrics, Protocol)
-}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _merge(tables: dict[str, dict[str, Any]], path: str, value: Any) -> dict[str, dict[str, Any]]:
-    section, _, name = path.partition(".")
-    return {**tables, section: {**tables.get(section, {}), name: value}}
-
-
-def _build(kind: type, section: str, table: Mapping[str, Any]) -> Any:
-    hints = _HINTS[kind]
-    allowed = [f.name for f in dataclasses.fields(kind)]
-    for name in table:
-        _require(name in allowed, f"field {section}.{name}", table[name], f"{', '.join(allowed)}")
-    return kind(**{n: _convert(f"{section}.{n}", hints[n], v) for n, v in table.items()})
-
-
-def _convert(name: str, hint: Any, value: Any) -> Any:
-    """Check a TOML value against its field's type; whole numbers pass as floats."""
-    if hint == tuple[int, ...]:
-        whole = isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
-        _require(whole, name, value, "a list of whole numbers")
-        return tuple(value)
-    if hint == int | None:
-        _require(value is None or type(value) is int, name, value, "a whole number")
-        return value
-    if hint is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        _require(number and math.isfinite(value), name, value, "a finite number")
-        return float(value)
-    kinds = {int: "a whole number", bool: "true or false", str: "a text"}
-    _require(type(value) is hint, name, value, kinds[hint])
-    return value

@@ -1,10 +1,18 @@
-"""Magnitude pruning of fleets: UniformMP and GlobalMP over every convolution (Section 2.3)."""
+"""Magnitude pruning of fleets: UniformMP and GlobalMP over every convolution (Section 2.3), N:M.
+
+N:M sparsity keeps the N largest of each M neighbouring weights, as sparse matrix products of
+hardware want it (2:4 in Mishra et al., 2021). Neighbours feed the same output channel and follow
+each other by input channel, then by the kernel's column and row: in memory with channels last, in
+which hardware multiplies. Where a channel's inputs are no multiple of M its last group is shorter,
+and keeps the same share of it, rounded up.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from threeregime.errors import ThreeRegimeError
@@ -13,28 +21,39 @@ Masks = dict[str, Tensor]
 """Kept weights by name, each bool [M, ...], True where a weight stays."""
 
 
-def masks(weights: Mapping[str, Tensor], methods: Sequence[str], density: Sequence[float]) -> Masks:
+def masks(
+    weights: Mapping[str, Tensor],
+    methods: Sequence[str],
+    density: Sequence[float],
+    groups: Sequence[int | None] | None = None,
+) -> Masks:
     """Masks that keep each member's largest weights.
 
     Args:
-        weights: convolution weights by name, each [M, ...].
-        methods: "uniform" or "global", one a member.
+        weights: convolution weights by name, each [M, outputs, inputs, ...].
+        methods: an entry of :data:`METHODS`, one a member.
         density: kept fraction in (0, 1], one a member.
+        groups: weights in a group under "n:m", one a member; None: no member is of that method.
 
     Returns:
         Bool masks by name, [M, ...]. UniformMP keeps ``round(density * n)`` of each layer's n
-        weights, GlobalMP that many of all; both at least one a layer.
+        weights, GlobalMP that many of all, N:M that many of each group of n; all at least one a
+        layer or group. "quantization" keeps every weight.
 
     Raises:
-        ThreeRegimeError: a density outside (0, 1] or an unknown method.
+        ThreeRegimeError: a density outside (0, 1], an unknown method, or N:M without a group.
     """
     kept = []
-    for member, (method, fraction) in enumerate(zip(methods, density, strict=True)):
+    groups = groups or [None] * len(methods)
+    for member, (method, fraction, group) in enumerate(zip(methods, density, groups, strict=True)):
         if not 0 < fraction <= 1:
             raise ThreeRegimeError(f"density = {fraction} is not allowed: a fraction in (0, 1]")
         if method not in METHODS:
             raise ThreeRegimeError(f"method = {method!r} is not allowed: {', '.join(METHODS)}")
-        kept.append(METHODS[method]({n: w[member] for n, w in weights.items()}, fraction))
+        if method == "n:m" and not group:
+            raise ThreeRegimeError(f"group = {group} is not allowed: 2 or more weights with n:m")
+        own = {name: weight[member] for name, weight in weights.items()}
+        kept.append(METHODS[method](own, fraction, group or 1))
     return {name: torch.stack([mask[name] for mask in kept]) for name in weights}
 
 
@@ -46,14 +65,14 @@ def _largest(magnitude: Tensor, count: int) -> Tensor:
     return mask
 
 
-def _uniform(weights: dict[str, Tensor], density: float) -> Masks:
+def _uniform(weights: dict[str, Tensor], density: float, group: int) -> Masks:
     return {
         name: _largest(w.abs().flatten(), max(1, round(density * w.numel()))).view(w.shape)
         for name, w in weights.items()
     }
 
 
-def _global(weights: dict[str, Tensor], density: float) -> Masks:
+def _global(weights: dict[str, Tensor], density: float, group: int) -> Masks:
     magnitudes = [w.abs().flatten() for w in weights.values()]
     total = sum(len(m) for m in magnitudes)
     # A layer that loses every weight cuts the net in two: its largest weight always stays, and
@@ -69,7 +88,33 @@ def _global(weights: dict[str, Tensor], density: float) -> Masks:
     return {name: p.view(w.shape) for p, (name, w) in zip(parts, weights.items(), strict=True)}
 
 
-METHODS: dict[str, Callable[[dict[str, Tensor], float], Masks]] = {
+def _n_of_m(weights: dict[str, Tensor], density: float, group: int) -> Masks:
+    count = max(1, round(density * group))
+    return {name: _largest_of_groups(w.abs(), count, group) for name, w in weights.items()}
+
+
+def _largest_of_groups(magnitude: Tensor, count: int, group: int) -> Tensor:
+    """Mask of the ``count`` largest entries of each group in [outputs, inputs, ...]."""
+    channels_last = magnitude.movedim(1, -1)
+    rows = channels_last.flatten(1)
+    # What fills the last group up is smaller than any weight: it comes last in every order.
+    whole = F.pad(rows, (0, -rows.shape[1] % group), value=-1.0).unflatten(1, (-1, group))
+    rank = whole.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    counts = torch.full((whole.shape[1], 1), count, device=rows.device)
+    shorter = rows.shape[1] % group
+    if shorter:
+        counts[-1] = -(-count * shorter // group)
+    mask = (rank < counts).flatten(1)[:, : rows.shape[1]]
+    return mask.unflatten(1, channels_last.shape[1:]).movedim(-1, 1)
+
+
+def _every(weights: dict[str, Tensor], density: float, group: int) -> Masks:
+    return {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+
+
+METHODS: dict[str, Callable[[dict[str, Tensor], float, int], Masks]] = {
     "uniform": _uniform,
     "global": _global,
+    "n:m": _n_of_m,
+    "quantization": _every,
 }

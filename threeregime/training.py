@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from threeregime.graphs import Graphed
 from threeregime.optimizers import ascend, optimizer, restore, saved
 from threeregime.protocol import Dense, Training
 from threeregime.pruning import Masks
+from threeregime.quantization import Quantizer
 from threeregime.task import Batches, Task
 
 PLAINEST = Engine()
@@ -45,6 +47,7 @@ class Run:
         )
         self.epochs = math.ceil(training.steps(loader.steps) / loader.steps)
         self.masked: list[tuple[Tensor, Tensor]] = []
+        self.quantizer: Quantizer | None = None
         self.low_precision = PRECISIONS[engine.precision]
         self.graphed = engine.graphed
         self.advance: Callable[..., None] = self.step
@@ -65,6 +68,18 @@ class Run:
             self.fleet.by_member(factor).copy_(mask)
             weight.mul_(factor)
             self.masked.append((weight, factor))
+
+    def quantize(self, bits: Sequence[int | None]) -> None:
+        """From now on the nets have weights of so many bits, one a member; None: of full precision.
+
+        The fleet goes on holding the latent weights, which are trained and saved.
+        """
+        if any(own is not None for own in bits):
+            self.quantizer = Quantizer(self.fleet, bits)
+
+    def compressed(self) -> AbstractContextManager[None]:
+        """Inside, the fleet holds the nets as they are evaluated and measured: quantised ones."""
+        return self.quantizer.applied() if self.quantizer else nullcontext()
 
     def loss(self, inputs: Tensor, truth: Tensor) -> Tensor:
         """Sum over members of each one's mean cross-entropy: gradients as if each were alone."""
@@ -87,10 +102,11 @@ class Run:
             self.optimizer.zero_grad()
             self.loss(*batch).backward()
 
-        if isinstance(self.training, Dense) and self.training.rho:
-            ascend(self.fleet, self.training.rho, backward)
-        else:
-            backward()
+        with self.compressed():
+            if isinstance(self.training, Dense) and self.training.rho:
+                ascend(self.fleet, self.training.rho, backward)
+            else:
+                backward()
         if self.masked:
             # A masked gradient keeps weight and optimizer at zero: decay of zero is zero too.
             gradients = [weight.grad for weight, _ in self.masked if weight.grad is not None]

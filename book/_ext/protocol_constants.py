@@ -13,7 +13,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-from threeregime import catalogue, hessian, models
+from threeregime import catalogue, hessian, models, quantization
 
 # Training images and (channels, classes) of the data sets named by the scales. CIFAR-10 is not
 # loaded to count them: the book is built without it.
@@ -48,15 +48,16 @@ def scale(name: str) -> dict[str, Any]:
 
 
 def experiment(name: str, at: str) -> dict[str, Any]:
-    """Axes and seeds of an experiment at a scale."""
+    """Axes and seeds of an experiment at a scale; densities in percent."""
     made = catalogue.experiment(name, at)
-    percent = [f"{100 * load:g}" for load in made.loads]
+    factor = 100 if made.load == "density" else 1
+    loads = [f"{factor * load:g}" for load in made.loads]
     return {
         "temperatures": ", ".join(f"{t:g}" for t in made.temperatures),
         "spacing": f"{made.temperatures[1] - made.temperatures[0]:g}",
-        "loads": ", ".join(percent),
-        "loads_from": percent[0],
-        "loads_to": percent[-1],
+        "loads": ", ".join(loads),
+        "loads_from": loads[0],
+        "loads_to": loads[-1],
         "dense_seeds": len(made.dense_seeds),
         "retrain_seeds": len(made.retrain_seeds),
         "nets": f"{len(made.units()) * len(made.retrain_seeds):,}",
@@ -93,8 +94,10 @@ def add_substitutions(app: Sphinx, config: Config) -> None:
         "paper": scale("paper"),
         "digits": scale("digits"),
         "hessian_samples": hessian.SAMPLES,
+        "clipping_points": len(quantization.CLIPPING),
         "scales": "\n".join(scale_list()),
         "figure_02": {at: experiment("figure_02", at) for at in ("paper", "digits")},
+        "quantization": {at: experiment("quantization", at) for at in ("paper", "digits")},
         "weight_decay": {
             **experiment("weight_decay", "digits"),
             "variants": ", ".join(catalogue.experiment("weight_decay", "digits").variants),
