@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,8 @@ class Experiment:
     retrain_seeds: tuple[int, ...]
     variants: dict[str, dict[str, Any]]
     error: str = "%"
+    chosen: frozenset[tuple[float, float]] | None = None
+    """Cells (temperature, load) of the grid that are wanted; None: all."""
 
     def units(self) -> list[Unit]:
         """All pieces of work, so ordered that a part of them shows the whole diagram.
@@ -105,8 +107,9 @@ class Experiment:
         grid first, then what lies halfway between, and so on.
         """
         temperature_level, load_level = map(_levels, (self.temperatures, self.loads))
+        grid = itertools.product(self.temperatures, self.loads)
         cells = sorted(
-            itertools.product(self.temperatures, self.loads),
+            (cell for cell in grid if self.chosen is None or cell in self.chosen),
             key=lambda cell: max(temperature_level[cell[0]], load_level[cell[1]]),
         )
         return [
@@ -150,6 +153,28 @@ class Experiment:
             axes[axis] = tuple(_value(axis, v) for v in dict.fromkeys(chosen))
         return replace(self, temperatures=axes[self.temperature], loads=axes[self.load])
 
+    def cells(self, chosen: Collection[tuple[float, float]] | None) -> Experiment:
+        """The same experiment at some cells (temperature, load) of its grid alone; None: all.
+
+        Unlike with :meth:`only`, dense runs are still stopped wherever the grid wants it, so that
+        cells that are chosen later need no new ones.
+        """
+        return replace(self, chosen=None if chosen is None else frozenset(chosen))
+
+    def variant(self, name: str) -> Experiment:
+        """The same experiment with one of its variants alone; empty: the only one.
+
+        Raises:
+            ThreeRegimeError: it has no such variant, or several to choose from.
+        """
+        if not name and len(self.variants) == 1:
+            return self
+        if name not in self.variants:
+            raise ThreeRegimeError(
+                f"variant = {name!r} is not allowed: {self.name} has {_or(self.variants)}"
+            )
+        return replace(self, variants={name: self.variants[name]})
+
     def with_seeds(self, dense: int, retrain: int) -> Experiment:
         """The same experiment with so many dense and retraining seeds, counted from its first."""
         if dense < 1 or retrain < 2:
@@ -178,6 +203,10 @@ class Experiment:
                     f"--only {axis}=VALUE"
                 )
         return replace(self, protocol=self.protocol.update(fields))
+
+
+def _or(names: Collection[str]) -> str:
+    return " or ".join(names) if any(names) else "none to choose from"
 
 
 def _levels(values: Sequence[float]) -> dict[float, int]:

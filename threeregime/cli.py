@@ -96,6 +96,28 @@ def run(
     print(book.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
 
 
+@app.command("boundary")
+def trace_boundary(
+    experiment: Annotated[str, typer.Argument(help="Experiment, e.g. figure_02.")],
+    scale: Annotated[str, typer.Option(help="smoke, digits, mini or paper.")] = "digits",
+    variant: Annotated[str, typer.Option(help="Which, where the experiment has several.")] = "",
+    lmc_threshold: Annotated[float, typer.Option(help="Below it a cell is in Regime I.")] = -0.05,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Change a protocol field.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Do not read the shipped tables.")
+    ] = False,
+) -> None:
+    """Find where Regime I begins by bisection, with a fraction of the diagram's cells."""
+    from threeregime import boundary, catalogue
+
+    chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
+    found = boundary.of_experiment(chosen, variant, lmc_threshold, device, recompute)
+    print(found)
+
+
 @app.command("book")
 def build_book() -> None:
     """Run every notebook and build the Jupyter Book; prints where its first page is."""

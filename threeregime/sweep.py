@@ -199,7 +199,8 @@ def plan(
     taken = {unit.key for job in begun for unit in job.units}
     retrain = (*begun, *_jobs((job.units for job in packed), open_ - taken))
     recorded = results.done_dense(experiment, root, *also)
-    dense = tuple(_dense_jobs(experiment, units, wanted, recorded, at))
+    # With all stops of the grid, whichever of its cells are wanted now.
+    dense = tuple(_dense_jobs(experiment, experiment.cells(None).units(), wanted, recorded, at))
     return Plan(experiment, at, dense, retrain, len(units) - len(wanted))
 
 
