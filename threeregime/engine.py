@@ -6,17 +6,13 @@ table records the engine that made it.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from threeregime import lanes
-from threeregime.device import cache_folder, device_name, out_of_memory
+from threeregime.device import device_name, kept, out_of_memory
 from threeregime.errors import ThreeRegimeError
 from threeregime.mechanisms import MECHANISMS
 
@@ -109,10 +105,8 @@ def pick(device: str, members: int, kind: str, trial: Trial) -> Engine:
     tried = candidates(device, members)
     if len(tried) == 1:
         return tried[0]
-    known = _cached(device, members, kind, [engine.name for engine in tried])
-    if not known.exists():
-        _keep(known, _measure(tried, trial))
-    return Engine.named(json.loads(known.read_text())["engine"])
+    facts = (device_name(device), torch.__version__, members, kind, [e.name for e in tried])
+    return Engine.named(kept("engine", facts, lambda: _measure(tried, trial))["engine"])
 
 
 def _measure(tried: list[Engine], trial: Trial) -> dict[str, object]:
@@ -136,22 +130,3 @@ def _measure(tried: list[Engine], trial: Trial) -> dict[str, object]:
     if not best:
         raise memory or ThreeRegimeError(f"no engine can run this fleet here: {failed}")
     return {"engine": best, "seconds_per_step": seconds, "failed": failed}
-
-
-def _cached(device: str, members: int, kind: str, tried: list[str]) -> Path:
-    """File in which a trial's outcome is kept, one for all that it depends on."""
-    facts = (device_name(device), torch.__version__, members, kind, tried)
-    return cache_folder() / f"engine-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.json"
-
-
-def _keep(path: Path, found: dict[str, object]) -> None:
-    """Write it whole, unless another process has been faster: all shall run the same engine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_suffix(f".{os.getpid()}")
-    own.write_text(json.dumps(found, indent=1))
-    try:
-        os.link(own, path)
-    except FileExistsError:
-        pass
-    finally:
-        own.unlink()
