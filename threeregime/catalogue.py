@@ -103,15 +103,20 @@ class Experiment:
         Every cell at the first dense seed comes before the second, and there the corners of the
         grid first, then what lies halfway between, and so on.
         """
+        # A protocol takes longer to make than a unit, and is the same for all seeds.
+        cells = self.cells()
+        return [replace(cell, dense_seed=seed) for seed in self.dense_seeds for cell in cells]
+
+    def cells(self) -> list[Unit]:
+        """The pieces of work at the first dense seed: one a cell, in the order of :meth:`units`."""
         temperature_level, load_level = map(_levels, (self.temperatures, self.loads))
-        cells = sorted(
+        grid = sorted(
             itertools.product(self.temperatures, self.loads),
             key=lambda cell: max(temperature_level[cell[0]], load_level[cell[1]]),
         )
         return [
-            self.unit(variant, temperature, load, seed)
-            for seed in self.dense_seeds
-            for temperature, load in cells
+            self.unit(variant, temperature, load, self.dense_seeds[0])
+            for temperature, load in grid
             for variant in self.variants
         ]
 

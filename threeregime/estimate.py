@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from threeregime import catalogue, results
 from threeregime.loader import resident
 from threeregime.sweep import DenseJob, Job, Place, Plan
 from threeregime.trial import MEMBERS, engine_for, step_seconds
@@ -56,23 +55,12 @@ def _epoch_seconds(job: Job, place: Place) -> float:
 
 
 def duration(span: float) -> str:
-    """Seconds in words, e.g. "3 min" or "2.5 h"."""
+    """Seconds in words, e.g. "3 min", "2.5 h" or "12 days"."""
     if span < 60:
         return f"{max(1, round(span))} s"
-    return f"{span / 60:.0f} min" if span < 5400 else f"{span / 3600:.1f} h"
-
-
-def overview(name: str) -> str:
-    """One line on an experiment: its title, and at each scale its cells and whether it is there."""
-    parts = []
-    for scale in catalogue.scales(name):
-        experiment = catalogue.experiment(name, scale)
-        units = experiment.units()
-        have = results.done(experiment, results.ROOT)
-        there = sum(
-            all((u.protocol.hash(), u.dense_seed, s) in have for s in u.retrain_seeds)
-            for u in units
-        )
-        parts.append(f"{scale} {len(units)} cells x dense seeds, {there / len(units):.0%} there")
-    title = catalogue.experiment(name, catalogue.scales(name)[0]).title
-    return f"{name}: {title} ({'; '.join(parts)})"
+    hours, days = span / 3600, span / 86_400
+    if hours < 1.5:
+        return f"{span / 60:.0f} min"
+    if hours < 48:
+        return f"{hours:.1f} h"
+    return f"{days:.0f} days" if days < 730 else f"{days / 365:,.0f} years"
