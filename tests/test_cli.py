@@ -44,6 +44,7 @@ class Runner:
         return Outcome(status, *self.capsys.readouterr())
 
 
+ONLY_797 = "batch_size = 100000 is not allowed: digits has 797 training images"
 SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
 
 
@@ -91,6 +92,28 @@ SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
         (f"{SMOKE} --device cuda:99", "device = 'cuda:99' is not here: use cpu or auto"),
         (f"{SMOKE} --colour red", "--colour"),
         (f"{SMOKE} extra", "extra"),
+        *(
+            (f"sweep {name} --scale smoke --device cpu --dry-run {given}", words)
+            for name, given, words in [
+                ("figure_06", "--set dense.rho=-1", "an axis of figure_06: choose its values by"),
+                ("figure_06", "--only rho=-1", "dense.rho = -1.0 is not allowed: 0 or more"),
+                ("figure_07", "--only batch_size=0", "dense.batch_size = 0 is not allowed"),
+                ("figure_07", "--only batch_size=100000", ONLY_797),
+                ("figure_07", "--only batch_size=16,batch_size=798", "batch_size = 798 is not"),
+                ("figure_15", "--only depth=21", "depth = 21 is not allowed: a PreResNet has 6n+2"),
+                ("figure_15", "--only depth=20.5", "depth = 20.5 is not allowed: a whole number"),
+                ("figure_03_width", "--only width=0", "width = 0.0 is not allowed: a factor above"),
+                ("figure_02", "--set net.width=0", "width = 0.0 is not allowed: a factor above 0"),
+                ("figure_08", "--set net.depth=15", "depth = 15 is not allowed: a DenseNet has 3n"),
+                ("figure_09", "--set net.depth=12", "a VGG has 11, 13, 16, 19 layers"),
+                ("figure_14", "--set net.depth=0", "a Transformer has 1 or more layers a side"),
+                ("figure_14", "--set data.crop=4", "data.crop = 4"),
+                ("figure_02", "--only rho=1", "'rho' is not an axis of figure_02: epochs or"),
+            ]
+        ),
+        ("run figure_99", "notebook 'figure_99' is not known: one of"),
+        ("run figure_02 -p epochs", "'epochs' is not of the form NAME=VALUE"),
+        ("sweep figure_99", "experiment 'figure_99' is not known: one of diagnostics, figure_02"),
         ("sweep", "experiment"),
         ("sweeep figure_02", "sweeep"),
     ],
@@ -104,6 +127,7 @@ def test_a_mistake_is_answered_in_one_line_with_status_2(
     assert len(got.err.splitlines()) == 1, got.err
     assert got.err.startswith("threeregime: ")
     assert words in got.err
+    assert "no engine can run" not in got.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,6 +136,16 @@ def test_missing_data_are_named(run: Runner, tmp_path: Path) -> None:
     assert got.status == 2
     assert len(got.err.splitlines()) == 1
     assert f"{tmp_path / 'cifar-10-batches-py'} is missing" in got.err
+    assert "--download" in got.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_sentences_are_named_and_nothing_is_fetched(run: Runner, tmp_path: Path) -> None:
+    command = "sweep figure_14 --scale paper --device cpu --workers 2 --data-dir"
+    got = run(command, tmp_path, "--out", tmp_path)
+    assert got.status == 2
+    assert len(got.err.splitlines()) == 1
+    assert f"{tmp_path / 'wmt14' / 'train.de'} is missing" in got.err
     assert "--download" in got.err
     assert list(tmp_path.iterdir()) == []
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from threeregime.loader import resident
+from threeregime.protocol import Training
 from threeregime.sweep import DenseJob, Job, Place, Plan
+from threeregime.task import Task
 from threeregime.trial import MEMBERS, engine_for, step_seconds
 
 
@@ -24,7 +26,13 @@ def seconds(plan: Plan, place: Place) -> tuple[float, float]:
     """Predicted seconds of a plan on one worker, and of its longest epoch.
 
     From a trial of a few steps of each kind of fleet.
+
+    Raises:
+        ThreeRegimeError: a batch or an augmentation that the data set does not allow.
     """
+    for job in plan.jobs:
+        # At once, and not as something that every engine fails at, each in its turn.
+        _data(job, place).check(_training(job).batch_size, job.protocol.data)
     trials: dict[tuple[str, int], float] = {}
     total = 0.0
     for job in plan.jobs:
@@ -39,13 +47,20 @@ def _section(job: Job) -> str:
     return "dense" if isinstance(job, DenseJob) else "retraining"
 
 
+def _training(job: Job) -> Training:
+    return job.protocol.dense if isinstance(job, DenseJob) else job.protocol.retraining
+
+
+def _data(job: Job, place: Place) -> Task:
+    return resident(job.protocol.data, place.data_dir, place.download, place.device)
+
+
 def _epoch_seconds(job: Job, place: Place) -> float:
     """Seconds of one epoch of a job's fleet, from a trial of at most so many of its members.
 
     Where the number of steps is given, it is an epoch of the schedule that is stretched over them.
     """
-    protocol, training = job.protocol, getattr(job.protocol, _section(job))
-    data = resident(protocol.data, place.data_dir, place.download, place.device)
+    protocol, training, data = job.protocol, _training(job), _data(job, place)
     tried = min(job.nets, MEMBERS)
     # Timed anew even where the engine is known: how busy the machine is changes.
     engine = engine_for(place, protocol, training, job.nets)

@@ -100,12 +100,17 @@ class Translation(Task):
 
     def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Sentences:
         """Pairs in an order of each member's own."""
+        self.check(batch_size, wanted)
+        return Sentences(self, seeds, batch_size)
+
+    def check(self, batch_size: int, wanted: Data) -> None:
+        """Sentences cannot be cropped or mirrored."""
+        super().check(batch_size, wanted)
         if wanted.crop or wanted.flip:
             raise ThreeRegimeError(
                 f"data.crop = {wanted.crop}, data.flip = {wanted.flip} are not allowed: "
                 f"{self.name} holds sentences; set them to 0 and false"
             )
-        return Sentences(self, seeds, batch_size)
 
     def taught(self, taken: Tensor) -> tuple[Tensor, Tensor]:
         """What a net is told [..., places + t - 1], and which piece comes next [..., t - 1].
