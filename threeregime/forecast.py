@@ -36,6 +36,7 @@ ENGINE = (
     "models",
     "optimizers",
     "speed",
+    "stacked",
     "training",
     "transformer",
 )

@@ -27,9 +27,9 @@ from torch.utils.flop_counter import flop_registry
 from threeregime import catalogue
 from threeregime.engine import Engine
 from threeregime.loader import outline
-from threeregime.mechanisms import Concat
 from threeregime.models import NETS, builder
 from threeregime.protocol import Data, Net, Protocol
+from threeregime.stacked import Concat
 from threeregime.trial import timed
 
 PASSES = 3
