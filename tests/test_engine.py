@@ -40,9 +40,7 @@ class Small(nn.Module):
 
 
 def make_run(chosen: Engine, members: int = 3) -> training.Run:
-    fleet = Fleet.initial(
-        Small, range(members), mechanism=chosen.mechanism, compiled=chosen.compiled
-    )
+    fleet = Fleet.initial(Small, range(members), **chosen.of_fleet)
     run = training.Run(
         fleet, Loader(load("digits"), range(members), 32, crop=1, flip=True), SGD, chosen
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 
@@ -23,6 +24,13 @@ CLEARLY = 0.9
 """A candidate has to take less than this share of the best one's time to take its place."""
 HOPELESS = 2.0
 """A candidate whose first step takes this many times the best one's is not tried further."""
+
+
+class OfFleet(TypedDict):
+    """The part of an engine that decides how a fleet's nets are laid out and passed through."""
+
+    mechanism: str
+    compiled: bool
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,11 @@ class Engine:
         """E.g. "grouped bfloat16 compiled graphed"."""
         words = [self.mechanism, self.precision]
         return " ".join(words + [w for w in ("compiled", "graphed") if getattr(self, w)])
+
+    @property
+    def of_fleet(self) -> OfFleet:
+        """What a fleet has to know of it, as arguments of :class:`threeregime.fleet.Fleet`."""
+        return {"mechanism": self.mechanism, "compiled": self.compiled}
 
     @classmethod
     def named(cls, name: str) -> Engine:

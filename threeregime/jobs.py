@@ -115,8 +115,7 @@ def _dense(job: DenseJob, place: Place, advance: Advance) -> bool:
         builder(job.protocol.net, data),
         [stream("initial", seed) for seed in job.seeds],
         place.device,
-        mechanism=engine.mechanism,
-        compiled=engine.compiled,
+        **engine.of_fleet,
     )
     streams = [stream("dense", seed) for seed in job.seeds]
     run = _run(fleet, data, job.protocol, job.protocol.dense, streams, engine)
@@ -223,8 +222,7 @@ def _prune(
         builder(job.protocol.net, data),
         state,
         place.device,
-        mechanism=engine.mechanism,
-        compiled=engine.compiled,
+        **engine.of_fleet,
     )
     pruning = [unit.protocol.pruning for unit, _ in job.members]
     weights = {name: state[name] for name in fleet.prunable()}

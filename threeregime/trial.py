@@ -78,8 +78,7 @@ def timed(
         builder(protocol.net, data),
         seeds,
         device,
-        mechanism=engine.mechanism,
-        compiled=engine.compiled,
+        **engine.of_fleet,
     )
     loader = data.loader(seeds, training.batch_size, protocol.data)
     run = Run(fleet, loader, training, engine)
