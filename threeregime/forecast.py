@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -53,6 +54,7 @@ def everything(device: str, workers: int) -> dict[str, dict[str, float]]:
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
     def made() -> dict[str, dict[str, float]]:
+        print(f"threeregime: timing this {device}, once, some seconds", file=sys.stderr)
         known = speeds(device)
         return {
             name: {
