@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,8 +129,7 @@ def fleet_of(members: int, engine: Engine, device: str) -> Step:
         builder(PROTOCOL.net, data),
         seeds,
         device,
-        mechanism=engine.mechanism,
-        compiled=engine.compiled,
+        **engine.of_fleet,
     )
     loader = Loader(data, seeds, TRAINING.batch_size, PROTOCOL.data.crop, PROTOCOL.data.flip)
     run = Run(fleet, loader, TRAINING, engine)
@@ -174,8 +173,7 @@ def _speed(device: str) -> float:
     return 2 * side**3 / _fastest(lambda: a @ a, device)
 
 
-def _fastest(work: object, device: str) -> float:
-    assert callable(work)
+def _fastest(work: Callable[[], object], device: str) -> float:
     best = float("inf")
     for _ in range(10):
         begin = time.perf_counter()

@@ -63,8 +63,7 @@ def fleet_of(members: int, engine: Engine) -> Step:
     fleet = Fleet.initial(
         builder(PROTOCOL.net, digits),
         seeds,
-        mechanism=engine.mechanism,
-        compiled=engine.compiled,
+        **engine.of_fleet,
     )
     loader = Loader(digits, seeds, PROTOCOL.retraining.batch_size, 1, False)
     run = Run(fleet, loader, PROTOCOL.retraining, engine)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from threeregime import catalogue, checks, cli, cluster, results
+from threeregime import catalogue, checks, cli, cluster, forecast, results
 from threeregime.cli import parse_cells, parse_duration, parse_fields, parse_seeds
 from threeregime.errors import ThreeRegimeError
 
@@ -44,6 +44,7 @@ class Runner:
         return Outcome(status, *self.capsys.readouterr())
 
 
+ONLY_797 = "batch_size = 100000 is not allowed: digits has 797 training images"
 SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
 
 
@@ -91,6 +92,28 @@ SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
         (f"{SMOKE} --device cuda:99", "device = 'cuda:99' is not here: use cpu or auto"),
         (f"{SMOKE} --colour red", "--colour"),
         (f"{SMOKE} extra", "extra"),
+        *(
+            (f"sweep {name} --scale smoke --device cpu --dry-run {given}", words)
+            for name, given, words in [
+                ("figure_06", "--set dense.rho=-1", "an axis of figure_06: choose its values by"),
+                ("figure_06", "--only rho=-1", "dense.rho = -1.0 is not allowed: 0 or more"),
+                ("figure_07", "--only batch_size=0", "dense.batch_size = 0 is not allowed"),
+                ("figure_07", "--only batch_size=100000", ONLY_797),
+                ("figure_07", "--only batch_size=16,batch_size=798", "batch_size = 798 is not"),
+                ("figure_15", "--only depth=21", "depth = 21 is not allowed: a PreResNet has 6n+2"),
+                ("figure_15", "--only depth=20.5", "depth = 20.5 is not allowed: a whole number"),
+                ("figure_03_width", "--only width=0", "width = 0.0 is not allowed: a factor above"),
+                ("figure_02", "--set net.width=0", "width = 0.0 is not allowed: a factor above 0"),
+                ("figure_08", "--set net.depth=15", "depth = 15 is not allowed: a DenseNet has 3n"),
+                ("figure_09", "--set net.depth=12", "a VGG has 11, 13, 16, 19 layers"),
+                ("figure_14", "--set net.depth=0", "a Transformer has 1 or more layers a side"),
+                ("figure_14", "--set data.crop=4", "data.crop = 4"),
+                ("figure_02", "--only rho=1", "'rho' is not an axis of figure_02: epochs or"),
+            ]
+        ),
+        ("run figure_99", "notebook 'figure_99' is not known: one of"),
+        ("run figure_02 -p epochs", "'epochs' is not of the form NAME=VALUE"),
+        ("sweep figure_99", "experiment 'figure_99' is not known: one of diagnostics, figure_02"),
         ("sweep", "experiment"),
         ("sweeep figure_02", "sweeep"),
     ],
@@ -104,6 +127,7 @@ def test_a_mistake_is_answered_in_one_line_with_status_2(
     assert len(got.err.splitlines()) == 1, got.err
     assert got.err.startswith("threeregime: ")
     assert words in got.err
+    assert "no engine can run" not in got.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,6 +136,16 @@ def test_missing_data_are_named(run: Runner, tmp_path: Path) -> None:
     assert got.status == 2
     assert len(got.err.splitlines()) == 1
     assert f"{tmp_path / 'cifar-10-batches-py'} is missing" in got.err
+    assert "--download" in got.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_sentences_are_named_and_nothing_is_fetched(run: Runner, tmp_path: Path) -> None:
+    command = "sweep figure_14 --scale paper --device cpu --workers 2 --data-dir"
+    got = run(command, tmp_path, "--out", tmp_path)
+    assert got.status == 2
+    assert len(got.err.splitlines()) == 1
+    assert f"{tmp_path / 'wmt14' / 'train.de'} is missing" in got.err
     assert "--download" in got.err
     assert list(tmp_path.iterdir()) == []
 
@@ -185,22 +219,48 @@ def test_a_sweep_with_options_and_a_second_one_that_does_nothing(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+@pytest.fixture
+def costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What experiments cost on a machine that is not timed: two hours each."""
+    hours = {name: dict.fromkeys(catalogue.scales(name), 7200.0) for name in catalogue.names()}
+    monkeypatch.setattr(forecast, "everything", lambda device, workers: hours)
+
+
+@pytest.mark.usefixtures("costs")
 def test_experiments_are_listed_with_what_is_there(run: Runner) -> None:
     got = run("experiments")
     assert got.status == 0
     lines = got.out.splitlines()
-    assert [line.split(":")[0] for line in lines] == catalogue.names()
-    for line, name in zip(lines, catalogue.names(), strict=True):
-        assert catalogue.experiment(name, "smoke").title in line
-        assert all(f"{scale} " in line for scale in catalogue.scales(name))
-    assert "smoke 12 cells x dense seeds, 0% there" in lines[catalogue.names().index("figure_02")]
+    assert max(map(len, lines)) <= 100
+    for name in catalogue.names():
+        title = catalogue.experiment(name, "smoke").title
+        begin = lines.index(f"{name}: {title}") + 1
+        scales = catalogue.scales(name)
+        assert [line.split()[0] for line in lines[begin : begin + len(scales)]] == scales
+        assert all(line.endswith("about 2.0 h") for line in lines[begin : begin + len(scales)])
+        assert not lines[begin + len(scales)]
+    assert "--dry-run" in lines[-1]
 
 
-def test_the_list_counts_what_was_computed(
-    run: Runner, smoke: Path, monkeypatch: pytest.MonkeyPatch
+def listed(run: Runner, name: str, scale: str) -> list[str]:
+    """The words of one line of the list."""
+    _, _, rest = run("experiments").out.partition(f"{name}: ")
+    (line,) = [t for t in rest.split("\n\n")[0].splitlines() if t.split()[0] == scale]
+    return line.split()
+
+
+@pytest.mark.usefixtures("costs")
+def test_the_list_says_how_much_of_the_results_there_is(
+    run: Runner, smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "ROOT", smoke)
-    assert "smoke 12 cells x dense seeds, 100% there" in run("experiments").out
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    row = ["smoke", "6", "2", "x", "2"]
+    assert listed(run, "figure_02", "smoke") == [*row, "no", "about", "2.0", "h"]
+    shutil.copytree(smoke / "figure_02", tmp_path / "figure_02")
+    assert listed(run, "figure_02", "smoke")[5] == "yes"
+    first, *_ = sorted(tmp_path.rglob("pairs-*.parquet"))  # of three fleets of eight nets
+    first.unlink()
+    assert listed(run, "figure_02", "smoke")[5:8] == ["part,", "66", "%"]
 
 
 def test_help_is_shown(run: Runner) -> None:

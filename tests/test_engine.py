@@ -40,9 +40,7 @@ class Small(nn.Module):
 
 
 def make_run(chosen: Engine, members: int = 3) -> training.Run:
-    fleet = Fleet.initial(
-        Small, range(members), mechanism=chosen.mechanism, compiled=chosen.compiled
-    )
+    fleet = Fleet.initial(Small, range(members), **chosen.of_fleet)
     run = training.Run(
         fleet, Loader(load("digits"), range(members), 32, crop=1, flip=True), SGD, chosen
     )
@@ -112,6 +110,37 @@ def test_the_clearly_fastest_is_picked_and_kept(
     assert len(list(cache.iterdir())) == 1
     engine.pick("cpu", 3, "another kind", trial(seconds, calls))
     assert len(calls) == 6
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "no links", "no folder", "another was faster"])
+def test_what_cannot_be_kept_is_found_out_anew(
+    obstacle: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    def beaten(own: Path, path: Path) -> None:
+        path.write_text('{"rate": 2}')
+        raise FileExistsError
+
+    if obstacle == "a file":
+        cache.write_text("in the way")
+    elif obstacle == "no folder":
+        monkeypatch.setattr(Path, "mkdir", refused)
+    else:
+        monkeypatch.setattr(device.os, "link", refused if obstacle == "no links" else beaten)
+    rate = 2 if obstacle == "another was faster" else 1
+    for _ in range(2):
+        assert device.kept("speed", "facts", lambda: {"rate": 1}) == {"rate": rate}
+    left = [path.suffix for path in cache.iterdir()] if cache.is_dir() else []
+    assert left == [".json"] * (rate == 2)
+
+
+def test_a_damaged_table_is_found_out_anew(cache: Path) -> None:
+    assert device.kept("speed", "facts", lambda: {"rate": 1}) == {"rate": 1}
+    (path,) = cache.iterdir()
+    path.write_text("{")
+    assert device.kept("speed", "facts", lambda: {"rate": 3}) == {"rate": 3}
 
 
 def test_where_nothing_fits_it_is_out_of_memory(cache: Path) -> None:

@@ -44,7 +44,7 @@ unstacked = pytest.mark.parametrize("mechanism", ["separate", "vmapped"])
 
 @functools.cache
 def numbers() -> Translation:
-    return TRANSLATIONS["number-words"](NOWHERE, False)
+    return TRANSLATIONS["number-words"].load(NOWHERE, False)
 
 
 @functools.cache
@@ -73,7 +73,7 @@ def text(data: Translation, row: Tensor) -> tuple[str, str]:
 
 
 def test_numbers_are_the_same_every_time_and_apart() -> None:
-    again = TRANSLATIONS["number-words"](NOWHERE, True)
+    again = TRANSLATIONS["number-words"].load(NOWHERE, True)
     assert torch.equal(again.train, numbers().train)
     assert again.references == numbers().references
     train, test = ({text(again, row) for row in part} for part in (numbers().train, numbers().test))
@@ -474,7 +474,7 @@ def write(at: Path, **parts: list[str]) -> Path:
 
 
 def test_missing_or_unequal_files_are_one_line(tmp_path: Path) -> None:
-    load = TRANSLATIONS["wmt14"]
+    load = TRANSLATIONS["wmt14"].load
     message = refusal(lambda: load(tmp_path, False))
     assert f"{tmp_path / 'wmt14' / 'train.de'} is missing" in message
     assert "--download" in message
@@ -485,7 +485,7 @@ def test_missing_or_unequal_files_are_one_line(tmp_path: Path) -> None:
 def test_a_missing_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for library in ("sentencepiece", "datasets"):
         monkeypatch.setitem(sys.modules, library, None)
-    load = TRANSLATIONS["wmt14"]
+    load = TRANSLATIONS["wmt14"].load
     assert "pip install datasets" in refusal(lambda: load(tmp_path, True))
     write(tmp_path, train_de=["ja"], train_en=["yes"], test_de=["ja"], test_en=["yes"])
     assert "pip install sentencepiece" in refusal(lambda: load(tmp_path, False))
@@ -498,11 +498,11 @@ def test_a_folder_of_parallel_files(tmp_path: Path) -> None:
     german.append(" ".join(german[:40]))  # far too long: left out of the training set
     english.append("too long")
     write(tmp_path, train_de=german, train_en=english, test_de=german[:5], test_en=english[:5])
-    made = TRANSLATIONS["wmt14"](tmp_path, False)
+    made = TRANSLATIONS["wmt14"].load(tmp_path, False)
     assert (made.count, len(made.test)) == (300, 5)
     assert made.references == tuple(english[:5])
     assert [text(made, row) for row in made.train] == pairs
-    again = TRANSLATIONS["wmt14"](tmp_path, False)
+    again = TRANSLATIONS["wmt14"].load(tmp_path, False)
     assert torch.equal(again.train, made.train)
 
 

@@ -203,7 +203,7 @@ def trace_experiment(
     """
 
     def measure(cells: Sequence[Cell]) -> dict[Cell, float]:
-        pairs = obtain(experiment.cells(cells)).variant(next(iter(experiment.variants))).pairs
+        pairs = obtain(experiment.choosing(cells)).variant(next(iter(experiment.variants))).pairs
         means = pairs.groupby([experiment.temperature, experiment.load])["lmc"].mean()
         return {cell: float(means.get(cell, np.nan)) for cell in cells}
 

@@ -106,17 +106,22 @@ class Experiment:
         Every cell at the first dense seed comes before the second, and there the corners of the
         grid first, then what lies halfway between, and so on.
         """
+        # A protocol takes longer to make than a unit, and is the same for all seeds.
+        cells = self.cells()
+        return [replace(cell, dense_seed=seed) for seed in self.dense_seeds for cell in cells]
+
+    def cells(self) -> list[Unit]:
+        """The pieces of work at the first dense seed: one a cell, in the order of :meth:`units`."""
         temperature_level, load_level = map(_levels, (self.temperatures, self.loads))
-        grid = itertools.product(self.temperatures, self.loads)
-        cells = sorted(
-            (cell for cell in grid if self.chosen is None or cell in self.chosen),
+        grid = sorted(
+            itertools.product(self.temperatures, self.loads),
             key=lambda cell: max(temperature_level[cell[0]], load_level[cell[1]]),
         )
         return [
-            self.unit(variant, temperature, load, seed)
-            for seed in self.dense_seeds
-            for temperature, load in cells
+            self.unit(variant, temperature, load, self.dense_seeds[0])
+            for temperature, load in grid
             for variant in self.variants
+            if self.chosen is None or (temperature, load) in self.chosen
         ]
 
     def unit(self, variant: str, temperature: float, load: float, dense_seed: int) -> Unit:
@@ -153,7 +158,7 @@ class Experiment:
             axes[axis] = tuple(_value(axis, v) for v in dict.fromkeys(chosen))
         return replace(self, temperatures=axes[self.temperature], loads=axes[self.load])
 
-    def cells(self, chosen: Collection[tuple[float, float]] | None) -> Experiment:
+    def choosing(self, chosen: Collection[tuple[float, float]] | None) -> Experiment:
         """The same experiment at some cells (temperature, load) of its grid alone; None: all.
 
         Unlike with :meth:`only`, dense runs are still stopped wherever the grid wants it, so that

@@ -128,11 +128,11 @@ def build_book() -> None:
 
 @app.command()
 def experiments() -> None:
-    """List the experiments with their scales."""
-    from threeregime import catalogue, estimate
+    """List the experiments: scales, cells, seeds, shipped results, and what each costs here."""
+    from threeregime import listing
 
-    for name in catalogue.names():
-        print(estimate.overview(name))
+    for line in listing.lines():
+        print(line)
 
 
 def split_pair(text: str) -> tuple[str, str]:

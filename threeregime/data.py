@@ -149,6 +149,33 @@ Loads = Callable[[Path, bool], Dataset]
 """Loads a data set, given the folder of downloaded ones and whether to fetch what is missing."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """How a data set is loaded, and what is known of it before it is there.
+
+    Attributes:
+        load: loads it.
+        count: number of training images.
+        shape: channels, height and width of an image.
+        classes: number of classes.
+    """
+
+    load: Loads
+    count: int
+    shape: tuple[int, int, int]
+    classes: int
+
+    def outline(self, wanted: Data, device: str = "meta") -> Dataset:
+        """A data set of the right sizes with nothing in it, on a device that may be none (meta)."""
+        channels, *sides = self.shape
+        size = sides if wanted.size is None else [wanted.size] * 2
+        count = self.count if wanted.images is None else wanted.images
+        images = torch.zeros(count, channels, *size, dtype=torch.uint8, device=device)
+        labels = torch.zeros(count, dtype=torch.int64, device=device)
+        plain = ((0.0,) * channels, (1.0,) * channels)
+        return Dataset(wanted.name, images, labels, images, labels, *plain, self.classes)
+
+
 def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
     """Load a data set by its protocol name.
 
@@ -166,7 +193,7 @@ def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
         raise ThreeRegimeError(
             f"data.name = {name!r} is not allowed: one of {', '.join(DATASETS)} or folder:PATH"
         )
-    return DATASETS[name](root, download)
+    return DATASETS[name].load(root, download)
 
 
 def _of_digits(name: str, make: Callable[[], digits.Splits], classes: int) -> Loads:
@@ -217,19 +244,38 @@ def _torchvision(
     return loader
 
 
-DATASETS: dict[str, Loads] = {
-    "digits": _of_digits("digits", digits.plain, 10),
+_CIFAR = (50_000, (3, 32, 32))
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(_of_digits("digits", digits.plain, 10), 797, (1, 8, 8), 10),
     # Stand-ins for CIFAR-100 and SVHN.
-    "digits-pairs": _of_digits("digits-pairs", digits.pairs, 100),
-    "digits-clutter": _of_digits("digits-clutter", digits.clutter, 10),
-    "cifar10": _torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD, 10, "cifar-10-batches-py"),
-    "cifar10-jpeg": _cifar10_jpeg,
-    # Mean and std of its own training set.
-    "cifar100": _torchvision(
-        "CIFAR100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 100, "cifar-100-python"
+    "digits-pairs": Source(_of_digits("digits-pairs", digits.pairs, 100), 1000, (1, 8, 16), 100),
+    "digits-clutter": Source(
+        _of_digits("digits-clutter", digits.clutter, 10), 1000, (3, 10, 10), 10
     ),
-    "svhn": _torchvision(
-        "SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10, "train_32x32.mat"
+    "cifar10": Source(
+        _torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD, 10, "cifar-10-batches-py"), *_CIFAR, 10
+    ),
+    "cifar10-jpeg": Source(_cifar10_jpeg, *_CIFAR, 10),
+    "cifar100": Source(
+        # Mean and std of its own training set.
+        _torchvision(
+            "CIFAR100",
+            (0.5071, 0.4867, 0.4408),
+            (0.2675, 0.2565, 0.2761),
+            100,
+            "cifar-100-python",
+        ),
+        *_CIFAR,
+        100,
+    ),
+    "svhn": Source(
+        _torchvision(
+            "SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10, "train_32x32.mat"
+        ),
+        73_257,
+        (3, 32, 32),
+        10,
     ),
 }
 

@@ -6,17 +6,14 @@ table records the engine that made it.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypedDict
 
 import torch
 
 from threeregime import lanes
-from threeregime.device import cache_folder, device_name, out_of_memory
+from threeregime.device import device_name, kept, out_of_memory
 from threeregime.errors import ThreeRegimeError
 from threeregime.mechanisms import MECHANISMS
 
@@ -27,6 +24,13 @@ CLEARLY = 0.9
 """A candidate has to take less than this share of the best one's time to take its place."""
 HOPELESS = 2.0
 """A candidate whose first step takes this many times the best one's is not tried further."""
+
+
+class OfFleet(TypedDict):
+    """The part of an engine that decides how a fleet's nets are laid out and passed through."""
+
+    mechanism: str
+    compiled: bool
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Engine:
         """E.g. "grouped bfloat16 compiled graphed"."""
         words = [self.mechanism, self.precision]
         return " ".join(words + [w for w in ("compiled", "graphed") if getattr(self, w)])
+
+    @property
+    def of_fleet(self) -> OfFleet:
+        """What a fleet has to know of it, as arguments of :class:`threeregime.fleet.Fleet`."""
+        return {"mechanism": self.mechanism, "compiled": self.compiled}
 
     @classmethod
     def named(cls, name: str) -> Engine:
@@ -109,10 +118,8 @@ def pick(device: str, members: int, kind: str, trial: Trial) -> Engine:
     tried = candidates(device, members)
     if len(tried) == 1:
         return tried[0]
-    known = _cached(device, members, kind, [engine.name for engine in tried])
-    if not known.exists():
-        _keep(known, _measure(tried, trial))
-    return Engine.named(json.loads(known.read_text())["engine"])
+    facts = (device_name(device), torch.__version__, members, kind, [e.name for e in tried])
+    return Engine.named(kept("engine", facts, lambda: _measure(tried, trial))["engine"])
 
 
 def _measure(tried: list[Engine], trial: Trial) -> dict[str, object]:
@@ -136,22 +143,3 @@ def _measure(tried: list[Engine], trial: Trial) -> dict[str, object]:
     if not best:
         raise memory or ThreeRegimeError(f"no engine can run this fleet here: {failed}")
     return {"engine": best, "seconds_per_step": seconds, "failed": failed}
-
-
-def _cached(device: str, members: int, kind: str, tried: list[str]) -> Path:
-    """File in which a trial's outcome is kept, one for all that it depends on."""
-    facts = (device_name(device), torch.__version__, members, kind, tried)
-    return cache_folder() / f"engine-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.json"
-
-
-def _keep(path: Path, found: dict[str, object]) -> None:
-    """Write it whole, unless another process has been faster: all shall run the same engine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_suffix(f".{os.getpid()}")
-    own.write_text(json.dumps(found, indent=1))
-    try:
-        os.link(own, path)
-    except FileExistsError:
-        pass
-    finally:
-        own.unlink()

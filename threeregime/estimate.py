@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from threeregime import catalogue, results
 from threeregime.loader import resident
+from threeregime.protocol import Training
 from threeregime.sweep import DenseJob, Job, Place, Plan
+from threeregime.task import Task
 from threeregime.trial import MEMBERS, engine_for, step_seconds
 
 
@@ -25,7 +26,13 @@ def seconds(plan: Plan, place: Place) -> tuple[float, float]:
     """Predicted seconds of a plan on one worker, and of its longest epoch.
 
     From a trial of a few steps of each kind of fleet.
+
+    Raises:
+        ThreeRegimeError: a batch or an augmentation that the data set does not allow.
     """
+    for job in plan.jobs:
+        # At once, and not as something that every engine fails at, each in its turn.
+        _data(job, place).check(_training(job).batch_size, job.protocol.data)
     trials: dict[tuple[str, int], float] = {}
     total = 0.0
     for job in plan.jobs:
@@ -40,13 +47,20 @@ def _section(job: Job) -> str:
     return "dense" if isinstance(job, DenseJob) else "retraining"
 
 
+def _training(job: Job) -> Training:
+    return job.protocol.dense if isinstance(job, DenseJob) else job.protocol.retraining
+
+
+def _data(job: Job, place: Place) -> Task:
+    return resident(job.protocol.data, place.data_dir, place.download, place.device)
+
+
 def _epoch_seconds(job: Job, place: Place) -> float:
     """Seconds of one epoch of a job's fleet, from a trial of at most so many of its members.
 
     Where the number of steps is given, it is an epoch of the schedule that is stretched over them.
     """
-    protocol, training = job.protocol, getattr(job.protocol, _section(job))
-    data = resident(protocol.data, place.data_dir, place.download, place.device)
+    protocol, training, data = job.protocol, _training(job), _data(job, place)
     tried = min(job.nets, MEMBERS)
     # Timed anew even where the engine is known: how busy the machine is changes.
     engine = engine_for(place, protocol, training, job.nets)
@@ -56,23 +70,12 @@ def _epoch_seconds(job: Job, place: Place) -> float:
 
 
 def duration(span: float) -> str:
-    """Seconds in words, e.g. "3 min" or "2.5 h"."""
+    """Seconds in words, e.g. "3 min", "2.5 h" or "12 days"."""
     if span < 60:
         return f"{max(1, round(span))} s"
-    return f"{span / 60:.0f} min" if span < 5400 else f"{span / 3600:.1f} h"
-
-
-def overview(name: str) -> str:
-    """One line on an experiment: its title, and at each scale its cells and whether it is there."""
-    parts = []
-    for scale in catalogue.scales(name):
-        experiment = catalogue.experiment(name, scale)
-        units = experiment.units()
-        have = results.done(experiment, results.ROOT)
-        there = sum(
-            all((u.protocol.hash(), u.dense_seed, s) in have for s in u.retrain_seeds)
-            for u in units
-        )
-        parts.append(f"{scale} {len(units)} cells x dense seeds, {there / len(units):.0%} there")
-    title = catalogue.experiment(name, catalogue.scales(name)[0]).title
-    return f"{name}: {title} ({'; '.join(parts)})"
+    hours, days = span / 3600, span / 86_400
+    if hours < 1.5:
+        return f"{span / 60:.0f} min"
+    if hours < 48:
+        return f"{hours:.1f} h"
+    return f"{days:.0f} days" if days < 730 else f"{days / 365:,.0f} years"

@@ -9,10 +9,13 @@ from __future__ import annotations
 import functools
 import gc
 import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from threeregime import results
 from threeregime.catalogue import Unit
@@ -20,9 +23,9 @@ from threeregime.device import out_of_memory, prepare
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet, State
-from threeregime.hessian import curvature
+from threeregime.hessian import Curvature, curvature
 from threeregime.loader import resident
-from threeregime.measure import measure_pairs
+from threeregime.measure import PairMetrics, measure_pairs
 from threeregime.models import builder
 from threeregime.protocol import Protocol, Training
 from threeregime.provenance import provenance
@@ -115,8 +118,7 @@ def _dense(job: DenseJob, place: Place, advance: Advance) -> bool:
         builder(job.protocol.net, data),
         [stream("initial", seed) for seed in job.seeds],
         place.device,
-        mechanism=engine.mechanism,
-        compiled=engine.compiled,
+        **engine.of_fleet,
     )
     streams = [stream("dense", seed) for seed in job.seeds]
     run = _run(fleet, data, job.protocol, job.protocol.dense, streams, engine)
@@ -185,16 +187,54 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     trainer.save()
     if not trainer.fits(1.5 * job.last_measuring / job.nets):
         return False
+    measured = _measure(fleet, kept, job, data, trainer, counted)
+    _write(job, place, engine, trainer, measured, shards)
+    trainer.path.unlink(missing_ok=True)
+    advance(job.last_measuring)
+    return True
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is known of retrained nets: errors [M], float64; pairs; the Hessian if asked for."""
+
+    test: Tensor
+    train: Tensor
+    pairs: PairMetrics
+    local: Curvature | None
+
+
+def _measure(
+    fleet: Fleet, kept: Masks, job: RetrainJob, data: Task, trainer: Trainer, counted: Iterable[int]
+) -> _Measured:
+    """Measure retrained nets and their pairs; the time it takes is the trainer's.
+
+    Args:
+        counted: epochs over which the test error is averaged; the trainer has each one's.
+    """
     begin = time.monotonic()
+    metrics = job.protocol.metrics
     # In the order of time: a checkpoint hands them back in another, and sums round by order.
     test = torch.stack([trainer.extra[extra(False, e)] for e in counted]).mean(dim=0).cpu()
     local = None
-    with run.compressed():
+    with trainer.run.compressed():
         train = errors(fleet, data, True).cpu()
         pairs = measure_pairs(fleet, job.pairs, data, metrics.points, metrics.samples)
         if metrics.hessian:
             local = curvature(fleet, kept, data, metrics.hessian, metrics.samples)
     trainer.seconds += time.monotonic() - begin
+    return _Measured(test, train, pairs, local)
+
+
+def _write(
+    job: RetrainJob,
+    place: Place,
+    engine: Engine,
+    trainer: Trainer,
+    measured: _Measured,
+    shards: Mapping[str, Path],
+) -> None:
+    """Write a retrained fleet's tables, in the order of ``shards``."""
     seeds = {
         "dense": sorted({unit.dense_seed for unit in job.units}),
         "retrain": sorted({seed for _, seed in job.members}),
@@ -202,15 +242,12 @@ def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     protocols = {u.protocol.hash(): u.protocol.to_dict(defaults=False) for u in job.units}
     origin = provenance(job, place, engine, protocols, seeds, trainer.seconds)
     tables = {
-        "nets": net_rows(job, place, test, train, local),
+        "nets": net_rows(job, place, measured.test, measured.train, measured.local),
         "early": early_rows(job, place, trainer.extra),
-        "pairs": pair_rows(job, place, pairs),
+        "pairs": pair_rows(job, place, measured.pairs),
     }
     for kind, shard in shards.items():
         results.write_shard(shard, tables[kind], origin)
-    trainer.path.unlink(missing_ok=True)
-    advance(job.last_measuring)
-    return True
 
 
 def _dense_file(unit: Unit, place: Place) -> Path:
@@ -227,8 +264,7 @@ def _prune(
         builder(job.protocol.net, data),
         state,
         place.device,
-        mechanism=engine.mechanism,
-        compiled=engine.compiled,
+        **engine.of_fleet,
     )
     pruning = [unit.protocol.pruning for unit, _ in job.members]
     weights = {name: state[name] for name in fleet.prunable()}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from threeregime.data import Dataset, load
+from threeregime.data import DATASETS, Dataset, load
 from threeregime.protocol import Data
 from threeregime.task import Batches, Draws, Task
 from threeregime.translation import TRANSLATIONS
@@ -20,10 +20,22 @@ from threeregime.translation import TRANSLATIONS
 def resident(wanted: Data, data_dir: Path, download: bool, device: str) -> Task:
     """The data set of a protocol on the device, loaded once a process."""
     if wanted.name in TRANSLATIONS:
-        whole: Task = TRANSLATIONS[wanted.name](data_dir, download)
+        whole: Task = TRANSLATIONS[wanted.name].load(data_dir, download)
     else:
         whole = load(wanted.name, data_dir, download)
     return whole.reduced(wanted.images, wanted.size).to(device)
+
+
+def outline(wanted: Data, device: str = "meta") -> Task:
+    """A data set's sizes without its contents, known before it is there.
+
+    A folder of pictures has to be looked at all the same.
+    """
+    if wanted.name in TRANSLATIONS:
+        return TRANSLATIONS[wanted.name].outline(wanted, device)
+    if wanted.name in DATASETS:
+        return DATASETS[wanted.name].outline(wanted, device)
+    return resident(wanted, Path(), False, device)
 
 
 class Loader(Batches):

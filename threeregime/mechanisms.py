@@ -1,6 +1,7 @@
 """How M nets run as one program: layouts of a fleet's memory, and the layers that run in them.
 
-``grouped`` and ``lanes`` exchange the layers of a plain net for stacked ones. In both, activations
+``grouped`` and ``lanes`` exchange the layers of a plain net for stacked ones
+(:mod:`threeregime.stacked`). In both, activations
 are ``[batch, M * channels, height, width]``, channels last in memory, so that batch norm stays
 batch norm and everything pointwise stays as it is. They differ in which comes first there:
 
@@ -27,11 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from threeregime import lanes
 from threeregime.errors import ThreeRegimeError
-
-Layers = dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
-
+from threeregime.stacked import GROUPED, LANES, Layers
 
 Forward = Callable[..., Tensor]
 
@@ -79,7 +77,7 @@ class Layout(Mechanism):
             raise ThreeRegimeError(
                 f"a layer of type {type(plain).__name__} cannot run in a fleet that is "
                 f"{self.name}: use the engine separate, or give the layer a stacked form in "
-                "threeregime/mechanisms.py"
+                "threeregime/stacked.py"
             )
         return _copied(plain, lambda child: self.stack(child, members))
 
@@ -96,75 +94,11 @@ def _copied(plain: nn.Module, child: Callable[[nn.Module], nn.Module]) -> nn.Mod
     return made
 
 
-def _norm(plain: nn.Module, members: int) -> nn.Module:
-    assert isinstance(plain, nn.BatchNorm2d)
-    norm = nn.BatchNorm2d(plain.num_features * members, plain.eps, plain.momentum)
-    # Only a momentum of None needs the count; keeping it would cost an operation a step.
-    norm.num_batches_tracked = None
-    return norm
-
-
-def _grouped_conv(plain: nn.Module, members: int) -> nn.Module:
-    assert isinstance(plain, nn.Conv2d)
-    conv = copy.copy(plain)
-    conv._parameters = dict(plain._parameters)
-    conv.groups = plain.groups * members
-    conv.in_channels, conv.out_channels = plain.in_channels * members, plain.out_channels * members
-    weight = plain.weight.detach().repeat(members, 1, 1, 1)
-    conv.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
-    if plain.bias is not None:
-        conv.bias = nn.Parameter(plain.bias.repeat(members))
-    return conv
-
-
-class Concat(nn.Module):
-    """Activations one after the other along the channels, as in a dense net.
-
-    A layer, where plain nets call ``torch.cat``: members lie in the channels too. In lanes channels
-    come first, so that it is right as it is.
-    """
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Map several [batch, channels, height, width] to one with the sum of their channels."""
-        return torch.cat(parts, dim=1)
-
-
-class _GroupedConcat(nn.Module):
-    def __init__(self, plain: nn.Module, members: int) -> None:
-        super().__init__()
-        self.members = members
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        # [batch, height, width, M, channels], as they lie in memory
-        apart = [part.permute(0, 2, 3, 1).unflatten(3, (self.members, -1)) for part in parts]
-        return torch.cat(apart, dim=4).flatten(3).permute(0, 3, 1, 2)
-
-
-class _GroupedLinear(nn.Module):
-    def __init__(self, plain: nn.Module, members: int) -> None:
-        super().__init__()
-        assert isinstance(plain, nn.Linear)
-        self.members = members
-        self.weight = nn.Parameter(plain.weight.repeat(members, 1))
-        self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.unflatten(1, (self.members, -1)).transpose(0, 1)
-        out = torch.bmm(x, self.weight.unflatten(0, (self.members, -1)).mT)
-        out = out.transpose(0, 1).flatten(1)
-        return out if self.bias is None else out + self.bias
-
-
 class Grouped(Layout):
     """Member by member: parameters have M times the rows of the plain layer's."""
 
     name = "grouped"
-    layers: ClassVar[Layers] = {
-        nn.Conv2d: _grouped_conv,
-        nn.BatchNorm2d: _norm,
-        nn.Linear: _GroupedLinear,
-        Concat: _GroupedConcat,
-    }
+    layers: ClassVar[Layers] = GROUPED
 
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
         """View a stacked tensor as [M, ...]."""
@@ -179,54 +113,11 @@ class Grouped(Layout):
         return outputs.unflatten(1, (members, -1)).transpose(0, 1)
 
 
-class _LanesConv(nn.Module):
-    def __init__(self, plain: nn.Module, members: int) -> None:
-        super().__init__()
-        assert isinstance(plain, nn.Conv2d)
-        if not lanes.available():
-            raise ThreeRegimeError(
-                "fleets in lanes need a C++ compiler: install g++, or use grouped"
-            )
-        square = all(len(set(pair)) == 1 for pair in (plain.stride, plain.kernel_size))
-        padding = plain.padding if isinstance(plain.padding, tuple) else (-1, -2)
-        if plain.groups > 1 or plain.dilation != (1, 1) or not square or len(set(padding)) > 1:
-            raise ThreeRegimeError(
-                "convolutions with groups, dilation or unequal sides: use grouped"
-            )
-        self.members, self.stride, self.padding = members, plain.stride[0], int(padding[0])
-        self.weight = nn.Parameter(plain.weight.repeat(1, 1, 1, members))
-        self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.unflatten(-1, (-1, self.members))
-        out = lanes.conv2d(x, weight, self.stride, self.padding)
-        return out if self.bias is None else out + self.bias[:, None, None]
-
-
-class _LanesLinear(nn.Module):
-    def __init__(self, plain: nn.Module, members: int) -> None:
-        super().__init__()
-        assert isinstance(plain, nn.Linear)
-        self.members = members
-        self.weight = nn.Parameter(plain.weight.repeat(1, members))
-        self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.unflatten(1, (-1, self.members))  # [batch, features, M]
-        weight = self.weight.unflatten(1, (-1, self.members))  # [outputs, features, M]
-        out = torch.bmm(x.permute(2, 0, 1), weight.permute(2, 1, 0)).permute(1, 2, 0).flatten(1)
-        return out if self.bias is None else out + self.bias
-
-
 class Lanes(Layout):
     """Members innermost: the last dimension of every parameter is M times the plain layer's."""
 
     name = "lanes"
-    layers: ClassVar[Layers] = {
-        nn.Conv2d: _LanesConv,
-        nn.BatchNorm2d: _norm,
-        nn.Linear: _LanesLinear,
-    }
+    layers: ClassVar[Layers] = LANES
 
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
         """View a stacked tensor as [M, ...]."""
@@ -255,7 +146,7 @@ class Separate(Mechanism):
             for name, p in plain._parameters.items()
         }
         made._buffers = {
-            # Of batch norm's count, see _norm.
+            # Of batch norm's count, see threeregime.stacked._norm.
             name: None if b is None or name == "num_batches_tracked" else _repeated(b, members)
             for name, b in plain._buffers.items()
         }

@@ -2,7 +2,7 @@
 
 A net that is to run as a fleet is made of layers that treat channels alike (convolution, batch
 norm, linear, pooling over space, pointwise functions), joins channels by
-:class:`threeregime.mechanisms.Concat` and never mixes them by hand. To add one: write the module
+:class:`threeregime.stacked.Concat` and never mixes them by hand. To add one: write the module
 and give it an entry in :data:`NETS`. What is pruned are its convolutions, unless it
 names other layers as its ``prunable``.
 """
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.mechanisms import Concat
+from threeregime.stacked import Concat
 from threeregime.transformer import Transformer
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ import subprocess
 import textwrap
 import time
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pandas as pd
 import torch
-import torchvision
 
 import threeregime
 from threeregime.device import device_name
@@ -43,7 +43,7 @@ def provenance(
             "threeregime": threeregime.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": metadata.version("torchvision"),
             "numpy": numpy.__version__,
         },
         "device": device_name(place.device),

@@ -200,7 +200,7 @@ def plan(
     retrain = (*begun, *_jobs((job.units for job in packed), open_ - taken))
     recorded = results.done_dense(experiment, root, *also)
     # With all stops of the grid, whichever of its cells are wanted now.
-    dense = tuple(_dense_jobs(experiment, experiment.cells(None).units(), wanted, recorded, at))
+    dense = tuple(_dense_jobs(experiment, experiment.choosing(None).units(), wanted, recorded, at))
     return Plan(experiment, at, dense, retrain, len(units) - len(wanted))
 
 

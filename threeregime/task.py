@@ -61,6 +61,22 @@ class Task(ABC):
     def blank(self, batch: int) -> Tensor:
         """A plain net's input of the right shape, [batch, ...], with nothing in it."""
 
+    def check(self, batch_size: int, wanted: Data) -> None:
+        """Refuse what no loader can do with these data.
+
+        Raises:
+            ThreeRegimeError: more examples a batch than there are, or an unfit augmentation.
+        """
+        self.check_batch(batch_size)
+
+    def check_batch(self, batch_size: int) -> None:
+        """Refuse a batch for which there are not enough training examples."""
+        if batch_size > self.count:
+            raise ThreeRegimeError(
+                f"batch_size = {batch_size} is not allowed: {self.name} has {self.count} training "
+                f"{self.of}"
+            )
+
     @abstractmethod
     def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Batches:
         """Batches of training examples for a fleet, augmented as the protocol wants."""
@@ -126,11 +142,7 @@ class Batches(ABC):
     def __init__(
         self, data: Task, seeds: Sequence[int], batch_size: int, device: torch.device
     ) -> None:
-        if batch_size > data.count:
-            raise ThreeRegimeError(
-                f"batch_size = {batch_size} is not allowed: {data.name} has {data.count} training "
-                f"{data.of}"
-            )
+        data.check_batch(batch_size)
         self.task, self.seeds, self.batch_size, self.device = data, list(seeds), batch_size, device
         # The remainder of an epoch is dropped (scripts): a fleet's batches have one shape.
         self.steps = data.count // batch_size

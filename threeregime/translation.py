@@ -20,7 +20,7 @@ from threeregime.decoding import beam_search, bleu
 from threeregime.errors import ThreeRegimeError
 from threeregime.task import EVALUATION_BATCH, UNKNOWN, Batches, Draws, Task
 from threeregime.transformer import PAD
-from threeregime.vocabulary import Numerals, SubWords, Vocabulary, rows
+from threeregime.vocabulary import Numerals, SubWords, Unread, Vocabulary, rows
 
 if TYPE_CHECKING:
     from threeregime.fleet import Fleet
@@ -100,12 +100,17 @@ class Translation(Task):
 
     def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Sentences:
         """Pairs in an order of each member's own."""
+        self.check(batch_size, wanted)
+        return Sentences(self, seeds, batch_size)
+
+    def check(self, batch_size: int, wanted: Data) -> None:
+        """Sentences cannot be cropped or mirrored."""
+        super().check(batch_size, wanted)
         if wanted.crop or wanted.flip:
             raise ThreeRegimeError(
                 f"data.crop = {wanted.crop}, data.flip = {wanted.flip} are not allowed: "
                 f"{self.name} holds sentences; set them to 0 and false"
             )
-        return Sentences(self, seeds, batch_size)
 
     def taught(self, taken: Tensor) -> tuple[Tensor, Tensor]:
         """What a net is told [..., places + t - 1], and which piece comes next [..., t - 1].
@@ -251,7 +256,31 @@ def _fetch(at: Path) -> None:
                     print(" ".join(pair[language].split()), file=file)
 
 
-TRANSLATIONS: dict[str, Callable[[Path, bool], Translation]] = {
-    "number-words": number_words,
-    "wmt14": wmt14,
+@dataclass(frozen=True)
+class Corpus:
+    """How sentences are loaded, and what is known of them before they are there.
+
+    Attributes:
+        load: loads them, given the folder of downloaded ones and whether to fetch what is missing.
+        count: number of training pairs.
+        places: length of the source and of the target in a row.
+        pieces: size of the vocabulary.
+    """
+
+    load: Callable[[Path, bool], Translation]
+    count: int
+    places: tuple[int, int]
+    pieces: int
+
+    def outline(self, wanted: Data, device: str = "meta") -> Translation:
+        """Rows of the right sizes that say nothing, on a device that may be none (meta)."""
+        count = self.count if wanted.images is None else wanted.images
+        rows = torch.ones(count, sum(self.places), dtype=torch.int32, device=device)
+        return Translation(wanted.name, Unread(self.pieces), rows, rows, self.places[0], ())
+
+
+TRANSLATIONS: dict[str, Corpus] = {
+    "number-words": Corpus(number_words, 2000, (9, 11), 57),
+    # A source ends in END, a target begins and ends; about as many pairs as are short enough.
+    "wmt14": Corpus(wmt14, 4_400_000, (WMT14_LONGEST + 1, WMT14_LONGEST + 2), WMT14_PIECES),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -15,6 +16,7 @@ from threeregime.loader import resident
 from threeregime.models import builder
 from threeregime.protocol import Protocol, Training
 from threeregime.sweep import Place
+from threeregime.task import Task
 from threeregime.training import Run
 
 MEMBERS = 16
@@ -51,15 +53,32 @@ def step_seconds(
         engine: how it is run.
         limit: seconds; a step that takes longer is the last one.
     """
-    prepare(place.device)
     data = resident(protocol.data, place.data_dir, place.download, place.device)
+    return timed(data, place.device, protocol, training, members, engine, limit)
+
+
+def timed(
+    data: Task,
+    device: str,
+    protocol: Protocol,
+    training: Training,
+    members: int,
+    engine: Engine,
+    limit: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """The same on given data, which lie on the device and may be no more than an outline.
+
+    Args:
+        clock: what tells seconds; :func:`time.process_time` leaves out what other processes take.
+    """
+    prepare(device)
     seeds = range(members)
     fleet = Fleet.initial(
         builder(protocol.net, data),
         seeds,
-        place.device,
-        mechanism=engine.mechanism,
-        compiled=engine.compiled,
+        device,
+        **engine.of_fleet,
     )
     loader = data.loader(seeds, training.batch_size, protocol.data)
     run = Run(fleet, loader, training, engine)
@@ -68,12 +87,12 @@ def step_seconds(
     unmeasured = WARM_UP + 1 if engine.graphed else 1
     best = math.inf
     for number in range(unmeasured + STEPS):
-        begin = time.perf_counter()
+        begin = clock()
         run.advance(*loader.part(draws, number % loader.steps))
-        if place.device != "cpu":
-            torch.cuda.synchronize(place.device)
+        if device != "cpu":
+            torch.cuda.synchronize(device)
         if number >= unmeasured:
-            best = min(best, time.perf_counter() - begin)
+            best = min(best, clock() - begin)
             if best > limit:
                 break
     return best

@@ -43,6 +43,21 @@ class Vocabulary(ABC):
         return self.join(kept)
 
 
+class Unread(Vocabulary):
+    """A vocabulary of which the size alone is known."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def encode(self, sentence: str) -> list[int]:
+        """Nothing is in it."""
+        raise NotImplementedError
+
+    def join(self, numbers: list[int]) -> str:
+        """Nothing is in it."""
+        raise NotImplementedError
+
+
 # What German writes as one word falls apart into these; longer ones come before their beginnings.
 _STEMS = (
     "hundert|tausend|zwanzig|zwölf|zwei|eins|ein|drei|vier|fünf|sechs|sech|sieben|sieb|acht|neun|"

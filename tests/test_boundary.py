@@ -1,0 +1,95 @@
+"""Following the boundary of Regime I without computing the diagram."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from threeregime import boundary, catalogue, cluster, results
+from threeregime.boundary import Cell
+from threeregime.errors import ThreeRegimeError
+from threeregime.regimes import PhaseDiagram
+
+
+def staircase(crossing: Sequence[int]) -> tuple[list[Cell], boundary.Measure]:
+    """A measure with the boundary at the given rows, and the cells that it is asked for."""
+    asked: list[Cell] = []
+
+    def measure(cells: Sequence[Cell]) -> dict[Cell, float]:
+        asked.extend(cells)
+        return {(t, x): 0.0 if t < crossing[int(x)] else -0.3 for t, x in cells}
+
+    return asked, measure
+
+
+@given(st.lists(st.integers(0, 16), min_size=1, max_size=9).map(sorted))
+def test_a_boundary_that_only_rises_is_found_exactly(crossing: list[int]) -> None:
+    asked, measure = staircase(crossing)
+    found = boundary.trace(range(16), range(len(crossing)), measure)
+    assert list(found.crossing) == crossing
+    assert len(asked) == len(set(asked)) == len(found.measured)
+    # No load needs more than a bisection of 17 outcomes.
+    assert len(asked) <= 5 * len(crossing)
+    assert found.in_one.sum() == sum(16 - c for c in crossing)
+
+
+def test_a_diagram_of_one_regime_takes_a_handful_of_cells() -> None:
+    for crossing, edge in (([16] * 9, "none"), ([0] * 9, 0)):
+        asked, measure = staircase(crossing)
+        found = boundary.trace(range(16), range(9), measure)
+        assert len(asked) <= 10
+        assert list(found.crossing) == crossing
+        assert set(found.table()["hottest of I"]) == {str(edge)}
+
+
+def test_diverged_cells_count_as_regime_i_and_noise_breaks_nothing() -> None:
+    found = boundary.trace(range(8), range(5), lambda cells: dict.fromkeys(cells, np.nan))
+    assert found.in_one.all()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        noise = boundary.trace(range(8), range(6), lambda c: {x: rng.normal() for x in c})
+        assert noise.in_one.shape == (8, 6)
+
+
+def test_on_the_papers_own_diagram_a_fifth_of_the_cells_tells_all() -> None:
+    paper = PhaseDiagram.from_reference()
+    lmc = paper.cells.set_index(["epochs", "density"])["lmc"]
+    found = boundary.trace(
+        paper.temperatures, paper.loads, lambda cells: {c: float(lmc[c]) for c in cells}
+    )
+    assert found.share < 0.25
+    assert found.agreement(paper) == 1.0
+
+
+def test_an_experiment_is_traced_with_the_cells_it_needs_alone(tmp_path: Path) -> None:
+    fields = {"data.images": 160, "metrics.points": 3}
+    experiment = catalogue.experiment("figure_02", "smoke").override(fields).with_seeds(1, 2)
+    planned = []
+
+    def obtain(part: catalogue.Experiment) -> results.Results:
+        planned.append(len(part.units()))
+        return cluster.obtain(part, "cpu", recompute=True, runs=tmp_path)
+
+    found = boundary.trace_experiment(experiment, obtain)
+    computed = results.load(experiment, tmp_path)
+    cells = set(zip(computed.nets["epochs"], computed.nets["density"], strict=True))
+    assert cells == set(found.measured)
+    assert sum(planned) == len(found.measured) < 6
+    # One dense run, with all stops, serves all rounds.
+    assert len(computed.dense) == len(experiment.temperatures)
+    shards = list((tmp_path / "figure_02" / "smoke").glob("dense-*.parquet"))
+    assert len(shards) == 1
+
+
+def test_several_variants_must_be_told_apart() -> None:
+    with pytest.raises(ThreeRegimeError, match=r"variant = '' .* SGD or SAM"):
+        boundary.of_experiment(catalogue.experiment("figure_05", "digits"))
+    said = boundary.of_experiment(catalogue.experiment("figure_05", "digits"), "SAM")
+    assert "the whole diagram is there too: it agrees in" in said
+    with pytest.raises(ThreeRegimeError, match="from -1 to 0"):
+        boundary.of_experiment(catalogue.experiment("figure_02", "digits"), threshold=0.5)
