@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from threeregime import drawing
 from threeregime.bootstrap import Array, mean
+from threeregime.boundary import Boundary
 from threeregime.cells import PRINTED, in_print
 from threeregime.regimes import PhaseDiagram
 
@@ -357,4 +358,33 @@ def accuracy(curves: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
         axes[0, 0].set_ylabel("Cells told rightly (%)")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return fig
+
+
+def traced(found: Mapping[str, tuple[PhaseDiagram, Boundary]]) -> Figure:
+    """LMC of whole diagrams, the boundary found by bisection, and the cells that it measured.
+
+    Args:
+        found: by heading, two beside each other.
+    """
+    columns = min(2, len(found))
+    rows = -(-len(found) // columns)
+    norm = drawing.scale([diagram.grid("lmc") for diagram, _ in found.values()])
+    with drawing.canvas(rows, columns, 3.6 * rows) as (fig, axes):
+        for ax, (heading, (diagram, line)) in zip(axes.flat, found.items(), strict=False):
+            lmc = np.ma.masked_invalid(diagram.grid("lmc"))
+            mesh = ax.pcolormesh(lmc, cmap="cividis", norm=norm, rasterized=True)
+            ax.set_ylim(len(diagram.temperatures), 0)
+            edges = np.repeat(np.arange(len(diagram.loads) + 1), 2)[1:-1]
+            steps = np.repeat(line.crossing, 2)
+            ax.plot(edges, steps, color="black", lw=2, path_effects=drawing.halo(3.6))
+            for temperature, load in line.measured:
+                place = (diagram.loads.index(load), diagram.temperatures.index(temperature))
+                ax.plot(place[0] + 0.5, place[1] + 0.5, "o", ms=5, mfc="white", mec="black")
+            drawing.ticks(ax, "x", diagram.load, diagram.loads)
+            drawing.ticks(ax, "y", diagram.temperature, diagram.temperatures)
+            ax.set_xlabel(f"{drawing.axis_label(diagram.load)}, high load ← → low load")
+            ax.set_ylabel(f"{drawing.axis_label(diagram.temperature)}, cold ← → hot")
+            ax.set_title(heading, loc="left")
+        fig.colorbar(mesh, ax=axes[0, -1], pad=0.02, aspect=28, label="LMC")
     return fig
