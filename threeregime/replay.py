@@ -157,3 +157,36 @@ def play(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def regrets(played: pd.DataFrame, load: str, rule: str, most: int = 8) -> pd.DataFrame:
+    """Where a rule's choice was worse than grid search's, the worst first.
+
+    Args:
+        played: as `play` returns it, with the rule "grid search".
+        load: name of the load.
+        rule: which rule.
+        most: rows at most.
+
+    Returns:
+        One row a load and dense seed: what both chose, with the commonest choice over pairs, the
+        LMC of the rule's net, and ``points lost`` (test error of the rule's minus grid search's,
+        mean over pairs, in points of percent; positive ones alone).
+    """
+    keys = [load, "dense_seed"]
+    chosen = played.groupby(["rule", *keys]).agg(
+        test_error=("test_error", "mean"),
+        chosen=("chosen", lambda x: x.mode().iloc[0]),
+        lmc=("lmc", "mean"),
+    )
+    own, best = chosen.loc[rule], chosen.loc["grid search"]
+    table = pd.DataFrame(
+        {
+            "chosen": own["chosen"],
+            "by grid search": best["chosen"],
+            "LMC": own["lmc"].round(3),
+            "points lost": 100 * (own["test_error"] - best["test_error"]),
+        }
+    )
+    worse = table[table["points lost"] > 0].sort_values("points lost", ascending=False)
+    return worse.head(most).round({"points lost": 2}).reset_index()
