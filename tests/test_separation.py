@@ -50,7 +50,7 @@ def auc(table: pd.DataFrame, metric: str, epoch: float = np.nan) -> float:
     return float(value)
 
 
-def test_hotter_is_better_where_the_hotter_neighbour_errs_less() -> None:
+def test_hotter_is_better_where_half_the_grid_hotter_errs_less() -> None:
     expected = {(20, 0.05): True, (30, 0.05): True, (20, 0.2): False, (30, 0.2): False}
     assert hotter_is_better(make()).to_dict() == expected
     # a larger rho is hotter
