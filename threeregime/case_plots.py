@@ -223,7 +223,8 @@ def selection(played: pd.DataFrame, diagrams: Mapping[str, PhaseDiagram], rule: 
         diagrams: by heading, one panel each.
         rule: the paper's rule to show beside the usual choice and grid search.
     """
-    norm = drawing.scale([played["lmc"].to_numpy(dtype=float)])
+    keys = ["study", "rule", next(iter(diagrams.values())).load]
+    norm = drawing.scale([played.groupby(keys)["lmc"].mean().to_numpy(dtype=float)])
     marks = {"best dense net": "X", rule: "s"}
     with drawing.canvas(1, len(diagrams), 3.6) as (fig, axes):
         for ax, (heading, diagram) in zip(axes[0], diagrams.items(), strict=True):

@@ -96,6 +96,19 @@ def run(
     print(book.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
 
 
+@app.command()
+def claims(
+    scale: Annotated[str, typer.Option(help="Of the tables: digits or paper.")] = "digits",
+    only: Annotated[str, typer.Option(help="Keys of some claims, e.g. heating_helps,depth.")] = "",
+) -> None:
+    """What holds of the paper's statements on the shipped tables, a line each."""
+    from threeregime import claims as ledger
+
+    names = list(filter(None, only.split(",")))
+    for line in ledger.lines(ledger.judge(scale, names=names)):
+        print(line)
+
+
 @app.command("boundary")
 def trace_boundary(
     experiment: Annotated[str, typer.Argument(help="Experiment, e.g. figure_02.")],

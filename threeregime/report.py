@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.judging import Statement
 from threeregime.regimes import PhaseDiagram
 from threeregime.results import Results
+from threeregime.sweep import is_complete
 from threeregime.thresholds import LMC_THRESHOLD
 
 VERDICTS = {True: "holds", False: "does not hold", None: "open"}
@@ -137,6 +139,20 @@ def _diagrams(
     }
 
 
+def shipped(experiment: Experiment, root: Path | None = None) -> Report | None:
+    """The study of an experiment from tables that hold all of it; None where they do not.
+
+    Args:
+        experiment: what is wanted.
+        root: where tables lie; None: the shipped ones.
+    """
+    at = root or results.ROOT
+    if not is_complete(experiment, at):
+        return None
+    tables = results.load(experiment, at)
+    return Report(experiment, tables, _diagrams(experiment, tables, LMC_THRESHOLD, 0.0))
+
+
 def at_paper_scale(
     name: str, lmc_threshold: float = LMC_THRESHOLD, cka_threshold: float = 0.0
 ) -> list[Report]:
@@ -176,12 +192,13 @@ def verdicts(*groups: Iterable[Statement], heads: Sequence[str] = ("here",)) -> 
         "|:--|" + ":--|" * len(columns),
     ]
     for same in zip(*groups, strict=True):
-        parts = [f"**{VERDICTS[s.holds]}** | {_effect(s)}" for s in same]
+        parts = [f"**{VERDICTS[s.holds]}** | {effect(s)}" for s in same]
         lines.append(f"| {same[0].statement} | {' | '.join(parts)} |")
     return Markdown("\n".join(lines))
 
 
-def _effect(statement: Statement) -> str:
+def effect(statement: Statement) -> str:
+    """A statement's effect with its 95 % interval, as far as there are these."""
     if statement.effect != statement.effect:
         return "no such cells"
     if statement.low != statement.low:

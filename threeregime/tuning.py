@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.bootstrap import mean
+from threeregime.bootstrap import Array, mean
 from threeregime.cells import in_print
 from threeregime.judging import half_width
 from threeregime.regimes import PhaseDiagram
@@ -63,16 +63,10 @@ def accuracy(diagram: PhaseDiagram, thresholds: Sequence[float] = THRESHOLDS) ->
         interval by Student's t over dense seeds; ``always hotter`` and ``never hotter``, the
         accuracies of rules that do not look.
     """
-    found = turned(diagram)
+    hotter = float(mean(turned(diagram).truth.ravel(), 0))
     rows = []
     for threshold in thresholds:
-        hits = np.where(
-            np.isfinite(found.truth) & np.isfinite(found.lmc),
-            (found.lmc < threshold) == found.truth,
-            np.nan,
-        )
-        by_seed = mean(hits, (1, 2))
-        hotter = float(mean(found.truth.ravel(), 0))
+        by_seed = accuracy_by_seed(diagram, threshold)
         half = half_width(by_seed.std(ddof=1) / np.sqrt(len(by_seed)), len(by_seed))
         middle = float(mean(by_seed, 0))
         rows.append(
@@ -86,6 +80,14 @@ def accuracy(diagram: PhaseDiagram, thresholds: Sequence[float] = THRESHOLDS) ->
             }
         )
     return pd.DataFrame(rows)
+
+
+def accuracy_by_seed(diagram: PhaseDiagram, threshold: float) -> Array:
+    """Share of cells where Algorithm 1, asked by one dense seed, points the right way [D]."""
+    found = turned(diagram)
+    known = np.isfinite(found.truth) & np.isfinite(found.lmc)
+    right = (found.lmc < threshold) == (found.truth > 0)
+    return mean(np.where(known, right, np.nan), (1, 2))
 
 
 def confusion(diagram: PhaseDiagram, threshold: float | None = None) -> pd.DataFrame:
