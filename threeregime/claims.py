@@ -1,6 +1,7 @@
 """The ledger of what the paper says: each statement with the tables it rests on and its verdict.
 
-A claim has parts, each a `threeregime.judging.Statement` on the tables of an experiment. It *holds* where all parts hold, *does not hold* where some part does not and none holds, *holds in
+A claim has parts, each a `threeregime.judging.Statement` on the tables of an experiment. It
+*holds* where all parts hold, *does not hold* where some part does not and none holds, *holds in
 part* where some do, and is *open* where the tables decide none. Tables that are not there leave it
 *not measured*. To add a claim, add an entry to :data:`CLAIMS`.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from threeregime import catalogue, report, results, statements, studies, tuning
 from threeregime.errors import ThreeRegimeError
@@ -101,6 +103,20 @@ def _judged(claim: Claim, scale: str, read: Callable[[str], Report | None]) -> V
         return Verdict(claim, scale, "not measured", ())
     parts = tuple(claim.parts(there))
     return Verdict(claim, scale, verdict_of(parts), parts)
+
+
+def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """The verdicts as a table: where, statement, verdict, effect, the experiments it rests on."""
+    return pd.DataFrame(
+        {
+            "in the paper": v.claim.where,
+            "statement": v.claim.statement,
+            "here": v.verdict,
+            "effect (95 % interval)": effects(v),
+            "tables": ", ".join(v.claim.experiments),
+        }
+        for v in verdicts
+    )
 
 
 def lines(verdicts: Iterable[Verdict]) -> list[str]:
