@@ -1,0 +1,51 @@
+"""The negative controls themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from made import diagram, tables
+
+from threeregime import catalogue, controls
+from threeregime.statements import figure_2
+
+
+def test_pairs_of_copies_tell_one_dense_run_from_two() -> None:
+    fields = {
+        "dense.epochs": 2,
+        "dense.milestones": [],
+        "retraining.epochs": 1,
+        "retraining.milestones": [],
+        "metrics.points": 3,
+    }
+    protocol = catalogue.protocol("smoke").update(fields)
+    pairs = controls.pairs_of_copies(protocol, [0, 1], [0, 1, 2])
+    assert pairs["from"].value_counts().to_dict() == {"one dense run": 6, "two dense runs": 9}
+    assert np.isfinite(pairs[["lmc", "cka"]]).all(axis=None)
+    again = controls.pairs_of_copies(protocol, [0, 1], [0, 1, 2])
+    pd.testing.assert_frame_equal(pairs, again)
+
+
+def clear(t: float, x: float) -> tuple[float, float, float]:
+    """Heating helps at the low density, which is in Regime I, and cooling at the high one."""
+    return (0.1 + t / 100, -0.3, 0.8) if x == 0.05 else (0.5 - t / 100, 0.0, 0.95)
+
+
+def test_shuffling_keeps_every_row_and_breaks_what_rests_on_the_temperature() -> None:
+    made = tables((10, 20, 30, 40), dense_seeds=5, values=clear, noise=1e-3)
+    mixed = controls.shuffled(made, 0)
+    for kind in ("nets", "pairs"):
+        before, after = getattr(made, kind), getattr(mixed, kind)
+        assert (before.drop(columns="epochs") == after.drop(columns="epochs")).all(axis=None)
+        # Each dense seed still has every temperature, and not the same ones in the same places.
+        counts = after.groupby(["dense_seed", "epochs"]).size()
+        assert counts.nunique() == 1
+        assert (before["epochs"] != after["epochs"]).any()
+
+    def held(tables_: object) -> list[bool]:
+        judged = figure_2(diagram(tables_))  # type: ignore[arg-type]
+        return [s.holds is True for s in judged if s.name in ("heating_helps", "cooling_helps")]
+
+    assert held(made) == [True, True]
+    found = [held(controls.shuffled(made, seed)) for seed in range(10)]
+    assert np.mean(found) < 0.2
