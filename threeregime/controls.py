@@ -45,7 +45,8 @@ def pairs_of_copies(
     build = builder(protocol.net, data)
     seeds = [stream("initial", seed) for seed in dense_seeds]
     dense = Fleet.initial(build, seeds)
-    _train(Run(dense, _loader(protocol, "dense", [(s,) for s in dense_seeds]), protocol.dense))
+    run = Run(dense, _loader(protocol, "dense", [(s,) for s in dense_seeds]), protocol.dense)
+    _train(run, protocol.dense.stopped)
     members = list(itertools.product(range(len(dense_seeds)), retrain_seeds))
     state = {
         name: torch.stack([tensor[at] for at, _ in members])
@@ -58,7 +59,7 @@ def pairs_of_copies(
     weights = {name: state[name] for name in fleet.prunable()}
     each = len(members)
     run.prune(masks(weights, [pruning.method] * each, [pruning.density] * each))
-    _train(run)
+    _train(run, run.epochs)
     pairs = list(itertools.combinations(range(each), 2))
     found = measure_pairs(fleet, pairs, data, protocol.metrics.points, protocol.metrics.samples)
     return pd.DataFrame(
@@ -77,8 +78,8 @@ def _loader(protocol: Protocol, kind: str, seeds: Sequence[tuple[int, ...]]) -> 
     return data.loader(streams, training.batch_size, protocol.data)
 
 
-def _train(run: Run) -> None:
-    while run.epoch < run.epochs:
+def _train(run: Run, until: int) -> None:
+    while run.epoch < until:
         run.run_epoch()
 
 
