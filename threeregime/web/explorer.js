@@ -52,7 +52,7 @@ function build(grid, act) {
   const copy = make("button", { type: "button", class: "copy" }, "Copy");
   copy.addEventListener("click", () => copyText(command, copy));
   const view = {
-    choice, temperature, load, lmc, cka, reset, paper, diagram, command, over,
+    choice, temperature, load, lmc, cka, reset, paper, diagram, command, copy, over,
     legend: part("legend"),
     cell: make("h3"),
     advice: make("p", { class: "advice", role: "status", "aria-live": "polite" }),
@@ -64,9 +64,9 @@ function build(grid, act) {
   view.root = make(
     "section",
     { class: "threeregime-explorer", "aria-label": "Explorer of phase diagrams" },
-    part("row", make("label", { for: choice.id }, "Experiment"), choice),
+    part("line", make("label", { for: choice.id }, "Experiment"), choice),
     part("sliders", temperature.box, load.box, lmc.box, cka.box),
-    part("row", reset, part("check", paper, over)),
+    part("line", reset, part("check", paper, over)),
     part(
       "panes",
       part("left", diagram, view.legend),
@@ -90,7 +90,6 @@ async function copyText(from, button) {
     document.execCommand("copy");
   }
   button.textContent = "Copied";
-  setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
 /** Everything that the state decides. */
@@ -137,7 +136,9 @@ function draw(view, grid, state) {
     drawCurve(diagram, curve, wide),
     make("p", { class: "unseen" }, curve ? inWords(curve) : "No curve."),
   );
-  view.command.textContent = command(diagram, row, column);
+  const asked = command(diagram, row, column);
+  if (view.command.textContent !== asked) view.copy.textContent = "Copy";
+  view.command.textContent = asked;
   view.note.textContent = note(grid, diagram, cell, thresholds, paper);
 }
 
