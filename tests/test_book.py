@@ -3,78 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import Visit
 
 from threeregime import book
 from threeregime.errors import ThreeRegimeError
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-# No sandbox: containers and CI run as root. The rest keeps Chromium from calling home at the start.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the pages, built from the notebooks as they are committed."""
     return book.build(execute=False, out=tmp_path_factory.mktemp("book")).parent
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: `apt-get install chromium`, or have chrome on the path")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield running
-        running.close()
-
-
-class Visit:
-    """A page opened with the network off, and all that went wrong on it."""
-
-    def __init__(self, browser: Any, path: Path) -> None:
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900})
-        self.context.set_offline(True)
-        self.context.set_default_timeout(90_000)
-        self.page = self.context.new_page()
-        self.wrong: list[str] = []
-        self.page.on("request", lambda r: self._network(r.url))
-        self.page.on("requestfailed", lambda r: self.wrong.append(f"failed: {r.url}"))
-        self.page.on("pageerror", lambda error: self.wrong.append(f"uncaught: {error}"))
-        self.page.on("console", lambda m: self._console(m.type, m.text))
-        self.page.goto(path.as_uri())
-        # What scripts ask for after the page has loaded. Waiting for an idle network instead hangs
-        # now and then on pages that come from files.
-        self.page.wait_for_timeout(1_000)
-
-    def _network(self, url: str) -> None:
-        if not url.startswith(("file:", "data:", "blob:")):
-            self.wrong.append(f"asked the network: {url}")
-
-    def _console(self, kind: str, text: str) -> None:
-        if kind == "error":
-            self.wrong.append(f"console: {text}")
-
-    def __enter__(self) -> Visit:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
 
 
 @pytest.mark.parametrize("name", ["index", "search", "genindex", *book.pages()])
@@ -106,6 +48,19 @@ def test_introduction_shows_the_diagram_and_its_numbers(html: Path, browser: Any
         numbers = visit.page.locator(".pasted-text").all_inner_texts()
         assert len(numbers) > 10
         assert all(re.fullmatch(r"[+-]?[\d.,]+", number) for number in numbers)
+
+
+def test_introduction_opens_on_the_explorer_and_the_picture_stands_in_without_scripts(
+    html: Path, browser: Any
+) -> None:
+    page = html / "book" / "intro.html"
+    widget, still = ".threeregime-explorer", ".explorer-still img"
+    with Visit(browser, page) as visit:
+        assert visit.page.locator(f"{widget} .advice").inner_text().startswith("Regime I: ")
+        assert not visit.page.locator(still).is_visible()
+    with Visit(browser, page, java_script_enabled=False) as visit:
+        assert visit.page.locator(widget).count() == 0
+        assert visit.page.locator(still).is_visible()
 
 
 def test_slider_works_without_a_kernel(html: Path, browser: Any) -> None:

@@ -124,12 +124,13 @@ def make(
             retrain_seeds or len(experiment.retrain_seeds),
         )
     tables = cluster.obtain(experiment, device, recompute)
-    return Report(experiment, tables, _diagrams(experiment, tables, lmc_threshold, cka_threshold))
+    return Report(experiment, tables, diagrams(experiment, tables, lmc_threshold, cka_threshold))
 
 
-def _diagrams(
+def diagrams(
     experiment: Experiment, tables: Results, lmc_threshold: float, cka_threshold: float
 ) -> dict[str, PhaseDiagram]:
+    """The diagram of each variant, by its name; a ``cka_threshold`` of 0 takes Otsu's."""
     total = experiment.protocol.dense.epochs if experiment.temperature == "epochs" else None
     return {
         variant: PhaseDiagram.from_results(
@@ -174,8 +175,8 @@ def at_paper_scale(
         cells = len(tables.nets.drop_duplicates("cell"))
         whole = len(chosen.units()) // len(chosen.dense_seeds)
         print(f"{source}: {cells} of {whole} cells")
-        diagrams = _diagrams(chosen, tables, lmc_threshold, cka_threshold)
-        found.append(Report(chosen, tables, diagrams))
+        made = diagrams(chosen, tables, lmc_threshold, cka_threshold)
+        found.append(Report(chosen, tables, made))
     return found
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.bootstrap import Array
+from threeregime.bootstrap import Array, mean
 from threeregime.cells import METRICS
 from threeregime.errors import ThreeRegimeError
+from threeregime.judging import half_width
 from threeregime.regimes import PhaseDiagram
 from threeregime.thresholds import REGIMES
 
@@ -59,6 +60,37 @@ def best_temperatures(diagram: PhaseDiagram) -> pd.DataFrame:
         row |= {f"error_{name}": error[i, j] for name, i in at.items()}
         rows.append(row | {f"regime_{name}": regime[i, j] for name, i in at.items()})
     return pd.DataFrame(rows)
+
+
+def gains(diagram: PhaseDiagram) -> tuple[NDArray[np.int64], Array, Array, Array]:
+    """What each cell would gain from its load's best temperature, without the bias of choosing it.
+
+    The best of many noisy numbers looks better than it is. So for each dense seed the temperature
+    is chosen on the other dense seeds and the gain is measured on this one, as in
+    `threeregime.statements.heating_helps`; the interval is Student's t over these gains.
+
+    Returns:
+        Row of the lowest mean test error of each load [L], -1 where there is none; then the mean
+        gain (fraction of test error, positive where the best is better) and its 95 % interval, each
+        [T, L], NaN without seeds.
+    """
+    error, seeds = diagram.grid("test_error"), diagram.by_seed.get("test_error")
+    best = np.where(
+        np.isfinite(error).any(0), np.where(np.isnan(error), np.inf, error).argmin(0), -1
+    )
+    gain, half = np.full(error.shape, np.nan), np.full(error.shape, np.nan)
+    if seeds is None or len(seeds) < 2:
+        return best, gain, gain - half, gain + half
+    each = np.full(seeds.shape, np.nan)
+    for d, own in enumerate(seeds):
+        others = mean(np.delete(seeds, d, axis=0), 0)
+        chosen = np.where(np.isnan(others), np.inf, others).argmin(0)
+        each[d] = own - np.take_along_axis(own, chosen[None], 0)
+    gain, count = mean(each, 0), np.isfinite(each).sum(0)
+    spread = np.sqrt(mean((each - gain) ** 2, 0) / np.maximum(count - 1, 1))
+    for n in np.unique(count):
+        half[count == n] = half_width(1.0, int(n)) * spread[count == n]
+    return best, gain, gain - half, gain + half
 
 
 def favourable(diagram: PhaseDiagram) -> tuple[Transition | None, Transition | None]:

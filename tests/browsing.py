@@ -1,0 +1,54 @@
+"""Opening pages in a real browser, as a reader without a network would."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+# No sandbox: containers and CI run as root. The rest keeps Chromium from calling home at the start.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Visit:
+    """A page opened with the network off, and all that went wrong on it."""
+
+    def __init__(self, browser: Any, path: Path, address: str = "", **options: Any) -> None:
+        """Open a file at a place in it (``#...``), in a context with some options of playwright."""
+        size = {"width": 1280, "height": 900}
+        self.context = browser.new_context(**{"viewport": size, **options})
+        self.context.set_offline(True)
+        self.context.set_default_timeout(90_000)
+        self.page = self.context.new_page()
+        self.wrong: list[str] = []
+        self.page.on("request", lambda r: self._network(r.url))
+        self.page.on("requestfailed", lambda r: self.wrong.append(f"failed: {r.url}"))
+        self.page.on("pageerror", lambda error: self.wrong.append(f"uncaught: {error}"))
+        self.page.on("console", lambda m: self._console(m.type, m.text))
+        self.page.goto(path.as_uri() + address)
+        # What scripts ask for after the page has loaded. Waiting for an idle network instead hangs
+        # now and then on pages that come from files.
+        self.page.wait_for_timeout(1_000)
+
+    def _network(self, url: str) -> None:
+        if not url.startswith(("file:", "data:", "blob:")):
+            self.wrong.append(f"asked the network: {url}")
+
+    def _console(self, kind: str, text: str) -> None:
+        if kind == "error":
+            self.wrong.append(f"console: {text}")
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
