@@ -151,7 +151,7 @@ def shipped(experiment: Experiment, root: Path | None = None) -> Report | None:
     if not is_complete(experiment, at):
         return None
     tables = results.load(experiment, at)
-    return Report(experiment, tables, diagrams(experiment, tables))
+    return Report(experiment, tables, diagrams(experiment, tables, LMC_THRESHOLD, 0.0))
 
 
 def at_paper_scale(
