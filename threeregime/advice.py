@@ -46,7 +46,7 @@ def advise(
     checkpoints: Mapping[str, Any] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
-    optimizer: str = "adam",
+    optimizer: str | None = None,
     lr: float | None = None,
     copies: int = 2,
     most: int = MOST,
@@ -73,8 +73,8 @@ def advise(
             files that hold one. None: the model as it is.
         epochs: of retraining; None: as many as make some 300 steps, from 2 to 20.
         batch_size: in retraining; None: 64, or an eighth of few examples.
-        optimizer: "adam" or "sgd" (with momentum 0.9).
-        lr: its learning rate; None: 1e-3 of Adam, 1e-2 of SGD.
+        optimizer: "adam" or "sgd" (with momentum 0.9); None: SGD for a net with batch norm.
+        lr: its learning rate; None: one that most such nets bear (`threeregime.live.RATES`).
         copies: retrained from each pruned net, 2 or more; more make LMC and CKA less noisy.
         most: examples of a split that are used at most, drawn at random.
         seed: of that draw, of the copies' orders of the data, and of dropout.
@@ -98,7 +98,7 @@ def advise(
         subject = examined(model, train, own=checkpoints is None)
         states = _states(subject, checkpoints)
         task = Examples("the given data", train, test, subject.classes)
-        recipe = retraining(task.count, epochs, batch_size, optimizer, lr)
+        recipe = retraining(task.count, subject.batch_norm, epochs, batch_size, optimizer, lr)
         with tqdm(
             total=0,
             unit="step",

@@ -15,6 +15,8 @@ from threeregime.thresholds import LMC_THRESHOLD
 
 SURE = 0.6
 """A regime less likely than this is not told from the others."""
+FAR = 0.05
+"""Copies whose training error is larger than the dense net's by this have not caught up."""
 TURNS = {"I": "hotter", "II-A": "colder", "II-B": "stay"}
 MEANS = {
     "I": "the retrained copies are poorly connected: between them lies a barrier of high error",
@@ -114,7 +116,7 @@ class Advice:
             likely = f", probability {self.probabilities[self.regime]:.0%}"
         head = f"Regime {self.regime}{likely}: {MEANS[self.regime]}."
         if not self.open:
-            return [head, TODO[self.turn]]
+            return [head, TODO[self.turn], *self._caution()]
         assert self.probabilities is not None
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
         chances = ", ".join(f"{name} {chance:.0%}" for name, chance in ranked)
@@ -123,6 +125,16 @@ class Advice:
             f"{MEANS[self.regime]}.",
             f"If anything: {TODO[self.turn][0].lower()}{TODO[self.turn][1:]}",
             "More copies (copies=4) or a longer retraining may settle it.",
+        ]
+
+    def _caution(self) -> list[str]:
+        """What speaks against an answer that rests on copies which have not learned enough."""
+        errors = self.evidence[self.chosen].train
+        if self.regime == "I" or min(errors) < self.dense[self.chosen].train + FAR:
+            return []
+        return [
+            "Caution: the copies still err far more than the dense net, so they may be alike only "
+            "for want of training; give more epochs or a larger lr to be sure."
         ]
 
     def _seen(self) -> list[str]:

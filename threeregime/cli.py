@@ -134,7 +134,7 @@ def advise(
         int | None, typer.Option(help="Of retraining; by default chosen by the data.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="In retraining, likewise.")] = None,
-    optimizer: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
+    optimizer: Annotated[str | None, typer.Option(help="adam or sgd, likewise.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of it.")] = None,
     copies: Annotated[int, typer.Option(help="Retrained copies of each pruned net.")] = 2,
     most: Annotated[int, typer.Option(help="Examples of a split that are used at most.")] = 10_000,

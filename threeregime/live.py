@@ -32,8 +32,8 @@ from threeregime.training import Run, errors
 
 TARGET_STEPS = 300
 """Steps that a copy is retrained for by default, if this takes from 2 to 20 epochs."""
-RATES = {"adam": 1e-3, "sgd": 1e-2}
-"""Learning rates that train most nets; the paper's 0.1 wants batch norm."""
+RATES = {("sgd", True): 0.1, ("sgd", False): 1e-2, ("adam", True): 1e-2, ("adam", False): 1e-3}
+"""Learning rates by optimizer and whether there is batch norm, which bears larger ones."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,21 @@ class Evidence:
 
 def retraining(
     examples: int,
+    batch_norm: bool,
     epochs: int | None = None,
     batch_size: int | None = None,
-    optimizer: str = "adam",
+    optimizer: str | None = None,
     lr: float | None = None,
 ) -> Retraining:
-    """A short retraining that suits most nets; what is None is chosen from the number of examples.
+    """A short retraining that suits most nets; what is None is chosen for them.
 
-    Batches are of 64, or of an eighth of few examples. The rate falls to a tenth after half of the
-    epochs and again after three quarters, as in the paper's retraining (Section 3.1).
+    Nets with batch norm are retrained as the paper's are: by SGD with momentum 0.9 at a rate of
+    0.1 (Section 3.1); others by Adam at 1e-3, which most bear. Batches are of 64, or of an eighth
+    of few examples. The rate falls to a tenth after half of the epochs and again after three
+    quarters.
     """
+    if optimizer is None:
+        optimizer = "sgd" if batch_norm else "adam"
     if batch_size is None:
         batch_size = max(2, min(64, examples // 8))
     if batch_size < 2 or batch_size > examples:
@@ -88,7 +93,7 @@ def retraining(
         raise ThreeRegimeError(f"epochs = {epochs} is not allowed: 1 or more")
     milestones = sorted({m for m in (epochs // 2, 3 * epochs // 4) if 0 < m < epochs})
     return Retraining(
-        lr=RATES.get(optimizer, 1e-3) if lr is None else lr,
+        lr=RATES.get((optimizer, batch_norm), 1e-3) if lr is None else lr,
         weight_decay=0.0,
         batch_size=batch_size,
         epochs=epochs,
@@ -166,9 +171,10 @@ class Live:
         seeds = [stream("copy", self.seed, number) for number in range(self.copies)]
         run = Run(fleet, self.task.loader(seeds, self.recipe.batch_size), self.recipe)
         state = fleet.state()
-        weights = {name: state[name] for name in self.subject.prunable}
-        kept = pruning.masks(weights, ["uniform"] * self.copies, [self.density] * self.copies)
-        run.prune(kept)
+        # Copies have the same weights, and so the same mask.
+        one = {name: state[name][:1] for name in self.subject.prunable}
+        kept = pruning.masks(one, ["uniform"], [self.density])
+        run.prune({n: mask.expand(self.copies, *mask.shape[1:]) for n, mask in kept.items()})
         return run
 
     def _fleet(self, candidate: str, copies: int) -> Fleet:

@@ -38,6 +38,11 @@ class Subject:
     classes: int
 
     @property
+    def batch_norm(self) -> bool:
+        """Whether it has batch norm."""
+        return any(isinstance(layer, _BatchNorm) for layer in self.net.modules())
+
+    @property
     def weights(self) -> int:
         """Number of prunable weights."""
         named = dict(self.net.named_parameters())
