@@ -388,6 +388,9 @@ def test_what_is_about_even_is_open() -> None:
     even = answer(-0.06, chances={"I": 0.5, "II-A": 0.45, "II-B": 0.05})
     assert even.open
     assert str(even).startswith("Open (I 50%, II-A 45%, II-B 5%)")
+    torn = answer(-0.03, chances={"I": 0.98, "II-A": 0.02, "II-B": 0.0})
+    assert torn.open
+    assert "Regime II-A (train colder), but of nets which looked like it most ended in" in str(torn)
     sure = answer(-0.2, chances={"I": 0.97, "II-A": 0.03, "II-B": 0.0})
     assert not sure.open
     assert str(sure).startswith("Regime I, probability 97%")

@@ -119,12 +119,21 @@ class Advice:
             return [head, TODO[self.turn], *self._caution()]
         assert self.probabilities is not None
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
-        chances = ", ".join(f"{name} {chance:.0%}" for name, chance in ranked)
+        likeliest, chance = ranked[0]
+        again = "Ask again with more copies (copies=4) or a longer retraining before you act on it."
+        if likeliest != self.regime:
+            return [
+                f"Open: LMC and CKA put it into Regime {self.regime} ({_in_words(self.turn)}), but "
+                f"of nets which looked like it most ended in Regime {likeliest} ({chance:.0%}; "
+                f"{_in_words(TURNS[likeliest])}).",
+                again,
+            ]
+        chances = ", ".join(f"{name} {share:.0%}" for name, share in ranked)
+        todo = TODO[self.turn]
         return [
-            f"Open ({chances}). By the thresholds it is Regime {self.regime}: "
-            f"{MEANS[self.regime]}.",
-            f"If anything: {TODO[self.turn][0].lower()}{TODO[self.turn][1:]}",
-            "More copies (copies=4) or a longer retraining may settle it.",
+            f"Open ({chances}), if anything Regime {self.regime}: {MEANS[self.regime]}.",
+            f"If so: {todo[0].lower()}{todo[1:]}",
+            again,
         ]
 
     def _caution(self) -> list[str]:
@@ -257,3 +266,7 @@ def _percent(error: float) -> str:
 
 def _percents(errors: tuple[float, ...]) -> str:
     return ", ".join(f"{100 * error:.1f}" for error in errors) + " %"
+
+
+def _in_words(turn: str) -> str:
+    return "stay as it is" if turn == "stay" else f"train {turn}"
