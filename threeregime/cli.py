@@ -1,4 +1,4 @@
-"""The command line: ``threeregime sweep``, ``run``, ``book``, ``experiments``."""
+"""The command line: ``threeregime sweep``, ``run``, ``book``, ``experiments``, ``advise``."""
 
 from __future__ import annotations
 
@@ -146,6 +146,70 @@ def experiments() -> None:
 
     for line in listing.lines():
         print(line)
+
+
+@app.command()
+def advise(
+    net: Annotated[
+        str, typer.Argument(help="Your net: FILE.py:function, package.module:function(classes=10).")
+    ],
+    more: Annotated[
+        list[str] | None, typer.Argument(help="More weights, as a shell makes of epoch_*.pt.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="File of weights, or of several: 'epoch_*.pt'; as often as needed."),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Folder with train/CLASS/IMAGE (and test/), or FILE.py:function.")
+    ] = "",
+    test: Annotated[str, typer.Option(help="FILE.py:function that returns test data.")] = "",
+    density: Annotated[float, typer.Option(help="Share of the weights to keep.")] = 0.05,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of retraining; by default chosen by the data.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="In retraining, likewise.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam or sgd, likewise.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of it.")] = None,
+    copies: Annotated[int, typer.Option(help="Retrained copies of each pruned net.")] = 2,
+    most: Annotated[int, typer.Option(help="Examples of a split that are used at most.")] = 10_000,
+    mean: Annotated[str, typer.Option(help="Of images' pixels in [0, 1]: 0.49,0.48,0.45.")] = "",
+    std: Annotated[str, typer.Option(help="Likewise; by default both are measured.")] = "",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    figure: Annotated[Path | None, typer.Option(help="Draw the barrier, e.g. barrier.png.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    progress: Annotated[
+        bool | None, typer.Option(help="Show a bar; by default on a terminal.")
+    ] = None,
+) -> None:
+    """Tell whether your net wants hotter or colder training before it is pruned."""
+    from threeregime import advice, checkpoints
+
+    if figure is not None:
+        checkpoints.check_figure(figure)
+    model = checkpoints.made(net)
+    paths = checkpoints.named(checkpoints.files([*(weights or []), *(more or [])]))
+    train_data, test_data = checkpoints.data(data, model, most, seed, mean, std)
+    answer = advice.advise(
+        model,
+        train_data,
+        density=density,
+        test_data=checkpoints.made(test) if test else test_data,
+        checkpoints=paths or None,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr,
+        copies=copies,
+        most=most,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    if figure is not None:
+        answer.figure(figure)
+    print(answer.to_json() if json else answer)
 
 
 def split_pair(text: str) -> tuple[str, str]:

@@ -116,6 +116,11 @@ class Dataset(task.Task):
         for pixels, truth in zip(images.split(size), labels.split(size), strict=True):
             yield self.normalise(pixels.permute(0, 2, 3, 1), dtype).permute(0, 3, 1, 2), truth
 
+    def inputs(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Images as they are, normalised [most or fewer, channels, height, width]."""
+        for pixels in self.train_images.tensor_split(-(-self.count // most)):
+            yield self.normalise(pixels.permute(0, 2, 3, 1), dtype).permute(0, 3, 1, 2)
+
     def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
         """Mean over a member's images, summed over members."""
         total = F.cross_entropy(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from threeregime.mechanisms import MECHANISMS
 
@@ -108,9 +109,10 @@ class Fleet:
         }
         return {n: p for n, p in self.module.named_parameters() if n in weights}
 
-    def norms(self) -> list[nn.BatchNorm2d]:
-        """The batch norm layers."""
-        return [m for m in self.module.modules() if isinstance(m, nn.BatchNorm2d)]
+    def norms(self) -> list[_BatchNorm]:
+        """The batch norm layers, of any dimension, that keep statistics."""
+        norms = [m for m in self.module.modules() if isinstance(m, _BatchNorm)]
+        return [norm for norm in norms if norm.running_mean is not None]
 
     def alike(self, inputs: Tensor) -> Tensor:
         """Inputs [batch, ...] for every member: [batch, M, ...]."""
@@ -124,6 +126,11 @@ class Fleet:
         return (self._training if torch.is_grad_enabled() else self._forward)(*inputs)
 
     def finite(self) -> Tensor:
-        """Which members hold only finite numbers: bool [M]."""
-        whole = [t.flatten(1).isfinite().all(dim=1) for t in self._tensors().values()]
+        """Which members' parameters and statistics are finite numbers: bool [M].
+
+        What else a net keeps does not change, and may be infinite, as the mask of attention is.
+        """
+        statistics = [b for norm in self.norms() for b in norm.buffers()]
+        tensors = [self.by_member(t) for t in (*self.module.parameters(), *statistics)]
+        whole = [t.reshape(self.members, -1).isfinite().all(dim=1) for t in tensors]
         return torch.stack(whole).all(dim=0)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from threeregime.data import Dataset
 from threeregime.fleet import Fleet, State
-from threeregime.loader import plain_images
 from threeregime.metrics import cka, line_points, lmc
 from threeregime.task import Task
 from threeregime.training import errors, outputs
@@ -39,15 +37,14 @@ def reestimate_norms(fleet: Fleet, data: Task) -> None:
     norms = fleet.norms()
     if not norms:
         return
-    assert isinstance(data, Dataset), "nets with batch norm read images"
     fleet.module.train()
     kept = [norm.momentum for norm in norms]
     seen = 0
-    for pixels in data.train_images.tensor_split(-(-data.count // STATISTICS_BATCH)):
-        seen += len(pixels)
+    for inputs in data.inputs(STATISTICS_BATCH, fleet.dtype):
+        seen += len(inputs)
         for norm in norms:
-            norm.momentum = len(pixels) / seen
-        fleet.logits(fleet.alike(plain_images(data, pixels, fleet.dtype)))
+            norm.momentum = len(inputs) / seen
+        fleet.logits(fleet.alike(inputs))
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
 
@@ -55,9 +52,13 @@ def reestimate_norms(fleet: Fleet, data: Task) -> None:
 def interpolate(a: State, b: State, t: float) -> State:
     """States on the line from ``a`` (t = 0) to ``b`` (t = 1), matched by name.
 
-    Both ends are exactly the copies themselves.
+    Both ends are exactly the copies themselves. What is the same in both stays as it is, be it of
+    whole numbers or infinite, as constants of a net may be.
     """
-    return {name: torch.lerp(a[name], b[name], t) for name in a}
+    return {
+        name: a[name] if torch.equal(a[name], b[name]) else torch.lerp(a[name], b[name], t)
+        for name in a
+    }
 
 
 def line_errors(fleet: Fleet, a: State, b: State, data: Task, points: int) -> Tensor:

@@ -139,17 +139,21 @@ class Separate(Mechanism):
     streams = 16
 
     def stack(self, plain: nn.Module, members: int) -> nn.Module:
-        """Repeat every parameter and statistic; no layer is exchanged."""
-        made = _copied(plain, lambda child: self.stack(child, members))
-        made._parameters = {
-            name: p if p is None else nn.Parameter(_repeated(p.detach(), members))
-            for name, p in plain._parameters.items()
+        """Repeat every parameter and statistic, tied ones once; no layer is exchanged."""
+        made = copy.deepcopy(plain)
+        # What is one tensor in several layers stays one: named_parameters lists each once.
+        parameters = {
+            id(p): nn.Parameter(_repeated(p.detach(), members), p.requires_grad)
+            for p in made.parameters()
         }
-        made._buffers = {
-            # Of batch norm's count, see threeregime.stacked._norm.
-            name: None if b is None or name == "num_batches_tracked" else _repeated(b, members)
-            for name, b in plain._buffers.items()
-        }
+        buffers = {id(b): _repeated(b, members) for b in made.buffers()}
+        for layer in made.modules():
+            for name, p in layer._parameters.items():
+                layer._parameters[name] = None if p is None else parameters[id(p)]
+            for name, b in layer._buffers.items():
+                # Of batch norm's count, see threeregime.stacked._norm.
+                left_out = b is None or name == "num_batches_tracked"
+                layer._buffers[name] = None if left_out else buffers[id(b)]
         return made
 
     def by_member(self, tensor: Tensor, members: int) -> Tensor:

@@ -7,9 +7,9 @@ these. The same rule so runs on live nets and replays on finished tables (`three
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.thresholds import LMC_THRESHOLD
 
 EARLY_EPOCHS = 2  # alpha, Section 4.2
+
+Candidate = TypeVar("Candidate", bound=Hashable)
+"""What is chosen from: temperatures, or names of checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class Measured:
     cka: float
 
 
-class Trials(Protocol):
+class Trials(Protocol[Candidate]):
     """Candidates, e.g. temperatures, that can be pruned to the load at hand and retrained."""
 
     @property
-    def candidates(self) -> Sequence[float]:
+    def candidates(self) -> Sequence[Candidate]:
         """What there is to choose from."""
         ...
 
@@ -52,17 +55,17 @@ class Trials(Protocol):
         """How many copies of a candidate are retrained."""
         ...
 
-    def dense_error(self, candidate: float) -> float:
+    def dense_error(self, candidate: Candidate) -> float:
         """Test error of a dense net, a fraction; NaN where it diverged."""
         ...
 
-    def retrain(self, candidate: float, epochs: int) -> Measured:
+    def retrain(self, candidate: Candidate, epochs: int) -> Measured:
         """Prune a candidate, retrain its copies for so many epochs and measure them."""
         ...
 
 
 @dataclass(frozen=True)
-class Decision:
+class Decision(Generic[Candidate]):
     """What a rule chose, why, and what it cost.
 
     Attributes:
@@ -76,17 +79,20 @@ class Decision:
     """
 
     rule: str
-    chosen: float
+    chosen: Candidate
     hotter: bool | None
-    evidence: dict[float, Measured]
+    evidence: dict[Candidate, Measured]
     threshold: float
     epochs: int
     grid_epochs: int
 
 
 def tune(
-    trials: Trials, candidate: float, threshold: float = LMC_THRESHOLD, epochs: int | None = None
-) -> Decision:
+    trials: Trials[Candidate],
+    candidate: Candidate,
+    threshold: float = LMC_THRESHOLD,
+    epochs: int | None = None,
+) -> Decision[Candidate]:
     """Algorithm 1: raise the temperature where the candidate, once pruned, is in Regime I.
 
     Args:
@@ -103,8 +109,8 @@ def tune(
 
 
 def select_by_error(
-    trials: Trials, threshold: float = LMC_THRESHOLD, epochs: int = EARLY_EPOCHS
-) -> Decision:
+    trials: Trials[Candidate], threshold: float = LMC_THRESHOLD, epochs: int = EARLY_EPOCHS
+) -> Decision[Candidate]:
     """Algorithm 2: prune the best dense net, unless LMC puts it in Regime I.
 
     There the candidate of lowest test error after a few epochs of retraining is chosen.
@@ -121,8 +127,8 @@ def select_by_error(
 
 
 def select_by_similarity(
-    trials: Trials, threshold: float = LMC_THRESHOLD, epochs: int = EARLY_EPOCHS
-) -> Decision:
+    trials: Trials[Candidate], threshold: float = LMC_THRESHOLD, epochs: int = EARLY_EPOCHS
+) -> Decision[Candidate]:
     """Algorithm 2.1: as `select_by_error`, by the highest CKA, for which no test data are needed.
 
     The dense nets' errors may then be those on other data held out.
@@ -130,7 +136,7 @@ def select_by_similarity(
     return _select(trials, "Algorithm 2.1", lambda found: found.cka, threshold, epochs)
 
 
-def select_rho(trials: Trials, epochs: int | None = None) -> Decision:
+def select_rho(trials: Trials[Candidate], epochs: int | None = None) -> Decision[Candidate]:
     """The rule on SAM (Section 4.3): the radius whose pruned nets have the highest CKA.
 
     Args:
@@ -143,13 +149,13 @@ def select_rho(trials: Trials, epochs: int | None = None) -> Decision:
     return _decided(trials, "highest CKA", chosen, evidence, np.nan, epochs)
 
 
-def baseline(trials: Trials) -> Decision:
+def baseline(trials: Trials[Candidate]) -> Decision[Candidate]:
     """What is usually done: prune the dense net of lowest test error."""
     chosen = _highest({c: -trials.dense_error(c) for c in trials.candidates})
     return _decided(trials, "best dense net", chosen, {}, np.nan, 0)
 
 
-def grid_search(trials: Trials) -> Decision:
+def grid_search(trials: Trials[Candidate]) -> Decision[Candidate]:
     """Prune and retrain every candidate to the end, and take the one of lowest test error."""
     epochs = trials.retraining_epochs
     evidence = {c: trials.retrain(c, epochs) for c in trials.candidates}
@@ -158,12 +164,12 @@ def grid_search(trials: Trials) -> Decision:
 
 
 def _select(
-    trials: Trials,
+    trials: Trials[Candidate],
     rule: str,
     score: Callable[[Measured], float],
     threshold: float,
     epochs: int,
-) -> Decision:
+) -> Decision[Candidate]:
     """The frame of Algorithms 2 and 2.1, which differ in what is best after a few epochs."""
     chosen = baseline(trials).chosen
     evidence = {chosen: trials.retrain(chosen, epochs)}
@@ -178,7 +184,7 @@ def _poor(measured: Measured, threshold: float) -> bool:
     return not measured.lmc >= threshold
 
 
-def _highest(scores: dict[float, float]) -> float:
+def _highest(scores: dict[Candidate, float]) -> Candidate:
     """The candidate of the highest score; of equals the first."""
     known = {c: score for c, score in scores.items() if np.isfinite(score)}
     if not known:
@@ -187,14 +193,14 @@ def _highest(scores: dict[float, float]) -> float:
 
 
 def _decided(
-    trials: Trials,
+    trials: Trials[Candidate],
     rule: str,
-    chosen: float,
-    evidence: dict[float, Measured],
+    chosen: Candidate,
+    evidence: dict[Candidate, Measured],
     threshold: float,
     epochs: int,
     hotter: bool | None = None,
-) -> Decision:
+) -> Decision[Candidate]:
     spent = len(evidence) * trials.copies * epochs
     whole = len(trials.candidates) * trials.copies * trials.retraining_epochs
     return Decision(rule, chosen, hotter, evidence, threshold, spent, whole)

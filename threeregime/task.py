@@ -88,6 +88,13 @@ class Task(ABC):
         """A whole split, or the first of it, un-augmented: inputs [batch, ...] with their truth."""
 
     @abstractmethod
+    def inputs(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The training inputs, un-augmented, in batches of nearly equal size: [most or fewer, ...].
+
+        Statistics that weigh each batch alike, or by its size, want no small one at the end.
+        """
+
+    @abstractmethod
     def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
         """Sum over members of each one's mean cross-entropy, so that none feels the others.
 

@@ -129,6 +129,11 @@ class Translation(Task):
         for part in (self.train if train else self.test)[:first].split(EVALUATION_BATCH):
             yield self.taught(part)
 
+    def inputs(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        """What a net is told of the training pairs."""
+        for part in self.train.tensor_split(-(-self.count // most)):
+            yield self.taught(part)[0]
+
     def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
         """Mean over the pieces that a member is to guess, summed over members."""
         each = F.cross_entropy(
