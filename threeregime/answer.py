@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from threeregime.live import Dense, Evidence
+from threeregime.plain import evidence, number, without_nan
 from threeregime.thresholds import LMC_THRESHOLD
 
 SURE = 0.6
@@ -194,7 +194,7 @@ class Advice:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON has them: no number is None."""
         plain = {**dataclasses.asdict(self), "turn": self.turn, "open": self.open}
-        made: dict[str, Any] = _without_nan(plain)
+        made: dict[str, Any] = without_nan(plain)
         return made
 
     def to_json(self) -> str:
@@ -206,10 +206,10 @@ class Advice:
         """Read what :meth:`to_json` wrote."""
         given = json.loads(text)
         fields = {f.name: given[f.name] for f in dataclasses.fields(cls)}
-        fields["evidence"] = {n: _evidence(e) for n, e in given["evidence"].items()}
+        fields["evidence"] = {n: evidence(e) for n, e in given["evidence"].items()}
         tested = given["examples"]["test"] is not None
         fields["dense"] = {
-            n: Dense(_number(d["train"]), _number(d["test"]) if tested else None)
+            n: Dense(number(d["train"]), number(d["test"]) if tested else None)
             for n, d in given["dense"].items()
         }
         fields["cost"] = Cost(**given["cost"])
@@ -234,30 +234,6 @@ class Advice:
             made.savefig(path)
         except (OSError, ValueError) as error:
             raise ThreeRegimeError(f"{path} cannot be written: {error}") from error
-
-
-def _evidence(given: Mapping[str, Any]) -> Evidence:
-    test = given["test"]
-    return Evidence(
-        _number(given["lmc"]),
-        _number(given["cka"]),
-        tuple(tuple(_number(error) for error in curve) for curve in given["curve"]),
-        tuple(_number(error) for error in given["train"]),
-        None if test is None else tuple(_number(error) for error in test),
-    )
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _without_nan(value: Any) -> Any:
-    """Plain values with None for what is not a number: JSON knows no NaN."""
-    if isinstance(value, dict):
-        return {str(key): _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _percent(error: float) -> str:
