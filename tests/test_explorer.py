@@ -465,7 +465,7 @@ def test_other_widgets_can_be_joined_without_a_kernel(
     view = {"version_major": 2, "version_minor": 0, "model_id": shown.model_id}
     kind = "application/vnd.jupyter.widget"
     (tmp_path / "page.html").write_text(
-        f'{PAGE}<script src="{vendor}/requirejs/require.js"></script>'
+        f'{PAGE}<body><script src="{vendor}/requirejs/require.js"></script>'
         '<script src="widgets.js"></script>'
         f'<script src="{vendor}/html-manager/embed-amd.js" '
         'data-jupyter-widgets-cdn="no-network/"></script>'
