@@ -282,6 +282,7 @@ function show(model, element) {
     const { row, column } = event.target.closest("[data-row]")?.dataset ?? {};
     if (row !== undefined) set({ row: Number(row), column: Number(column) });
   });
+  element.style.width = "100%"; // in a box of widgets it would shrink to nothing
   element.append(view.root);
   document.documentElement.classList.add("explorer-ready");
   const names = STATE.map((name) => `change:${name}`);
