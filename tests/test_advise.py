@@ -409,7 +409,7 @@ def test_json_and_back() -> None:
 def test_probabilities_are_those_of_the_shipped_tables() -> None:
     known = calibration.calibration(300)
     assert known is not None
-    assert len(known.given) > 500
+    assert len(known.given) > 400
     poor = known.probabilities(-0.3, 0.85)
     assert poor is not None
     assert poor["I"] > 0.95

@@ -371,7 +371,8 @@ def test_copied_command_asks_for_the_cell(
         chosen, out = asked(tab.locator(".command code").inner_text(), monkeypatch)
         name, scale, *data = shown["key"].split("/")
         assert (chosen.name, chosen.scale, out) == (name, scale, Path("mine"))
-        assert [chosen.protocol.data.name] == (data or ["digits"])
+        usual = catalogue.experiment(name, scale).protocol.data.name
+        assert [chosen.protocol.data.name] == (data or [usual])
         assert chosen.temperatures == (shown["temperature"]["values"][i],)
         assert chosen.loads == (shown["load"]["values"][j],)
     visit.context.grant_permissions(["clipboard-read", "clipboard-write"])

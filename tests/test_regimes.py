@@ -206,7 +206,7 @@ def test_missing_cells_and_a_missing_dense_seed_are_no_obstacle() -> None:
         rows = getattr(made, name)
         gone = (rows["epochs"] == 20) & (rows["density"] == 0.2)
         gone |= (rows["epochs"] == 30) & (rows["dense_seed"] == 2)
-        setattr(made, name, rows[~gone])
+        made = replace(made, **{name: rows[~gone]})
     d = diagram(made)
     assert len(d.cells) == 5
     assert np.isnan(d.grid("test_error")[1, 1])

@@ -126,11 +126,17 @@ GROUPED: Layers = {
     nn.Linear: _GroupedLinear,
     Concat: _GroupedConcat,
 }
-"""By type of the plain layer: member by member."""
+"""By type of the plain layer: member by member.
+
+:meta hide-value:
+"""
 
 LANES: Layers = {
     nn.Conv2d: _LanesConv,
     nn.BatchNorm2d: _norm,
     nn.Linear: _LanesLinear,
 }
-"""By type of the plain layer: channel by channel, the members innermost."""
+"""By type of the plain layer: channel by channel, the members innermost.
+
+:meta hide-value:
+"""
