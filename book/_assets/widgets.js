@@ -5,6 +5,9 @@
     paths: {
       anywidget: root + "anywidget/index",
       "@jupyter-widgets/html-manager/dist": root + "html-manager",
+      // Defined by the manager's script; their fonts are looked for beside where they seem to lie.
+      "@jupyter-widgets/base": root + "html-manager/base",
+      "@jupyter-widgets/controls": root + "html-manager/controls",
     },
   });
   // The widget manager speaks MathJax 2; the pages carry MathJax 3.
