@@ -22,6 +22,7 @@ from tqdm import tqdm
 from threeregime import checkpoints as stored
 from threeregime.answer import Advice, Cost
 from threeregime.calibration import Calibration, calibration
+from threeregime.checks import device_here
 from threeregime.errors import ThreeRegimeError
 from threeregime.examples import Examples
 from threeregime.fields import require
@@ -151,12 +152,7 @@ def advise(
 
 def _device(name: str) -> torch.device:
     """The device, if it is there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError):
-        raise ThreeRegimeError(f"device = {name!r} is not here: use cpu or auto") from None
+    return torch.zeros(1, device=device_here(name)).device
 
 
 def _splits(model: nn.Module, train_data: Any, test_data: Any, most: int, seed: int) -> Sides:

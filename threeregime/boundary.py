@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from threeregime import cluster, results
-from threeregime.catalogue import AXES, Experiment
+from threeregime.catalogue import Experiment, hot_to_cold
 from threeregime.cells import in_print
 from threeregime.errors import ThreeRegimeError
 from threeregime.regimes import PhaseDiagram
@@ -143,13 +143,6 @@ def _levels(count: int) -> list[list[int]]:
     return levels
 
 
-def axes_of(experiment: Experiment) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """An experiment's temperatures, hot to cold, and loads, high to low."""
-    colder_up = AXES[experiment.temperature].colder_up
-    hot_to_cold = sorted(experiment.temperatures, reverse=not colder_up)
-    return tuple(hot_to_cold), tuple(sorted(experiment.loads))
-
-
 def of_experiment(
     experiment: Experiment,
     variant: str = "",
@@ -208,4 +201,5 @@ def trace_experiment(
         return {cell: float(means.get(cell, np.nan)) for cell in cells}
 
     names = (experiment.temperature, experiment.load)
-    return trace(*axes_of(experiment), measure, threshold, names)
+    temperatures = hot_to_cold(experiment.temperature, experiment.temperatures)
+    return trace(temperatures, sorted(experiment.loads), measure, threshold, names)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ AXES: dict[str, Axis] = {
     "width": Axis("net.width", float, "Model width"),
     "depth": Axis("net.depth", int, "Model depth"),
 }
+
+
+def hot_to_cold(temperature: str, values: Iterable[float]) -> tuple[float, ...]:
+    """Values of a temperature, the hottest first."""
+    return tuple(sorted(values, reverse=not AXES[temperature].colder_up))
 
 
 Key = tuple[str, int, tuple[int, ...]]
@@ -179,6 +184,12 @@ class Experiment:
                 f"variant = {name!r} is not allowed: {self.name} has {_or(self.variants)}"
             )
         return replace(self, variants={name: self.variants[name]})
+
+    def on_copies(self) -> list[Experiment]:
+        """The same and, where it is of CIFAR-10, the same on its JPEG copy: what may be there."""
+        data = self.protocol.data.name
+        sources = [data, "cifar10-jpeg"] if data == "cifar10" else [data]
+        return [self.override({"data.name": source}) for source in sources]
 
     def with_seeds(self, dense: int, retrain: int) -> Experiment:
         """The same experiment with so many dense and retraining seeds, counted from its first."""

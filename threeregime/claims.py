@@ -78,8 +78,9 @@ def judge(
         names: keys of the claims; none: all.
 
     Raises:
-        ThreeRegimeError: an unknown claim.
+        ThreeRegimeError: an unknown claim or scale.
     """
+    catalogue.protocol(scale)  # refuses one that there is not
     wanted = list(names) or list(CLAIMS)
     if unknown := set(wanted) - set(CLAIMS):
         known = ", ".join(CLAIMS)
@@ -181,14 +182,18 @@ def _figure_6(studies_: Studies) -> Sequence[Statement]:
     return studies.figure_6(study.diagram, study.tables, epochs)
 
 
+@functools.lru_cache(maxsize=8)
+def _played(study: Report) -> pd.DataFrame:
+    """What all rules choose on a study: several claims ask for it."""
+    epochs, threshold = study.experiment.protocol.retraining.epochs, study.diagram.lmc_threshold
+    return studies.selections(study.tables, epochs, studies.EARLY_EPOCHS, threshold)
+
+
 def _selection(rule: str) -> Parts:
     def parts(studies_: Studies) -> Sequence[Statement]:
         found: list[Statement] = []
         for study in studies_.values():
-            epochs = study.experiment.protocol.retraining.epochs
-            threshold = study.diagram.lmc_threshold
-            played = studies.selections(study.tables, epochs, studies.EARLY_EPOCHS, threshold)
-            found += studies.figure_4(played, rule, study.diagram)
+            found += studies.figure_4(_played(study), rule, study.diagram)
         return found
 
     return parts

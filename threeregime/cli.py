@@ -27,24 +27,29 @@ app = typer.Typer(
 )
 
 
+Scale = Annotated[str, typer.Option(help="smoke, digits, mini or paper.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Change a protocol field, e.g. data.name=folder:pics."),
+]
+
+
 @app.command()
 def sweep(
     experiment: Annotated[str, typer.Argument(help="Experiment, e.g. figure_02.")],
-    scale: Annotated[str, typer.Option(help="smoke, digits, mini or paper.")] = "digits",
+    scale: Scale = "digits",
     only: Annotated[
         str, typer.Option(help="Cells by axis value, e.g. density=0.05,epochs=20; repeat for more.")
     ] = "",
     seeds: Annotated[str, typer.Option(help="Dense x retraining seeds, e.g. 3x3.")] = "",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", help="Change a protocol field, e.g. data.name=folder:pics."),
-    ] = None,
+    set_: Fields = None,
     out: Annotated[
         Path | None, typer.Option(help="Where results go; shipped ones by default.")
     ] = None,
     data_dir: Annotated[Path, typer.Option(help="Where data sets lie.")] = Path("data"),
     download: Annotated[bool, typer.Option("--download", help="Download missing data.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Processes; 0: one a core, 1 on a GPU.")] = 0,
     dask: Annotated[
         str, typer.Option(help="Use this Dask cluster: tcp://host:8786, or its scheduler file.")
@@ -112,13 +117,11 @@ def claims(
 @app.command("boundary")
 def trace_boundary(
     experiment: Annotated[str, typer.Argument(help="Experiment, e.g. figure_02.")],
-    scale: Annotated[str, typer.Option(help="smoke, digits, mini or paper.")] = "digits",
+    scale: Scale = "digits",
     variant: Annotated[str, typer.Option(help="Which, where the experiment has several.")] = "",
     lmc_threshold: Annotated[float, typer.Option(help="Below it a cell is in Regime I.")] = -0.05,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="Change a protocol field.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    set_: Fields = None,
+    device: Device = "auto",
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Do not read the shipped tables.")
     ] = False,
@@ -176,7 +179,7 @@ def advise(
     mean: Annotated[str, typer.Option(help="Of images' pixels in [0, 1]: 0.49,0.48,0.45.")] = "",
     std: Annotated[str, typer.Option(help="Likewise; by default both are measured.")] = "",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    device: Device = "auto",
     figure: Annotated[Path | None, typer.Option(help="Draw the barrier, e.g. barrier.png.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     progress: Annotated[

@@ -22,7 +22,7 @@ from threeregime.models import builder
 from threeregime.protocol import Protocol
 from threeregime.pruning import masks
 from threeregime.results import Results
-from threeregime.task import Batches, stream
+from threeregime.task import stream
 from threeregime.training import Run
 
 KINDS = {True: "one dense run", False: "two dense runs"}
@@ -45,16 +45,18 @@ def pairs_of_copies(
     build = builder(protocol.net, data)
     seeds = [stream("initial", seed) for seed in dense_seeds]
     dense = Fleet.initial(build, seeds)
-    run = Run(dense, _loader(protocol, "dense", [(s,) for s in dense_seeds]), protocol.dense)
-    _train(run, protocol.dense.stopped)
+    streams = [stream("dense", seed) for seed in dense_seeds]
+    loader = data.loader(streams, protocol.dense.batch_size, protocol.data)
+    _train(Run(dense, loader, protocol.dense), protocol.dense.stopped)
     members = list(itertools.product(range(len(dense_seeds)), retrain_seeds))
     state = {
         name: torch.stack([tensor[at] for at, _ in members])
         for name, tensor in dense.state().items()
     }
     fleet = Fleet(build, state)
-    streams = [(dense_seeds[at], seed) for at, seed in members]
-    run = Run(fleet, _loader(protocol, "retrain", streams), protocol.retraining)
+    streams = [stream("retrain", dense_seeds[at], seed) for at, seed in members]
+    loader = data.loader(streams, protocol.retraining.batch_size, protocol.data)
+    run = Run(fleet, loader, protocol.retraining)
     pruning = protocol.pruning
     weights = {name: state[name] for name in fleet.prunable()}
     each = len(members)
@@ -69,13 +71,6 @@ def pairs_of_copies(
             "cka": found.cka_softmax.numpy(),
         }
     )
-
-
-def _loader(protocol: Protocol, kind: str, seeds: Sequence[tuple[int, ...]]) -> Batches:
-    data = resident(protocol.data, DATA_DIR, False, "cpu")
-    training = protocol.dense if kind == "dense" else protocol.retraining
-    streams = [stream(kind, *seed) for seed in seeds]
-    return data.loader(streams, training.batch_size, protocol.data)
 
 
 def _train(run: Run, until: int) -> None:

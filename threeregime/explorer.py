@@ -128,10 +128,7 @@ def shipped(
         for scale in [s for s in catalogue.scales(name) if s in set(scales)]:
             if not any(results.folder(root, name, scale).glob("nets-*.parquet")):
                 continue
-            asked = catalogue.experiment(name, scale)
-            data = asked.protocol.data.name
-            for source in [data, "cifar10-jpeg"] if data == "cifar10" else [data]:
-                experiment = asked.override({"data.name": source})
+            for experiment in catalogue.experiment(name, scale).on_copies():
                 try:
                     tables = results.load(experiment, root)
                 except ThreeRegimeError:

@@ -73,13 +73,25 @@ def held_out(values: Array) -> Array:
     Returns:
         Error at the coldest minus that at the chosen temperature [units, n].
     """
-    gains = np.full((len(values), values.shape[2]), np.nan)
+    return values[:, -1] - chosen_elsewhere(values[:, :-1])
+
+
+def chosen_elsewhere(values: Array) -> Array:
+    """Error of each unit at the temperature that is best on all the others.
+
+    Args:
+        values: errors [units, T, n].
+
+    Returns:
+        [units, n]; NaN for a single unit, and where the others have no error.
+    """
+    errors = np.full((len(values), values.shape[2]), np.nan)
     for unit in range(len(values) if len(values) > 1 else 0):
-        others = mean(np.delete(values, unit, axis=0)[:, :-1], 0)
+        others = mean(np.delete(values, unit, axis=0), 0)
         for j in range(values.shape[2]):
             if np.isfinite(others[:, j]).any():
-                gains[unit, j] = values[unit, -1, j] - values[unit, np.nanargmin(others[:, j]), j]
-    return gains
+                errors[unit, j] = values[unit, np.nanargmin(others[:, j]), j]
+    return errors
 
 
 def spearman(error: Array) -> float:
@@ -139,9 +151,7 @@ def judge_seeds(name: str, statement: str, effects: ArrayLike, detail: str) -> S
     """
     known = np.asarray(effects, dtype=float)
     known = known[np.isfinite(known)]
-    effect, half = float(mean(known, 0)), np.nan
-    if len(known) > 1:
-        half = half_width(known.std(ddof=1) / np.sqrt(len(known)), len(known))
+    effect, half = float(mean(known, 0)), spread(known)
     ends = (effect - half, effect + half)
     return Statement(name, statement, _verdict(effect, half), effect, *ends, detail)
 
@@ -154,6 +164,17 @@ def _verdict(effect: float, half: float) -> bool | None:
 
 def _sign(effect: float) -> bool | None:
     return effect > 0 if np.isfinite(effect) else None
+
+
+def spread(values: Array) -> float:
+    """Half of the 95 % interval of a mean over dense seeds, from a value of each [D].
+
+    Those that are no number are left out; NaN for fewer than two.
+    """
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return np.nan
+    return half_width(known.std(ddof=1) / np.sqrt(len(known)), len(known))
 
 
 def half_width(error: float, seeds: int) -> float:

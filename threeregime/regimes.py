@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from threeregime import cells as gather
 from threeregime import results as tables
 from threeregime.bootstrap import Array, interval
-from threeregime.catalogue import AXES
+from threeregime.catalogue import AXES, hot_to_cold
 from threeregime.cells import METRICS, PRINTED, in_print
 from threeregime.errors import ThreeRegimeError
 from threeregime.thresholds import LMC_THRESHOLD, classify, otsu
@@ -200,8 +200,7 @@ def _assemble(
         known = np.maximum(sum(wins.values()), 1)
         for column, count in wins.items():
             rows[column] = np.where(rows["regime"].notna(), count / known, np.nan)
-    ascending = np.unique(rows[axes[0]]).tolist()
-    temperatures = tuple(ascending if AXES[axes[0]].colder_up else ascending[::-1])
+    temperatures = hot_to_cold(axes[0], np.unique(rows[axes[0]]).tolist())
     loads = tuple(np.unique(rows[axes[1]]).tolist())
     at = _places(rows, axes, temperatures, loads)
     shape = (len(temperatures), len(loads))

@@ -19,11 +19,12 @@ from threeregime.regimes import PhaseDiagram
 from threeregime.results import Results
 from threeregime.sweep import is_complete
 from threeregime.thresholds import LMC_THRESHOLD
+from threeregime.transitions import best_temperatures
 
 VERDICTS = {True: "holds", False: "does not hold", None: "open"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     """An experiment with its tables and the diagram of each of its variants.
 
@@ -162,11 +163,9 @@ def at_paper_scale(
     The original data set and, of CIFAR-10, its JPEG copy are looked for; prints a line where there
     is nothing yet.
     """
-    experiment = catalogue.experiment(name, "paper")
-    data = experiment.protocol.data.name
     found = []
-    for source in [data, "cifar10-jpeg"] if data == "cifar10" else [data]:
-        chosen = experiment.override({"data.name": source})
+    for chosen in catalogue.experiment(name, "paper").on_copies():
+        source = chosen.protocol.data.name
         try:
             tables = results.load(chosen)
         except ThreeRegimeError:
@@ -214,8 +213,6 @@ def details(statements: Iterable[Statement]) -> Markdown:
 
 def best(diagram: PhaseDiagram) -> pd.DataFrame:
     """Best temperature of each load with its error beside the hottest's and the coldest's."""
-    from threeregime.transitions import best_temperatures
-
     found = best_temperatures(diagram)
     names = ("hottest", "best", "coldest")
     kind = diagram.error

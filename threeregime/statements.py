@@ -19,10 +19,10 @@ from threeregime.judging import (
     Statement,
     contrast,
     decide,
-    half_width,
     held_out,
     judge,
     spearman,
+    spread,
 )
 from threeregime.regimes import PhaseDiagram
 
@@ -45,7 +45,7 @@ def figure_2(diagram: PhaseDiagram) -> tuple[Statement, ...]:
 
 def lmc_boundary(diagram: PhaseDiagram) -> Statement:
     """LMC splits the diagram: Regime I at low densities, none at high ones (Section 3.2)."""
-    k = _third(diagram)
+    k = third(diagram)
 
     def effect(values: Mapping[str, Array]) -> Array:
         lmc = values["lmc"]
@@ -208,10 +208,7 @@ def heating(diagram: PhaseDiagram, at: NDArray[np.intp]) -> tuple[float, float, 
         f"{in_print(diagram.load, diagram.loads[j])}: {g:+.2f} ({n:+.2f} if chosen on all)"
         for j, g, n in zip(at, 100 * by_load, 100 * naive, strict=True)
     )
-    effect, n = float(mean(by_load, 0)), int(np.isfinite(by_seed).sum())
-    half = np.nan
-    if seeds is not None and n > 1:
-        half = half_width(np.nanstd(by_seed, ddof=1) / np.sqrt(n), n)
+    effect, half = float(mean(by_load, 0)), np.nan if seeds is None else spread(by_seed)
     words = (
         f"test error at the coldest minus that at the best hotter temperature, {how}, mean over "
         f"loads; in points of percent, {parts}"
@@ -221,7 +218,7 @@ def heating(diagram: PhaseDiagram, at: NDArray[np.intp]) -> tuple[float, float, 
 
 def cooling_helps(diagram: PhaseDiagram) -> Statement:
     """At high density, a colder dense run lowers the test error (the main claim, Section 3.2)."""
-    k, error = _third(diagram), diagram.grid("test_error")
+    k, error = third(diagram), diagram.grid("test_error")
     high = range(len(diagram.loads) - k, len(diagram.loads))
     parts = [
         f"{in_print(diagram.load, diagram.loads[j])}: {100 * (error[0, j] - error[-1, j]):+.2f} "
@@ -244,7 +241,7 @@ def cooling_helps(diagram: PhaseDiagram) -> Statement:
     )
 
 
-def _third(diagram: PhaseDiagram) -> int:
+def third(diagram: PhaseDiagram) -> int:
     """How many loads are the upper, and the lower, third: none where there is but one load."""
     return max(1, len(diagram.loads) // 3) if len(diagram.loads) > 1 else 0
 

@@ -33,17 +33,8 @@ def table(root: Path = results.ROOT) -> pd.DataFrame:
     for name in catalogue.names():
         for scale in catalogue.scales(name):
             experiment = catalogue.experiment(name, scale)
-            # Made of the data set at hand where the original is not (the book's page on CIFAR-10).
-            for wanted in (experiment, _on_jpeg(experiment)):
-                if wanted is not None and (row := _row(wanted, root)):
-                    rows.append(row)
+            rows += [row for copy in experiment.on_copies() if (row := _row(copy, root))]
     return pd.DataFrame(rows)
-
-
-def _on_jpeg(experiment: Experiment) -> Experiment | None:
-    if experiment.protocol.data.name != "cifar10":
-        return None
-    return experiment.override({"data.name": "cifar10-jpeg"})
 
 
 def _row(experiment: Experiment, root: Path) -> dict[str, object]:

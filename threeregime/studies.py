@@ -28,7 +28,7 @@ from threeregime.selection import (
     select_rho,
 )
 from threeregime.separation import separation
-from threeregime.statements import heating, heating_helps
+from threeregime.statements import heating, heating_helps, third
 
 RECOVERED = 0.5  # of what grid search gains over the usual choice: what counts as close to it
 
@@ -116,8 +116,8 @@ def figure_6(
     """A large radius helps at low density and hurts at high; CKA finds it (Section 4.3)."""
     # Hot to cold is from the largest radius to none.
     gain = diagram.by_seed["test_error"][:, -1] - diagram.by_seed["test_error"][:, 0]
-    third = max(1, len(diagram.loads) // 3)
-    low, high = mean(gain[:, :third], 1), mean(gain[:, -third:], 1)
+    k = max(1, third(diagram))
+    low, high = mean(gain[:, :k], 1), mean(gain[:, -k:], 1)
     played = radii(tables, retraining_epochs)
     error = _by_seed(played)
     fixed = diagram.by_seed["test_error"][:, [0, -1]].mean(axis=(1, 2))
@@ -197,11 +197,10 @@ def figure_13(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Statement, ...]:
 
 def figure_14(diagram: PhaseDiagram) -> tuple[Statement, ...]:
     """In translation fewer epochs help at low density, more at high (Appendix B.2)."""
-    third = max(1, len(diagram.loads) // 3)
-    gain, half, detail = heating(diagram, np.arange(third))
+    k = max(1, third(diagram))
+    gain, half, detail = heating(diagram, np.arange(k))
     cooling = mean(
-        diagram.by_seed["test_error"][:, 0, -third:]
-        - diagram.by_seed["test_error"][:, -1, -third:],
+        diagram.by_seed["test_error"][:, 0, -k:] - diagram.by_seed["test_error"][:, -1, -k:],
         1,
     )
     return (
@@ -253,10 +252,10 @@ def figure_4(played: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> tuple[St
         rule: "Algorithm 2", or "Algorithm 2.1" (Figure 16).
         diagram: of the same tables; its loads and its threshold.
     """
-    third = max(1, len(diagram.loads) // 3)
+    k = max(1, third(diagram))
     load = diagram.load
-    low = played[played[load].isin(diagram.loads[:third])]
-    high = played[played[load].isin(diagram.loads[-third:])]
+    low = played[played[load].isin(diagram.loads[:k])]
+    high = played[played[load].isin(diagram.loads[-k:])]
     at_low, at_high, everywhere = (_by_seed(part) for part in (low, high, played))
     better = at_low["best dense net"] - at_low[rule]
     same = at_high["best dense net"] - at_high[rule]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from threeregime.bootstrap import Array, mean
 from threeregime.cells import METRICS
 from threeregime.errors import ThreeRegimeError
-from threeregime.judging import half_width
+from threeregime.judging import chosen_elsewhere, half_width
 from threeregime.regimes import PhaseDiagram
 from threeregime.thresholds import REGIMES
 
@@ -81,11 +81,7 @@ def gains(diagram: PhaseDiagram) -> tuple[NDArray[np.int64], Array, Array, Array
     gain, half = np.full(error.shape, np.nan), np.full(error.shape, np.nan)
     if seeds is None or len(seeds) < 2:
         return best, gain, gain - half, gain + half
-    each = np.full(seeds.shape, np.nan)
-    for d, own in enumerate(seeds):
-        others = mean(np.delete(seeds, d, axis=0), 0)
-        chosen = np.where(np.isnan(others), np.inf, others).argmin(0)
-        each[d] = own - np.take_along_axis(own, chosen[None], 0)
+    each = seeds - chosen_elsewhere(seeds)[:, None]
     gain, count = mean(each, 0), np.isfinite(each).sum(0)
     spread = np.sqrt(mean((each - gain) ** 2, 0) / np.maximum(count - 1, 1))
     for n in np.unique(count):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from threeregime.bootstrap import Array, mean
 from threeregime.cells import in_print
-from threeregime.judging import half_width
+from threeregime.judging import spread
 from threeregime.regimes import PhaseDiagram
 
 THRESHOLDS = tuple(np.round(np.linspace(-0.3, 0.0, 13), 3).tolist())
@@ -67,8 +67,7 @@ def accuracy(diagram: PhaseDiagram, thresholds: Sequence[float] = THRESHOLDS) ->
     rows = []
     for threshold in thresholds:
         by_seed = accuracy_by_seed(diagram, threshold)
-        half = half_width(by_seed.std(ddof=1) / np.sqrt(len(by_seed)), len(by_seed))
-        middle = float(mean(by_seed, 0))
+        middle, half = float(mean(by_seed, 0)), spread(by_seed)
         rows.append(
             {
                 "threshold": threshold,
