@@ -12,7 +12,17 @@ import pandas as pd
 import pytest
 from made import diagram, tables
 
-from threeregime import case_plots, catalogue, report, results, selection, studies, tuning
+from threeregime import (
+    case_plots,
+    catalogue,
+    metric_plots,
+    report,
+    results,
+    selection,
+    separation,
+    studies,
+    tuning,
+)
 from threeregime.errors import ThreeRegimeError
 from threeregime.replay import Replay, play, replays
 from threeregime.results import Results
@@ -262,13 +272,13 @@ def test_the_hessian_is_judged_against_lmc_and_cka() -> None:
     )
     rng = np.random.default_rng(0)
     nets = made.nets.assign(hessian_trace=rng.random(len(made.nets)))
-    judged = studies.local_metrics(dataclasses.replace(made, nets=nets))
+    judged = separation.local_metrics(dataclasses.replace(made, nets=nets))
     assert [s.name for s in judged] == [
         "lmc_beats_hessian_trace",
         "cka_softmax_beats_hessian_trace",
     ]
-    assert studies.local_metrics(made) == ()
-    early = studies.early_metrics(made)
+    assert separation.local_metrics(made) == ()
+    early = separation.early_metrics(made)
     # What is measured after 2 epochs is what is measured at the end.
     assert [s.effect for s in early[1::2]] == [0.0, 0.0]
 
@@ -321,8 +331,8 @@ def test_every_figure_of_the_case_studies_is_drawn() -> None:
         case_plots.comparison({"g": {"SGD": found, "SAM": found}}, 0.05),
         case_plots.selection(both, {"one": found, "two": found}, "Algorithm 2"),
         case_plots.accuracy({"one": tuning.accuracy(found)}, -0.05),
-        case_plots.local(found, {"trace": np.abs(found.grid("lmc")) + 1}),
-        case_plots.local(found, {"nothing": found.grid("lmc") * np.nan}),
+        metric_plots.local(found, {"trace": np.abs(found.grid("lmc")) + 1}),
+        metric_plots.local(found, {"nothing": found.grid("lmc") * np.nan}),
     ]
     sam = over_rho(lambda rho, x: (0.1 + x * rho, 0.0, 0.9 - rho / 10))
     rules = {"CKA": selection.select_rho, "grid": selection.grid_search}

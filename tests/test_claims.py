@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from made import diagram, tables
 
-from threeregime import catalogue, claims, report, results, statements
+from threeregime import catalogue, claims, ledger, report, results, statements
 from threeregime.errors import ThreeRegimeError
 from threeregime.judging import Statement
 
@@ -38,11 +38,11 @@ def test_a_verdict_follows_from_its_parts(parts: list[bool | None], verdict: str
 
 
 def test_every_figure_has_a_claim_that_rests_on_known_experiments() -> None:
-    where = " ".join(claim.where for claim in claims.CLAIMS.values())
+    where = " ".join(claim.where for claim in ledger.CLAIMS.values())
     for figure in (2, *range(3, 17)):
         assert f"Figure {figure}" in where or f"Figures {figure}" in where
-    assert len(claims.CLAIMS) >= 20
-    for claim in claims.CLAIMS.values():
+    assert len(ledger.CLAIMS) >= 20
+    for claim in ledger.CLAIMS.values():
         assert set(claim.experiments) <= set(catalogue.names())
         assert len(claim.statement) < 100
 

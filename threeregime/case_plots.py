@@ -19,14 +19,9 @@ from numpy.typing import NDArray
 
 from threeregime import drawing
 from threeregime.bootstrap import Array, mean
-from threeregime.boundary import Boundary
 from threeregime.cells import PRINTED, in_print
 from threeregime.regimes import PhaseDiagram
 
-# Okabe and Ito's, in an order in which neighbours differ in lightness.
-LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-DASHES: Any = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
-MARKS = ("o", "s", "^", "D", "v", "P")
 BOX: Any = {"fill": False, "ec": "black", "lw": 1.8, "zorder": 6, "clip_on": False}
 
 
@@ -154,17 +149,17 @@ def _line(ax: Axes, diagram: PhaseDiagram, metric: str, column: int, k: int, nam
     value, low, high = (
         factor * diagram.grid(f"{metric}{end}")[:, column] for end in ("", "_low", "_high")
     )
-    colour = LINES[k % len(LINES)]
+    colour = drawing.LINES[k % len(drawing.LINES)]
     ax.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
     ax.plot(
         at,
         value,
-        marker=MARKS[k % len(MARKS)],
+        marker=drawing.MARKS[k % len(drawing.MARKS)],
         ms=3.5,
         lw=1.3,
         color=colour,
         label=name,
-        ls=DASHES[k % len(DASHES)],
+        ls=drawing.DASHES[k % len(drawing.DASHES)],
     )
 
 
@@ -192,7 +187,7 @@ def radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
                 at,
                 100 * mean(values, 0),
                 0.25,
-                color=LINES[k],
+                color=drawing.LINES[k],
                 label=name,
                 hatch=("", "//", "..")[k],
                 edgecolor="white",
@@ -274,67 +269,6 @@ def _dots(ax: Axes, at: NDArray[np.floating[Any]], values: Array) -> None:
         ax.plot(at, row, ".", ms=4, color="black", alpha=0.55, zorder=4)
 
 
-def separation(areas: pd.DataFrame, names: Mapping[str, str]) -> Figure:
-    """Area under the ROC curve of each metric, at the end of retraining and early on.
-
-    Args:
-        areas: as `threeregime.separation.separation` returns it.
-        names: which metrics to show and how to call them.
-    """
-    end = areas[areas["epoch"].isna()].set_index("metric")["auc"]
-    early = areas[areas["epoch"].notna()]
-    shown = [m for m in names if m in end.index]
-    with drawing.canvas(1, 2, 3.2, sharey=True) as (fig, axes):
-        left, right = axes[0]
-        left.bar(range(len(shown)), end[shown], 0.65, color=LINES[0])
-        for k, metric in enumerate(shown):
-            left.text(k, end[metric] + 0.01, f"{end[metric]:.2f}", ha="center", size=8)
-        left.set_xticks(range(len(shown)), [names[m] for m in shown], rotation=20, ha="right")
-        left.set_title("At the end of retraining", loc="left")
-        left.set_ylabel("Area under the ROC curve")
-        for k, metric in enumerate(m for m in shown if (early["metric"] == m).any()):
-            line = early[early["metric"] == metric].sort_values("epoch")
-            right.plot(
-                line["epoch"],
-                line["auc"],
-                marker=MARKS[k],
-                ms=4,
-                color=LINES[k],
-                ls=DASHES[k % len(DASHES)],
-                label=names[metric],
-            )
-        if len(early):
-            epochs = sorted(early["epoch"].unique())
-            right.set_xscale("log", base=2)
-            right.set_xticks(epochs, [f"{e:g}" for e in epochs])
-            right.minorticks_off()
-            right.legend(frameon=False, fontsize=7.5)
-        right.set_xlabel("Epochs of retraining")
-        right.set_title("Early on", loc="left")
-        for ax in (left, right):
-            ax.axhline(0.5, color="black", lw=0.9, ls=(0, (4, 2)))
-            ax.set_ylim(0, 1.05)
-            ax.grid(axis="y", alpha=0.3, lw=0.5)
-    return fig
-
-
-def local(diagram: PhaseDiagram, values: Mapping[str, Array]) -> Figure:
-    """Metrics of single nets over the diagram, on a logarithmic scale.
-
-    Args:
-        diagram: gives axes and boundaries.
-        values: grids [T, L] of positive numbers by heading.
-    """
-    with drawing.canvas(1, len(values), 3.4) as (fig, axes):
-        for ax, (heading, grid) in zip(axes[0], values.items(), strict=True):
-            known = grid[np.isfinite(grid) & (grid > 0)]
-            ends = (float(known.min()), float(known.max())) if known.size else (0.1, 1.0)
-            norm = colors.LogNorm(ends[0], max(ends[1], ends[0] * 1.001))
-            shown = np.where(grid > 0, grid, np.nan)
-            drawing.heat_map(ax, diagram, shown, "viridis", norm, heading)
-    return fig
-
-
 def accuracy(curves: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
     """Share of cells where Algorithm 1 is right, over the threshold of LMC.
 
@@ -346,11 +280,25 @@ def accuracy(curves: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
         for ax, (heading, table) in zip(axes[0], curves.items(), strict=True):
             at = table["threshold"]
             ax.fill_between(
-                at, 100 * table["low"], 100 * table["high"], color=LINES[0], alpha=0.18, lw=0
+                at,
+                100 * table["low"],
+                100 * table["high"],
+                color=drawing.LINES[0],
+                alpha=0.18,
+                lw=0,
             )
-            ax.plot(at, 100 * table["accuracy"], "-o", ms=3.5, color=LINES[0], label="Algorithm 1")
+            ax.plot(
+                at,
+                100 * table["accuracy"],
+                "-o",
+                ms=3.5,
+                color=drawing.LINES[0],
+                label="Algorithm 1",
+            )
             for k, name in enumerate(("always hotter", "never hotter"), start=1):
-                ax.plot(at, 100 * table[name], color=LINES[k], ls=DASHES[k], label=name)
+                ax.plot(
+                    at, 100 * table[name], color=drawing.LINES[k], ls=drawing.DASHES[k], label=name
+                )
             ax.axvline(threshold, color="black", lw=0.9, ls=(0, (4, 2)))
             ax.set_xlabel("Threshold of LMC")
             ax.set_title(heading, loc="left")
@@ -359,33 +307,4 @@ def accuracy(curves: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
         axes[0, 0].set_ylabel("Cells told rightly (%)")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    return fig
-
-
-def traced(found: Mapping[str, tuple[PhaseDiagram, Boundary]]) -> Figure:
-    """LMC of whole diagrams, the boundary found by bisection, and the cells that it measured.
-
-    Args:
-        found: by heading, two beside each other.
-    """
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
-    norm = drawing.scale([diagram.grid("lmc") for diagram, _ in found.values()])
-    with drawing.canvas(rows, columns, 3.6 * rows) as (fig, axes):
-        for ax, (heading, (diagram, line)) in zip(axes.flat, found.items(), strict=False):
-            lmc = np.ma.masked_invalid(diagram.grid("lmc"))
-            mesh = ax.pcolormesh(lmc, cmap="cividis", norm=norm, rasterized=True)
-            ax.set_ylim(len(diagram.temperatures), 0)
-            edges = np.repeat(np.arange(len(diagram.loads) + 1), 2)[1:-1]
-            steps = np.repeat(line.crossing, 2)
-            ax.plot(edges, steps, color="black", lw=2, path_effects=drawing.halo(3.6))
-            for temperature, load in line.measured:
-                place = (diagram.loads.index(load), diagram.temperatures.index(temperature))
-                ax.plot(place[0] + 0.5, place[1] + 0.5, "o", ms=5, mfc="white", mec="black")
-            drawing.ticks(ax, "x", diagram.load, diagram.loads)
-            drawing.ticks(ax, "y", diagram.temperature, diagram.temperatures)
-            ax.set_xlabel(f"{drawing.axis_label(diagram.load)}, high load ← → low load")
-            ax.set_ylabel(f"{drawing.axis_label(diagram.temperature)}, cold ← → hot")
-            ax.set_title(heading, loc="left")
-        fig.colorbar(mesh, ax=axes[0, -1], pad=0.02, aspect=28, label="LMC")
     return fig

@@ -31,6 +31,10 @@ STYLE: Any = {
 }
 # Okabe and Ito's colours: they differ in hue and in lightness for all kinds of colour vision.
 COLOURS = {"I": "#D55E00", "II-A": "#009E73", "II-B": "#0072B2"}
+# Theirs for lines, in an order in which neighbours differ in lightness.
+LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+DASHES: Any = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+MARKS = ("o", "s", "^", "D", "v", "P")
 EDGES: dict[str, Any] = {"I|II": "-", "II-A|II-B": (0, (2.5, 1.2))}
 _MOST_TICKS = 20
 
