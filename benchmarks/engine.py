@@ -24,12 +24,13 @@ import torch.nn.functional as F
 
 from benchmarks.processes import Step, measure, record
 from threeregime import catalogue
-from threeregime.data import CIFAR10_MEAN, CIFAR10_STD, Dataset
+from threeregime.data import CIFAR10_MEAN, CIFAR10_STD
 from threeregime.device import device_name, prepare
 from threeregime.engine import Engine, candidates
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
 from threeregime.graphs import WARM_UP
+from threeregime.images import Dataset
 from threeregime.loader import Loader
 from threeregime.mechanisms import MECHANISMS
 from threeregime.models import builder

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from threeregime.data import DATASETS, Dataset, load
+from threeregime.data import DATASETS, load
 from threeregime.errors import ThreeRegimeError
+from threeregime.images import Dataset
 from threeregime.loader import Loader, plain_images
 from threeregime.task import stream
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from threeregime import data, lanes, pruning
 from threeregime.fleet import Fleet
+from threeregime.images import Dataset
 from threeregime.loader import Loader
 from threeregime.mechanisms import MECHANISMS
 from threeregime.models import NETS, PreResNet
@@ -106,7 +107,7 @@ def test_a_fleet_of_every_net_is_its_plain_nets(
     images = (256 * torch.rand((24, 2, *sides), generator=generator)).to(torch.uint8)
     labels = torch.arange(24) % 10
     mean, std = (0.5, 0.4), (0.3, 0.2)
-    noise = data.Dataset("noise", images, labels, images, labels, mean, std, classes=10)
+    noise = Dataset("noise", images, labels, images, labels, mean, std, classes=10)
     run = Run(fleet, Loader(noise, SEEDS[:3], 12, crop=1, flip=True), SGD)
     drawn = run.loader.part(run.loader.draw(0), 0)
     images, labels = run.loader.batch(drawn, torch.float64)

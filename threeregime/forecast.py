@@ -23,7 +23,7 @@ from threeregime.loader import outline
 from threeregime.models import NETS
 from threeregime.protocol import Dense, Protocol, Training
 from threeregime.speed import Speed, speeds, work
-from threeregime.sweep import MEMBERS, DenseJob, RetrainJob
+from threeregime.sweep import MEMBERS, DenseJob, RetrainJob, alike
 
 BESIDE = 1.8
 """How many times as long as its steps alone a sweep takes on a machine that has nothing else to do:
@@ -81,9 +81,9 @@ def seconds(experiment: Experiment, known: Mapping[str, Speed], workers: int) ->
     for dense in _dense_jobs(experiment, cells):
         epoch = _epoch(dense.protocol, dense.protocol.dense, dense.nets, speed)
         total += dense.cost / dense.nets * epoch
-    for alike in _alike(cells):
+    for group in alike(cells):
         # They differ in what they begin with, not in what they cost.
-        job, count = RetrainJob(alike[:1]), len(alike) * len(experiment.dense_seeds)
+        job, count = RetrainJob(tuple(group[:1])), len(group) * len(experiment.dense_seeds)
         together = min(count * job.nets, MEMBERS)
         epoch = _epoch(job.protocol, job.protocol.retraining, together, speed)
         total += count * job.cost / together * epoch
@@ -116,12 +116,3 @@ def _dense_jobs(experiment: Experiment, cells: Iterable[Unit]) -> list[DenseJob]
         )
         for units in runs.values()
     ]
-
-
-def _alike(cells: Iterable[Unit]) -> list[tuple[Unit, ...]]:
-    """Cells whose retrainings can share a fleet."""
-    groups: dict[object, list[Unit]] = defaultdict(list)
-    for unit in cells:
-        p = unit.protocol
-        groups[p.data, p.net, p.retraining, p.metrics].append(unit)
-    return [tuple(group) for group in groups.values()]

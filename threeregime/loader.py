@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from threeregime.data import DATASETS, Dataset, load
+from threeregime.data import DATASETS, load
+from threeregime.images import Dataset
 from threeregime.protocol import Data
 from threeregime.task import Batches, Draws, Task
 from threeregime.translation import TRANSLATIONS

@@ -242,14 +242,20 @@ def _begun(at: Path, wanted: Sequence[Unit], planned: Set[str]) -> list[RetrainJ
     return found
 
 
+def alike(units: Iterable[Unit]) -> list[list[Unit]]:
+    """Units whose retrainings can share a fleet, group by group."""
+    groups: dict[object, list[Unit]] = defaultdict(list)
+    for unit in units:
+        p = unit.protocol
+        groups[p.data, p.net, p.retraining, p.metrics].append(unit)
+    return list(groups.values())
+
+
 def _pack(
     units: Sequence[Unit], members: int, fits: Callable[[Protocol], int] | None
 ) -> Iterable[Sequence[Unit]]:
     """Split units into fleets of nearly equal size, each of one net, data set and retraining."""
-    alike: dict[str, list[Unit]] = defaultdict(list)
-    for unit in units:
-        alike[unit.protocol.hash("data", "net", "retraining", "metrics")].append(unit)
-    for group in alike.values():
+    for group in alike(units):
         most = min(members, fits(group[0].protocol)) if fits else members
         together = max(1, most // len(group[0].retrain_seeds))
         fleets = math.ceil(len(group) / together)

@@ -1,6 +1,6 @@
 """What nets learn and how they are judged: the side of a data set that training and measuring see.
 
-:class:`threeregime.data.Dataset` is pictures and their classes,
+:class:`threeregime.images.Dataset` is pictures and their classes,
 :class:`threeregime.translation.Translation` sentences and their translations. All that a fleet
 needs to know of either is a :class:`Task` and its :class:`Batches`.
 """
