@@ -10,11 +10,16 @@ from typing import Any
 import pytest
 import torch
 from browsing import CHROMIUM, FLAGS
+from hypothesis import settings
 
 from threeregime import catalogue, cluster
 
 # As the engine runs on a CPU: one thread a fleet.
 torch.set_num_threads(1)
+
+# A busy machine is no defect.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 SMOKE_FLEET = 8
 
