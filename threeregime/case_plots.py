@@ -50,7 +50,7 @@ def tuning(diagrams: Mapping[str, PhaseDiagram]) -> Figure:
             mesh = _heated(below, diagram, changes[name], norm, boxed)
             marks = [x for x in (-30, -10, -3, -1, 0, 1, 3, 10, 30) if abs(x) <= most]
             bar = fig.colorbar(mesh, ax=below, pad=0.02, aspect=20)
-            bar.set_ticks(marks, labels=[f"{x:+d}" if x else "0" for x in marks])
+            bar.set_ticks(marks, labels=[f"{x:+d}".replace("-", "−") if x else "0" for x in marks])
             bar.minorticks_off()
         for ax in axes.T.ravel()[2 * len(names) :]:
             ax.set_visible(False)
@@ -98,7 +98,7 @@ def _heated(
             ax.text(
                 j + 0.5,
                 i + 0.5,
-                f"{value:+.1f}",
+                f"{value:+.1f}".replace("-", "−"),
                 ha="center",
                 va="center",
                 size=6.5,

@@ -1,7 +1,8 @@
 """The experiments: each a grid of temperatures and loads at several scales, from one TOML file.
 
 ``protocols/scales/SCALE.toml`` holds a scale's protocol, ``protocols/EXPERIMENT.toml`` the axes and
-the values of each scale it can run at. Adding an experiment is adding one such file::
+the values of each scale it can run at. Adding an experiment is adding one such file, there or
+anywhere else; elsewhere its path is its name::
 
     title = "Model depth"
     source = "Figure 15, Appendix C.2"
@@ -36,28 +37,68 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.protocol import Protocol
 
 PROTOCOLS = Path(__file__).parent / "protocols"
+SCALES = ("smoke", "digits", "mini", "paper")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A temperature or a load: the field that it sets, its type and its name in print."""
+    """A temperature or a load: the field that it sets, its type, and how it is spoken of.
+
+    Attributes:
+        field: of the protocol, by its path.
+        kind: int or float.
+        label: its name in print.
+        phrase: of a value in a sentence; ``{}`` stands for the value.
+        hotter: of a temperature, what a hotter one asks of whoever trains the dense net.
+        colder: likewise.
+        colder_up: whether a larger value is a lower temperature, or a lower load.
+        percent: whether its fractions are printed in percent.
+        unit: written after a value in tables, with an s if it is not one.
+    """
 
     field: str
     kind: type
     label: str
-    # Whether a larger value is a lower temperature, or a lower load.
+    phrase: str
+    hotter: str = "raise the temperature"
+    colder: str = "lower the temperature"
     colder_up: bool = True
+    percent: bool = False
+    unit: str = ""
 
 
 AXES: dict[str, Axis] = {
-    "epochs": Axis("dense.stop", int, "Training epochs"),
-    "batch_size": Axis("dense.batch_size", int, "Batch size"),
-    "rho": Axis("dense.rho", float, "SAM's rho", colder_up=False),
-    "density": Axis("pruning.density", float, "Model density"),
-    "bits": Axis("pruning.bits", int, "Bits a weight"),
-    "width": Axis("net.width", float, "Model width"),
-    "depth": Axis("net.depth", int, "Model depth"),
+    "epochs": Axis(
+        "dense.stop",
+        int,
+        "Training epochs",
+        "{} epochs",
+        hotter="stop the dense training earlier",
+        colder="train the dense net for longer",
+    ),
+    "batch_size": Axis(
+        "dense.batch_size",
+        int,
+        "Batch size",
+        "batch size {}",
+        hotter="train the dense net in smaller batches",
+        colder="train the dense net in larger ones",
+    ),
+    "rho": Axis(
+        "dense.rho",
+        float,
+        "SAM's rho",
+        "rho = {}",
+        hotter="train the dense net with a larger radius of SAM",
+        colder="train it with a smaller radius",
+        colder_up=False,
+    ),
+    "density": Axis("pruning.density", float, "Model density", "a density of {}", percent=True),
+    "bits": Axis("pruning.bits", int, "Bits a weight", "{} a weight", unit="bit"),
+    "width": Axis("net.width", float, "Model width", "width {}"),
+    "depth": Axis("net.depth", int, "Model depth", "depth {}"),
 }
+"""To add a temperature or a load, add an entry."""
 
 
 def hot_to_cold(temperature: str, values: Iterable[float]) -> tuple[float, ...]:
@@ -252,8 +293,8 @@ def _value(axis: str, value: Any) -> float:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ThreeRegimeError(f"{path}: {error}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ThreeRegimeError(f"{path} cannot be read: {error}") from error
 
 
 def names() -> list[str]:
@@ -264,13 +305,33 @@ def names() -> list[str]:
 def scales(name: str) -> list[str]:
     """Scales at which an experiment can run, smallest first."""
     table = _table(name)
-    return [scale for scale in ("smoke", "digits", "mini", "paper") if scale in table]
+    return [scale for scale in SCALES if scale in table]
 
 
 def _table(name: str) -> dict[str, Any]:
+    if name.endswith(".toml"):
+        return _checked(Path(name))
     if name not in names():
-        raise ThreeRegimeError(f"experiment {name!r} is not known: one of {', '.join(names())}")
-    return _read(PROTOCOLS / f"{name}.toml")
+        raise ThreeRegimeError(
+            f"experiment {name!r} is not known: one of {', '.join(names())}, or a TOML file"
+        )
+    return _checked(PROTOCOLS / f"{name}.toml")
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The file of an experiment, once nothing is missing in it."""
+    table = _read(path)
+    for axis in ("temperature", "load"):
+        if table.get(axis) not in AXES:
+            raise ThreeRegimeError(f"{path}: {axis} is to be one of {', '.join(AXES)}")
+    axes = {table["temperature"], table["load"], "dense_seeds", "retrain_seeds"}
+    grids = {scale: table[scale] for scale in SCALES if scale in table}
+    wanted = [("", key) for key in ("title", "source") if key not in table]
+    wanted += [(f" in [{s}]", key) for s, grid in grids.items() for key in axes - set(grid)]
+    if wanted or not grids:
+        where, key = min(wanted) if wanted else ("", f"one of {', '.join(SCALES)}")
+        raise ThreeRegimeError(f"{path}: {key} is missing{where}")
+    return table
 
 
 def protocol(scale: str) -> Protocol:
@@ -284,7 +345,7 @@ def protocol(scale: str) -> Protocol:
 
 
 def experiment(name: str, scale: str) -> Experiment:
-    """Look an experiment up.
+    """Look an experiment up, by its name or by the path of its TOML file.
 
     Raises:
         ThreeRegimeError: unknown experiment or scale, or a value its protocol does not allow.

@@ -10,6 +10,7 @@ import pandas as pd
 from threeregime import bootstrap as boot
 from threeregime import results as tables
 from threeregime.bootstrap import Array
+from threeregime.catalogue import AXES
 from threeregime.errors import ThreeRegimeError
 
 # The columns of the nets and of the pairs that become numbers of a cell.
@@ -109,7 +110,8 @@ def _normalize(cells: Cells, load: str) -> Cells:
 
 def in_print(axis: str, value: float) -> str:
     """A temperature or load as figures and tables print it: densities in percent, bits by name."""
-    if axis == "density":
+    known = AXES[axis]
+    if known.percent:
         return f"{100 * value:g} %"
-    unit = {"bits": " bit" if value == 1 else " bits"}.get(axis, "")
-    return f"{value:g}{unit}"
+    plural = "" if value == 1 else "s"
+    return f"{value:g} {known.unit}{plural}" if known.unit else f"{value:g}"

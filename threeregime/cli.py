@@ -37,7 +37,9 @@ Fields = Annotated[
 
 @app.command()
 def sweep(
-    experiment: Annotated[str, typer.Argument(help="Experiment, e.g. figure_02.")],
+    experiment: Annotated[
+        str, typer.Argument(help="Experiment, e.g. figure_02, or its TOML file.")
+    ],
     scale: Scale = "digits",
     only: Annotated[
         str, typer.Option(help="Cells by axis value, e.g. density=0.05,epochs=20; repeat for more.")
@@ -116,7 +118,9 @@ def claims(
 
 @app.command("boundary")
 def trace_boundary(
-    experiment: Annotated[str, typer.Argument(help="Experiment, e.g. figure_02.")],
+    experiment: Annotated[
+        str, typer.Argument(help="Experiment, e.g. figure_02, or its TOML file.")
+    ],
     scale: Scale = "digits",
     variant: Annotated[str, typer.Option(help="Which, where the experiment has several.")] = "",
     lmc_threshold: Annotated[float, typer.Option(help="Below it a cell is in Regime I.")] = -0.05,

@@ -78,7 +78,7 @@ def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
 
 def _of_digits(name: str, make: Callable[[], digits.Splits], classes: int) -> Loads:
     """A data set of :mod:`threeregime.digits`: there wherever scikit-learn is."""
-    return lambda root, download: _measured(name, *make(), classes=classes)
+    return lambda root, download: measured(name, *make(), classes=classes)
 
 
 def _cifar10_jpeg(root: Path, download: bool) -> Dataset:
@@ -183,7 +183,7 @@ def _folder(path: Path) -> Dataset:
         raise ThreeRegimeError(f"{path}: train and test images differ in size; resize them first")
     # Folders come class by class: CKA, which takes the first images, wants them mixed.
     mixed = np.random.default_rng(0).permutation(len(train))
-    return _measured(
+    return measured(
         f"folder:{path}", train[mixed], train_labels[mixed], test, test_labels, len(classes)
     )
 
@@ -203,7 +203,7 @@ def _read(made: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.array(labels)
 
 
-def _measured(
+def measured(
     name: str,
     train: np.ndarray,
     train_labels: np.ndarray,
@@ -211,7 +211,16 @@ def _measured(
     test_labels: np.ndarray,
     classes: int,
 ) -> Dataset:
-    """Make a data set whose mean and std are measured on its training images."""
+    """Make a data set whose mean and std are measured on its training images.
+
+    Args:
+        name: its name.
+        train: uint8 [count, channels, height, width].
+        train_labels: int [count].
+        test: likewise.
+        test_labels: likewise.
+        classes: number of classes.
+    """
     scaled = train / 255
     return Dataset(
         name,

@@ -122,7 +122,8 @@ def ticks(ax: Axes, which: str, axis: str, values: Sequence[float], offset: floa
     """One tick a value, thinned to what can be read."""
     step = -(-len(values) // _MOST_TICKS)
     at = range(0, len(values), step)
-    shown = [f"{100 * values[i]:g}" if axis == "density" else f"{values[i]:g}" for i in at]
+    factor = 100 if AXES[axis].percent else 1
+    shown = [f"{factor * values[i]:g}" for i in at]
     setter = ax.set_xticks if which == "x" else ax.set_yticks
     setter([i + offset for i in at], shown)
     ax.tick_params(axis="both", length=2, pad=2)
@@ -130,7 +131,7 @@ def ticks(ax: Axes, which: str, axis: str, values: Sequence[float], offset: floa
 
 def axis_label(axis: str) -> str:
     """Name of a temperature or load with its unit."""
-    return f"{AXES[axis].label} (%)" if axis == "density" else AXES[axis].label
+    return f"{AXES[axis].label} (%)" if AXES[axis].percent else AXES[axis].label
 
 
 def arrows(ax: Axes, diagram: PhaseDiagram, across: float = 0.5) -> None:

@@ -17,21 +17,6 @@ from threeregime.regimes import CHANCES, PhaseDiagram
 from threeregime.report import Report
 from threeregime.transitions import gains
 
-# What turning each temperature means for whoever trains the dense net.
-TURNS = {
-    "epochs": ("stop the dense training earlier", "train the dense net for longer"),
-    "batch_size": ("train the dense net in smaller batches", "train the dense net in larger ones"),
-    "rho": ("train the dense net with a larger radius of SAM", "train it with a smaller radius"),
-}
-PHRASES = {
-    "epochs": "{} epochs",
-    "batch_size": "batch size {}",
-    "rho": "rho = {}",
-    "density": "a density of {}",
-    "bits": "{} a weight",
-    "width": "width {}",
-    "depth": "depth {}",
-}
 # Significant digits; LMC and CKA keep all of theirs, since thresholds are compared with them.
 _DIGITS = 6
 _MEANS = ("test_error", "lmc", "cka_softmax")
@@ -70,7 +55,7 @@ def _entry(key: str, report: Report) -> dict[str, Any]:
         )
     changes = _changes(experiment)
     axes = (diagram.temperature, diagram.load)
-    hotter, colder = TURNS.get(diagram.temperature, ("turn hotter", "turn colder"))
+    turned = AXES[diagram.temperature]
     source = "".join(f", {value}" for value in changes.values())
     options = "".join(f" --set {name}={value}" for name, value in changes.items())
     best, *gained = gains(diagram)
@@ -82,8 +67,8 @@ def _entry(key: str, report: Report) -> dict[str, Any]:
         "key": key,
         "title": f"{experiment.name}, {experiment.scale}{source}: {experiment.title}",
         "command": f"threeregime sweep {experiment.name} --scale {experiment.scale}{options}",
-        "hotter": hotter,
-        "colder": colder,
+        "hotter": turned.hotter,
+        "colder": turned.colder,
         "seeds": [len(experiment.dense_seeds), len(experiment.retrain_seeds)],
         "best": [int(i) if i >= 0 else None for i in best],
         "curves": _curves(report),
@@ -115,13 +100,13 @@ def _diagram(diagram: PhaseDiagram) -> dict[str, Any]:
 
 def _axis(name: str, values: Sequence[float]) -> dict[str, Any]:
     """A temperature or load: its values, their ticks and how a sentence names them."""
-    percent = 100 if name == "density" else 1
+    factor = 100 if AXES[name].percent else 1
     return {
         "name": name,
         "label": axis_label(name),
         "values": [AXES[name].kind(v) for v in values],
-        "ticks": [f"{percent * v:g}" for v in values],
-        "phrases": [PHRASES.get(name, "{}").format(in_print(name, v)) for v in values],
+        "ticks": [f"{factor * v:g}" for v in values],
+        "phrases": [AXES[name].phrase.format(in_print(name, v)) for v in values],
     }
 
 

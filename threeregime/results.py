@@ -35,8 +35,8 @@ _KEY = b"threeregime"
 
 
 def folder(root: Path, experiment: str, scale: str) -> Path:
-    """Folder of an experiment's shards."""
-    return root / experiment / scale
+    """Folder of an experiment's shards; one given by its file is called after it."""
+    return root / Path(experiment).stem / scale
 
 
 def atomic_write(path: Path, write: Any) -> None:

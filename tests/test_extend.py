@@ -1,0 +1,85 @@
+"""The page on extending keeps its word: its script runs as printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from threeregime import catalogue
+from threeregime.errors import ThreeRegimeError
+from threeregime.notebooks import ROOT, environment
+
+PAGE = (ROOT / "book" / "extend.md").read_text()
+
+
+def blocks(kind: str) -> list[str]:
+    """The page's code of one kind, in order."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, flags=re.S | re.M)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page's two files in it."""
+    made = tmp_path_factory.mktemp("extend")
+    (toml,) = blocks("toml")
+    (made / "rates.toml").write_text(toml)
+    (made / "rates.py").write_text("\n\n".join(blocks("python")))
+    return made
+
+
+def test_script_makes_a_study_of_new_parts(folder: Path) -> None:
+    """New data, net and temperature: a diagram with every cell, and verdicts on it."""
+    done = subprocess.run(
+        [sys.executable, "rates.py"], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "rates.png").stat().st_size > 10_000
+    assert "Test error (%) (rate from hot to cold)" in done.stdout
+    assert "raising the temperature lowers the test error" in done.stdout
+    cells = re.search(r"rate[ ]*\n0\.5 (.*)\n0\.1 (.*)\n0\.02 (.*)\n", done.stdout)
+    assert cells, done.stdout
+    assert all(len(row.split()) == 3 for row in cells.groups())
+
+
+def test_second_run_reads_what_the_first_computed(folder: Path) -> None:
+    """Nothing is trained twice."""
+    done = subprocess.run(
+        [sys.executable, "rates.py"], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    assert "nothing to do" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('temperature = "rate"', 'temperature = "rates"', "temperature is to be one of epochs"),
+        ('title = "Learning rate and density"\n', "", "title is missing"),
+        ("density = [0.05, 0.2, 0.8]\n", "", r"density is missing in \[smoke\]"),
+        ("[smoke]", "[huge]", "one of smoke, digits, mini, paper is missing"),
+        ("[smoke]", "[smoke", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_one_line(
+    folder: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    """The line names the file and what it lacks."""
+    text = (folder / "rates.toml").read_text()
+    if "rates" not in new:
+        text = text.replace('temperature = "rate"', 'temperature = "epochs"')
+        text = text.replace("rate = [0.02, 0.1, 0.5]", "epochs = [2, 4]")
+    path = tmp_path / "wrong.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ThreeRegimeError, match=message) as raised:
+        catalogue.experiment(str(path), "smoke")
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_missing_file_is_one_line(tmp_path: Path) -> None:
+    """As any other wrong name."""
+    with pytest.raises(ThreeRegimeError, match=r"none\.toml cannot be read"):
+        catalogue.experiment(str(tmp_path / "none.toml"), "smoke")
