@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from IPython.display import Markdown
 
-from threeregime import catalogue, report, results
+from threeregime import catalogue, outputs, report, results
 from threeregime.errors import ThreeRegimeError
 from threeregime.judging import Statement
 from threeregime.ledger import CLAIMS, Claim
@@ -96,6 +97,27 @@ def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
         }
         for v in verdicts
     )
+
+
+def ledger(verdicts: Iterable[Verdict]) -> Markdown:
+    """The verdicts as the ledger's page shows them; other pages quote it by what it says."""
+    verdicts = list(verdicts)
+    shown = table(verdicts).drop(columns="tables")
+    shown["here"] = "**" + shown["here"] + "**"
+    lines = [" | ".join(row) for row in ([*shown], [":--"] * shown.shape[1], *shown.to_numpy())]
+    said = [
+        {
+            "name": v.claim.name,
+            "where": v.claim.where,
+            "statement": v.claim.statement,
+            "verdict": v.verdict,
+            "effect": effects(v),
+            "experiments": list(v.claim.experiments),
+            "scale": v.scale,
+        }
+        for v in verdicts
+    ]
+    return outputs.mark(Markdown("\n".join(f"| {line} |" for line in lines)), claims=said)
 
 
 def lines(verdicts: Iterable[Verdict]) -> list[str]:
