@@ -70,12 +70,11 @@ class Report:
         """Where the numbers come from: rows and provenance of the tables used."""
         tables = self.tables
         names = [asdict(tables.name)] if tables.name else []
-        used = tables.provenance[tables.provenance["fleet"].isin(tables.nets["fleet"])]
         counts = (
             f"{len(tables.nets)} nets, {len(tables.pairs)} pairs, "
             f"{len(tables.dense)} dense checkpoints"
         )
-        text = "\n".join(["```text", counts, *provenance.lines(used), "```"])
+        text = "\n".join(["```text", counts, *provenance.lines(tables.origins), "```"])
         return outputs.mark(Markdown(text), tables=names)
 
 

@@ -105,6 +105,16 @@ class Results:
     early: pd.DataFrame = field(default_factory=pd.DataFrame)
     name: Name | None = None
 
+    @property
+    def origins(self) -> pd.DataFrame:
+        """Provenance of the fleets that the nets and their dense checkpoints came from, a row each.
+
+        ``provenance`` has a row a shard, and those of other protocols too.
+        """
+        fleets = pd.concat([part["fleet"] for part in (self.dense, self.nets) if len(part)])
+        used = self.provenance["fleet"].isin(fleets)
+        return self.provenance[used].drop_duplicates("fleet", ignore_index=True)
+
     def variant(self, name: str) -> Results:
         """One variant's rows alone."""
         return self._only("variant", [name])

@@ -42,8 +42,7 @@ def _row(experiment: Experiment, root: Path) -> dict[str, object]:
         tables = results.load(experiment, root)
     except ThreeRegimeError:
         return {}
-    used = tables.provenance[tables.provenance["fleet"].isin(tables.nets["fleet"])]
-    fleets = used.drop_duplicates("fleet")
+    fleets = tables.origins
     there, whole = len(tables.nets.drop_duplicates("cell")), len(experiment.cells())
     nets = len(experiment.units()) * len(experiment.retrain_seeds)
     return {
