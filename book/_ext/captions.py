@@ -23,6 +23,7 @@ from threeregime.results import Name
 
 FOLDER = "tables"  # of the downloads, beside the pages
 PAGE = "book/tables"
+PAPER = "The paper's own values were read back from its published figure."
 Exports = dict[tuple[str, str, str], Export]
 
 
@@ -75,25 +76,19 @@ def caption(app: Sphinx, page: str, picture: Said, every: list[Name]) -> str:
     up, file = "../" * page.count("/"), page.rpartition("/")[2]
     link = f'<a href="{up}_sources/{page}.ipynb" download>{file}.ipynb</a>'
     parts = [f"<p>Notebook: {link}.{' ' + PAPER if paper else ''}</p>"]
-    if "tables" not in picture.facts:
-        parts.append("<p>Tables of this page:</p>")
-    parts += [_source(app, page, name) for name in names]
+    head = "Tables" if "tables" in picture.facts else "Tables of this page"
+    parts += [_source(app, page, name, head) for name in names]
     return (
         f'<div class="trace" role="note" aria-label="Source of this figure">{"".join(parts)}</div>'
     )
 
 
-PAPER = (
-    "The paper's own values are read back from its published figure; they are not of our making."
-)
-
-
-def _source(app: Sphinx, page: str, name: Name) -> str:
+def _source(app: Sphinx, page: str, name: Name, head: str) -> str:
     """The links to one study's tables, and its provenance."""
-    head = escape(f"{name.experiment}, {name.scale}")
+    label = escape(f"{name.experiment}, {name.scale}")
     made: Export | None = app.config.shipped_tables.get((name.experiment, name.scale, name.data))
     if made is None:
-        return f"<p>Tables: {head} ({escape(name.data)}), which are not shipped.</p>"
+        return f"<p>{head}: {label} ({escape(name.data)}), which are not shipped.</p>"
     up = "../" * page.count("/")
     place = f"{app.builder.get_relative_uri(page, PAGE)}#{_anchor(made)}"
     files = ", ".join(
@@ -103,7 +98,7 @@ def _source(app: Sphinx, page: str, name: Name) -> str:
     )
     old = "" if made.name == name else "<strong>Drawn from an earlier state of them.</strong>"
     return (
-        f'<p>Tables: <a href="{place}">{head}</a>: {files} (CSV, SHA-256). {old}</p>'
+        f'<p>{head}: <a href="{place}">{label}</a>: {files} (CSV, SHA-256). {old}</p>'
         f"<details><summary>{escape(made.line)}</summary>{_facts(made)}</details>"
     )
 
