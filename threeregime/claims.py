@@ -133,7 +133,7 @@ def effects(verdict: Verdict) -> str:
     """Effect and 95 % interval of a claim of one part; of several, how many hold."""
     if not verdict.parts:
         experiments = ", ".join(verdict.claim.experiments)
-        return f"no tables of {experiments} at scale {verdict.scale}"
+        return f"some tables of {experiments} are missing at scale {verdict.scale}"
     if len(verdict.parts) == 1:
         return report.effect(verdict.parts[0])
     hold = sum(part.holds is True for part in verdict.parts)
