@@ -12,7 +12,7 @@ import torch
 from browsing import CHROMIUM, FLAGS
 from hypothesis import settings
 
-from threeregime import catalogue, cluster
+from threeregime import book, catalogue, cluster
 
 # As the engine runs on a CPU: one thread a fleet.
 torch.set_num_threads(1)
@@ -38,6 +38,12 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 def smoke(smoke_run: tuple[Path, float]) -> Path:
     """Folder of those results; tests only read it."""
     return smoke_run[0]
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the book's pages, built from the notebooks as they are committed."""
+    return book.build(execute=False, out=tmp_path_factory.mktemp("book")).parent
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,6 @@ from threeregime import book
 from threeregime.errors import ThreeRegimeError
 
 
-@pytest.fixture(scope="module")
-def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the pages, built from the notebooks as they are committed."""
-    return book.build(execute=False, out=tmp_path_factory.mktemp("book")).parent
-
-
 @pytest.mark.parametrize("name", ["index", "search", "genindex", *book.pages()])
 def test_page_opens_without_a_network_and_fits_a_phone(html: Path, browser: Any, name: str) -> None:
     with Visit(browser, html / f"{name}.html") as visit:

@@ -25,6 +25,7 @@ from threeregime.regimes import PhaseDiagram
 BOX: Any = {"fill": False, "ec": "black", "lw": 1.8, "zorder": 6, "clip_on": False}
 
 
+@drawing.names_tables
 def tuning(diagrams: Mapping[str, PhaseDiagram]) -> Figure:
     """LMC at the coldest temperature, and what raising it does; Algorithm 1's loads are boxed.
 
@@ -114,6 +115,7 @@ def _heated(
     return mesh
 
 
+@drawing.names_tables
 def comparison(
     groups: Mapping[str, Mapping[str, PhaseDiagram]],
     load: float,
@@ -163,6 +165,7 @@ def _line(ax: Axes, diagram: PhaseDiagram, metric: str, column: int, k: int, nam
     )
 
 
+@drawing.names_tables
 def radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
     """Test error without SAM, at the largest radius and at that of highest CKA; CKA with stars.
 
@@ -209,6 +212,7 @@ def radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
     return fig
 
 
+@drawing.names_tables
 def selection(played: pd.DataFrame, diagrams: Mapping[str, PhaseDiagram], rule: str) -> Figure:
     """Test error of the net that each rule prunes, over the density; the colour is its LMC.
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from IPython.display import Markdown
 
-from threeregime import catalogue, report, results
+from threeregime import catalogue, outputs, report, results
 from threeregime.errors import ThreeRegimeError
 from threeregime.judging import Statement
 from threeregime.ledger import CLAIMS, Claim
@@ -98,6 +99,27 @@ def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     )
 
 
+def ledger(verdicts: Iterable[Verdict]) -> Markdown:
+    """The verdicts as the ledger's page shows them; other pages quote it by what it says."""
+    verdicts = list(verdicts)
+    shown = table(verdicts).drop(columns="tables")
+    shown["here"] = "**" + shown["here"] + "**"
+    lines = [" | ".join(row) for row in ([*shown], [":--"] * shown.shape[1], *shown.to_numpy())]
+    said = [
+        {
+            "name": v.claim.name,
+            "where": v.claim.where,
+            "statement": v.claim.statement,
+            "verdict": v.verdict,
+            "effect": effects(v),
+            "experiments": list(v.claim.experiments),
+            "scale": v.scale,
+        }
+        for v in verdicts
+    ]
+    return outputs.mark(Markdown("\n".join(f"| {line} |" for line in lines)), claims=said)
+
+
 def lines(verdicts: Iterable[Verdict]) -> list[str]:
     """The verdicts for a terminal, one line each, their counts last."""
     verdicts = list(verdicts)
@@ -111,7 +133,7 @@ def effects(verdict: Verdict) -> str:
     """Effect and 95 % interval of a claim of one part; of several, how many hold."""
     if not verdict.parts:
         experiments = ", ".join(verdict.claim.experiments)
-        return f"no tables of {experiments} at scale {verdict.scale}"
+        return f"some tables of {experiments} are missing at scale {verdict.scale}"
     if len(verdict.parts) == 1:
         return report.effect(verdict.parts[0])
     hold = sum(part.holds is True for part in verdict.parts)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from threeregime import outputs
 from threeregime.bootstrap import Array
 from threeregime.catalogue import AXES
 from threeregime.regimes import PhaseDiagram
@@ -37,6 +40,7 @@ DASHES: Any = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 MARKS = ("o", "s", "^", "D", "v", "P")
 EDGES: dict[str, Any] = {"I|II": "-", "II-A|II-B": (0, (2.5, 1.2))}
 _MOST_TICKS = 20
+_Given = ParamSpec("_Given")
 
 
 @contextmanager
@@ -55,6 +59,30 @@ def canvas(
             yield fig, axes
         finally:
             plt.close(fig)
+
+
+def names_tables(draw: Callable[_Given, Figure]) -> Callable[_Given, Figure]:
+    """Have the figures of a function say which tables its diagrams were made from."""
+
+    @functools.wraps(draw)
+    def drawn(*args: _Given.args, **kwargs: _Given.kwargs) -> Figure:
+        found = list(_diagrams([*args, *kwargs.values()]))
+        names = {d.made_from: asdict(d.made_from) for d in found if d.made_from}
+        paper = any(d.made_from is None for d in found)
+        return outputs.mark(draw(*args, **kwargs), tables=list(names.values()), paper=paper)
+
+    return drawn
+
+
+def _diagrams(given: Iterable[Any]) -> Iterator[PhaseDiagram]:
+    """The phase diagrams among arguments, in whatever holds them."""
+    for one in given:
+        if isinstance(one, PhaseDiagram):
+            yield one
+        elif isinstance(one, Mapping):
+            yield from _diagrams(one.values())
+        elif isinstance(one, (list, tuple)):
+            yield from _diagrams(one)
 
 
 def halo(width: float = 2.4) -> list[Any]:

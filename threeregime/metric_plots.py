@@ -62,6 +62,7 @@ def separation(areas: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     return fig
 
 
+@drawing.names_tables
 def local(diagram: PhaseDiagram, values: Mapping[str, Array]) -> Figure:
     """Metrics of single nets over the diagram, on a logarithmic scale.
 
@@ -79,6 +80,7 @@ def local(diagram: PhaseDiagram, values: Mapping[str, Array]) -> Figure:
     return fig
 
 
+@drawing.names_tables
 def traced(found: Mapping[str, tuple[PhaseDiagram, Boundary]]) -> Figure:
     """LMC of whole diagrams, the boundary found by bisection, and the cells that it measured.
 

@@ -33,6 +33,7 @@ MAPS = {
 MARKERS = {"I": "v", "II-A": "o", "II-B": "s"}
 
 
+@drawing.names_tables
 def phase_diagram(diagram: PhaseDiagram, paper: PhaseDiagram | None = None) -> Figure:
     """The four panels of the paper's Figure 2: test error, normalised test error, LMC and CKA.
 
@@ -64,6 +65,7 @@ def phase_diagram(diagram: PhaseDiagram, paper: PhaseDiagram | None = None) -> F
     return fig
 
 
+@drawing.names_tables
 def regime_map(diagram: PhaseDiagram) -> Figure:
     """The regimes in one picture; the number in each cell is its test error in percent.
 
@@ -95,6 +97,7 @@ def regime_map(diagram: PhaseDiagram) -> Figure:
     return fig
 
 
+@drawing.names_tables
 def difference(diagram: PhaseDiagram, reference: PhaseDiagram) -> Figure:
     """Two diagrams and their difference at the cells in common.
 
@@ -179,6 +182,7 @@ def barrier(curves: Mapping[str, ArrayLike]) -> Figure:
     return fig
 
 
+@drawing.names_tables
 def error_curves(diagram: PhaseDiagram, loads: Sequence[float] | None = None) -> Figure:
     """Test error over the temperature, one line a load, with its 95 % interval over seeds.
 

@@ -70,9 +70,9 @@ def commit() -> str:
         return "unknown"
 
 
-def lines(table: pd.DataFrame) -> list[str]:
-    """Provenance of shards, one row each, as lines in words; equal facts are said once."""
-    facts = {
+def facts(table: pd.DataFrame) -> dict[str, str]:
+    """Provenance of fleets, one row each, in words; equal facts are said once."""
+    return {
         "code": _commits(table["commit"]),
         "device": _distinct(table["device"]),
         "versions": _distinct(
@@ -81,12 +81,15 @@ def lines(table: pd.DataFrame) -> list[str]:
         ),
         "engine": _distinct(table["engine"]),
         "computed": f"{table['created'].min()} to {table['created'].max()}",
-        "fleets": f"{len(table.drop_duplicates('fleet'))}, "
-        f"{table.drop_duplicates('fleet')['seconds'].sum() / 60:.0f} minutes of one core or GPU",
+        "fleets": f"{len(table)}, {table['seconds'].sum() / 60:.0f} minutes of one core or GPU",
     }
+
+
+def lines(table: pd.DataFrame) -> list[str]:
+    """The same as lines of text."""
     return [
         line
-        for name, fact in facts.items()
+        for name, fact in facts(table).items()
         for line in textwrap.wrap(f"{name}: {fact}", 72, subsequent_indent="    ")
     ]
 

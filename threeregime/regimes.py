@@ -62,6 +62,7 @@ class PhaseDiagram:
         by_seed: metric to the means of each dense seed [D, T, L]; empty without seeds.
         total: the temperature of the whole dense run; epochs are compared relative to it.
         error: what 100 times a test error is: "%", of translations "100 - BLEU".
+        made_from: the tables; None of the paper's own values.
     """
 
     title: str
@@ -77,6 +78,7 @@ class PhaseDiagram:
     by_seed: Mapping[str, Array]
     total: float
     error: str = "%"
+    made_from: tables.Name | None = None
 
     @classmethod
     def from_results(
@@ -92,7 +94,7 @@ class PhaseDiagram:
 
         Args:
             results: its tables; the attributes used are ``experiment``, ``scale``,
-                ``temperature``, ``load``, ``nets``, ``pairs`` and ``error``.
+                ``temperature``, ``load``, ``nets``, ``pairs``, ``error`` and ``name``.
             lmc_threshold: below it a cell is in Regime I.
             cka_threshold: from it on a well-connected cell is in II-B; None takes `otsu`'s.
             bootstrap: number of replicates; 0 leaves intervals and probabilities NaN.
@@ -106,7 +108,7 @@ class PhaseDiagram:
         title = f"{results.experiment}, {results.scale}"
         axes = (results.temperature, results.load)
         made = _assemble(title, axes, found, lmc_threshold, cka_threshold, total)
-        return replace(made, error=results.error)
+        return replace(made, error=results.error, made_from=results.name)
 
     @classmethod
     def from_reference(

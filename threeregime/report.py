@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
 
-from threeregime import catalogue, cluster, provenance, results
+from threeregime import catalogue, cluster, outputs, provenance, results
 from threeregime.catalogue import Experiment
 from threeregime.cells import in_print
 from threeregime.errors import ThreeRegimeError
@@ -69,12 +69,13 @@ class Report:
     def sources(self) -> Markdown:
         """Where the numbers come from: rows and provenance of the tables used."""
         tables = self.tables
-        used = tables.provenance[tables.provenance["fleet"].isin(tables.nets["fleet"])]
+        names = [asdict(tables.name)] if tables.name else []
         counts = (
             f"{len(tables.nets)} nets, {len(tables.pairs)} pairs, "
             f"{len(tables.dense)} dense checkpoints"
         )
-        return Markdown("\n".join(["```text", counts, *provenance.lines(used), "```"]))
+        text = "\n".join(["```text", counts, *provenance.lines(tables.origins), "```"])
+        return outputs.mark(Markdown(text), tables=names)
 
 
 def _training(training: Any) -> str:

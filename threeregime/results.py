@@ -7,6 +7,7 @@ protocol asks for it, ``early`` (a row per pair and early epoch of retraining).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -69,8 +70,28 @@ def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
+class Name:
+    """Which tables: of what, and a mark that is the same as long as the same fleets are in them.
+
+    Attributes:
+        experiment: its name.
+        scale: its scale.
+        data: the data set.
+        mark: 12 hexadecimal digits of the SHA-256 of the names of their fleets and their nets.
+    """
+
+    experiment: str
+    scale: str
+    data: str
+    mark: str
+
+
+@dataclass(frozen=True)
 class Results:
-    """The tables of one experiment at one scale, and one row of provenance a shard."""
+    """The tables of one experiment at one scale, and one row of provenance a shard.
+
+    ``name`` stays that of the whole where a part is taken; None: made by hand.
+    """
 
     experiment: str
     scale: str
@@ -82,6 +103,17 @@ class Results:
     provenance: pd.DataFrame
     error: str = "%"
     early: pd.DataFrame = field(default_factory=pd.DataFrame)
+    name: Name | None = None
+
+    @property
+    def origins(self) -> pd.DataFrame:
+        """Provenance of the fleets that the nets and their dense checkpoints came from, a row each.
+
+        ``provenance`` has a row a shard, and those of other protocols too.
+        """
+        fleets = pd.concat([part["fleet"] for part in (self.dense, self.nets) if len(part)])
+        used = self.provenance["fleet"].isin(fleets)
+        return self.provenance[used].drop_duplicates("fleet", ignore_index=True)
 
     def variant(self, name: str) -> Results:
         """One variant's rows alone."""
@@ -146,8 +178,15 @@ def load(experiment: Experiment, *roots: Path) -> Results:
         experiment.load,
         provenance=found["provenance"],
         error=experiment.error,
+        name=_name(experiment, tables["nets"]),
         **tables,
     )
+
+
+def _name(experiment: Experiment, nets: pd.DataFrame) -> Name:
+    content = "\n".join([*sorted(nets["fleet"].unique()), str(len(nets))])
+    mark = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return Name(experiment.name, experiment.scale, experiment.protocol.data.name, mark)
 
 
 def _sort_order(experiment: Experiment) -> list[str]:

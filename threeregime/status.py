@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ import pandas as pd
 from threeregime import catalogue, results
 from threeregime.catalogue import Experiment
 from threeregime.errors import ThreeRegimeError
+from threeregime.results import Results
 
 PACKAGE = Path(__file__).parent
 
@@ -29,21 +30,22 @@ def table(root: Path = results.ROOT) -> pd.DataFrame:
         changed since, the protocol or how many of the files that make numbers; "no", or "unknown"
         where there is no history to ask.
     """
-    rows = []
+    return pd.DataFrame(_row(*found) for found in shipped(root))
+
+
+def shipped(root: Path = results.ROOT) -> Iterator[tuple[Experiment, Results]]:
+    """Every experiment and scale of which there are tables, with these."""
     for name in catalogue.names():
         for scale in catalogue.scales(name):
-            experiment = catalogue.experiment(name, scale)
-            rows += [row for copy in experiment.on_copies() if (row := _row(copy, root))]
-    return pd.DataFrame(rows)
+            for experiment in catalogue.experiment(name, scale).on_copies():
+                try:
+                    yield experiment, results.load(experiment, root)
+                except ThreeRegimeError:
+                    continue
 
 
-def _row(experiment: Experiment, root: Path) -> dict[str, object]:
-    try:
-        tables = results.load(experiment, root)
-    except ThreeRegimeError:
-        return {}
-    used = tables.provenance[tables.provenance["fleet"].isin(tables.nets["fleet"])]
-    fleets = used.drop_duplicates("fleet")
+def _row(experiment: Experiment, tables: Results) -> dict[str, object]:
+    fleets = tables.origins
     there, whole = len(tables.nets.drop_duplicates("cell")), len(experiment.cells())
     nets = len(experiment.units()) * len(experiment.retrain_seeds)
     return {

@@ -1,0 +1,145 @@
+"""On the pages of figures, what the ledger says of them; on the ledger's, a place to link to.
+
+Both are taken from what the ledger's notebook computed and was stored with: they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+from threeregime import outputs
+
+LEDGER = "notebooks/claims"
+SIGNS = {"holds": "✓", "holds in part": "◐", "open": "?", "does not hold": "✗"}
+MOST = 8  # claims in view; the rest is folded away
+Claim = dict[str, Any]
+
+
+def claims(app: Sphinx) -> list[Claim]:
+    """The claims as the ledger's notebook says them."""
+    path = Path(app.srcdir) / f"{LEDGER}.ipynb"
+    return [claim for said in outputs.said(path) for claim in said.facts.get("claims", [])]
+
+
+def on_page(app: Sphinx, tree: nodes.document) -> None:
+    """Name the ledger's rows on its page, and put the box on those of figures."""
+    page = app.env.docname
+    path = Path(app.env.doc2path(page))
+    if page == LEDGER:
+        _name_rows(tree, claims(app))
+    elif path.suffix == ".ipynb":
+        first, rest = concerned(page, path, claims(app))
+        app.env.note_dependency(str(Path(app.srcdir) / f"{LEDGER}.ipynb"))
+        cell = next((c for c in tree.findall(nodes.container) if _has_output(c)), None)
+        if (first or rest) and cell is not None:
+            ledger = app.builder.get_relative_uri(page, LEDGER)
+            box = nodes.raw("", _box(first, rest, ledger), format="html")
+            cell.parent.insert(cell.parent.index(cell) + 1, box)
+
+
+def concerned(page: str, path: Path, known: Iterable[Claim]) -> tuple[list[Claim], list[Claim]]:
+    """The claims that a page is about, and the others that rest on tables it shows.
+
+    A page named after a figure is about the claims that name it; any other page about those that
+    rest on its tables alone.
+    """
+    shown = {
+        (name["experiment"], name["scale"])
+        for said in outputs.said(path)
+        for name in said.facts.get("tables", [])
+    }
+    number = re.search(r"figure_0*(\d+)$", page)
+    first, rest = [], []
+    for claim in known:
+        rests_on = {(name, claim["scale"]) for name in claim["experiments"]}
+        about = number[1] in _figures(claim["where"]) if number else rests_on <= shown
+        if about:
+            first.append(claim)
+        elif rests_on & shown:
+            rest.append(claim)
+    return first, rest
+
+
+def _figures(where: str) -> set[str]:
+    """Numbers of the paper's figures in, for instance, "Section 3.2, Figures 2c and 2d"."""
+    return set(re.findall(r"\b(\d+)[a-z]?\b", where.partition("Figure")[2]))
+
+
+def _box(first: list[Claim], rest: list[Claim], ledger: str) -> str:
+    first, rest = first[:MOST], [*first[MOST:], *rest]
+    if not first:
+        first, rest = rest[:MOST], rest[MOST:]
+    scales = " and ".join(sorted({claim["scale"] for claim in [*first, *rest]}))
+    more = ""
+    if rest:
+        counts = Counter(claim["verdict"] for claim in rest)
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        more = (
+            f"<details><summary>{len(rest)} more on the same tables: {told}</summary>"
+            f"{_items(rest, ledger)}</details>"
+        )
+    return (
+        '<aside class="ledger" aria-label="What the ledger says">'
+        f'<p><strong>What the <a href="{ledger}">ledger</a> says</strong> of the shipped tables '
+        f"(scale {escape(scales)}):</p>{_items(first, ledger)}{more}</aside>"
+    )
+
+
+def _items(some: list[Claim], ledger: str) -> str:
+    return f"<ul>{''.join(_item(claim, ledger) for claim in some)}</ul>"
+
+
+def _item(claim: Claim, ledger: str) -> str:
+    verdict = claim["verdict"]
+    sign = SIGNS.get(verdict, "–")
+    kind = verdict.replace(" ", "-")
+    return (
+        f'<li class="{kind}"><strong><span aria-hidden="true">{sign}</span> {verdict}</strong> '
+        f'<a href="{ledger}#{_anchor(claim)}">{escape(claim["statement"])}</a> '
+        f"<span>{escape(claim['effect'])}</span></li>"
+    )
+
+
+def _anchor(claim: Claim) -> str:
+    return f"claim-{claim['name']}"
+
+
+def _has_output(node: nodes.container) -> bool:
+    parts = (child.get("nb_element") for child in node.children if isinstance(child, nodes.Element))
+    return node.get("nb_element") == "cell_code" and "cell_code_output" in parts
+
+
+def _name_rows(tree: nodes.document, known: list[Claim]) -> None:
+    """Give each row of the ledger's table an address of its own.
+
+    Raises:
+        ExtensionError: the table on the page is not the one that was computed.
+    """
+    tables = [body.children for body in tree.findall(nodes.tbody)]
+    rows = next((rows for rows in tables if len(rows) == len(known)), None)
+    if rows is None or not known:
+        raise ExtensionError(f"{LEDGER} does not show its {len(known)} claims: run its notebook")
+    for row, claim in zip(rows, known, strict=True):
+        if _letters(claim["statement"]) not in _letters(row.astext()):
+            raise ExtensionError(f"{LEDGER} has no row {claim['statement']!r}: run its notebook")
+        row["ids"].append(_anchor(claim))
+
+
+def _letters(text: str) -> str:
+    """Without what typesetting changes, such as quotation marks."""
+    return re.sub(r"\W", "", text)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("doctree-read", on_page)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
