@@ -25,10 +25,10 @@ def table(root: Path = results.ROOT) -> pd.DataFrame:
         root: where they lie.
 
     Returns:
-        ``experiment``, ``scale``, ``cells`` (there are, of the grid), ``seeds``, ``computed`` (the
-        last day), ``device``, ``hours`` (of one core or GPU), ``commits`` and ``stale``: what has
-        changed since, the protocol or how many of the files that make numbers; "no", or "unknown"
-        where there is no history to ask.
+        ``experiment``, ``scale``, ``cells`` (there are, of the grid), ``nets`` (retrained),
+        ``seeds``, ``computed`` (the last day), ``device``, ``hours`` (of one core or GPU),
+        ``commits`` and ``stale``: what has changed since, the protocol or how many of the files
+        that make numbers; "no", or "unknown" where there is no history to ask.
     """
     return pd.DataFrame(_row(*found) for found in shipped(root))
 
@@ -53,6 +53,7 @@ def _row(experiment: Experiment, tables: Results) -> dict[str, object]:
         "scale": experiment.scale,
         "data": experiment.protocol.data.name,
         "cells": f"{there} of {whole}",
+        "nets": len(tables.nets),
         "seeds": f"{len(experiment.dense_seeds)} x {len(experiment.retrain_seeds)}",
         "computed": str(fleets["created"].max())[:10],
         "device": "; ".join(sorted(set(fleets["device"]))),
