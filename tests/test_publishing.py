@@ -111,7 +111,11 @@ def test_a_term_shows_its_definition_and_hides_it_again(plain: Path, browser: An
 def test_the_first_tap_shows_the_definition_and_the_second_follows(
     plain: Path, browser: Any
 ) -> None:
-    phone = {"viewport": {"width": 390, "height": 800}, "has_touch": True, "is_mobile": True}
+    phone: dict[str, Any] = {
+        "viewport": {"width": 390, "height": 800},
+        "has_touch": True,
+        "is_mobile": True,
+    }
     with Visit(browser, plain / "page.html", **phone) as visit:
         visit.page.locator(TERM).first.tap()
         at = visit.page.locator(POPOVER).bounding_box()

@@ -135,6 +135,7 @@ def photograph(browser: Browser, path: Path) -> list[bytes]:
     if "widget-view+json" not in path.read_text(encoding="utf-8"):
         return []
     page = opened(browser, path)
+    page.emulate_media(media="print")  # as on paper: without the page's bars and buttons
     count = page.locator(WIDGET).count()
     shown = page.locator(f":has(> {WIDGET})")
     pictures = []
