@@ -182,8 +182,21 @@ def test_colab_copies_begin_with_one_cell_more(tmp_path: Path) -> None:
     assert f"git clone --quiet --depth 1 https://github.com/{ADDRESS} /content/threeregime" in text
     pinned = (ROOT / "requirements.txt").read_text().splitlines()
     installed = re.findall(r"\S+==\S+", text)
-    assert len(installed) == 3
+    assert len(installed) == 4
     assert set(installed) <= set(pinned)
+
+
+def test_binder_installs_the_lock_without_what_is_for_gpus() -> None:
+    folder = ROOT / ".binder"
+    assert (folder / "runtime.txt").read_text().strip() in ("python-3.11", "python-3.12")
+    assert (folder / "postBuild").stat().st_mode & 0o111
+    script = (folder / "postBuild").read_text()
+    left_out = re.search(r"grep -Ev '(.+)' requirements\.lock", script)
+    assert left_out
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    gone = {line.partition("==")[0] for line in lock if re.match(left_out[1], line)}
+    assert {"nvidia-cublas", "triton"} <= gone
+    assert all(re.match(r"cuda-|nvidia-|triton$", name) for name in gone)
 
 
 def test_workflow_gives_the_address_and_asks_for_no_more_than_it_needs() -> None:

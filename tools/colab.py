@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 # What the notebooks need and Colab lacks; the rest stays as Colab has it, since its own program
 # runs on the same libraries.
-LACKING = ("anywidget", "num2words", "sacrebleu")
+LACKING = ("anywidget", "myst-nb", "num2words", "sacrebleu")
 
 
 def pins() -> list[str]:
