@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from browsing import CHROMIUM, FLAGS
 from hypothesis import settings
 
-from threeregime import book, catalogue, cluster
+from threeregime import book, catalogue, cluster, printing
+from threeregime.errors import ThreeRegimeError
 
 # As the engine runs on a CPU: one thread a fleet.
 torch.set_num_threads(1)
@@ -48,11 +48,9 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: `apt-get install chromium`, or have chrome on the path")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    try:
+        printing.chromium()
+    except ThreeRegimeError as error:
+        pytest.skip(str(error))
+    with printing.browsing() as running:
         yield running
-        running.close()

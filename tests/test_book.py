@@ -27,6 +27,21 @@ def test_page_opens_without_a_network_and_fits_a_phone(html: Path, browser: Any,
         assert visit.page.evaluate(beyond) <= 0
 
 
+def test_pages_weigh_less_than_30_megabytes(html: Path) -> None:
+    weights = {path: path.stat().st_size for path in html.rglob("*") if path.is_file()}
+    heaviest = sorted(weights, key=lambda path: -weights[path])[:5]
+    assert sum(weights.values()) < 30_000_000, f"heaviest: {heaviest}"
+
+
+def test_downloads_are_the_notebooks_themselves(html: Path) -> None:
+    names = [name for name in book.pages() if name.startswith("notebooks/")]
+    assert len(names) > 20
+    for name in names:
+        assert f'href="../_sources/{name}.ipynb"' in (html / f"{name}.html").read_text()
+        shown = (html / "_sources" / f"{name}.ipynb").read_bytes()
+        assert shown == (book.ROOT / f"{name}.ipynb").read_bytes(), name
+
+
 def test_figure_2_is_there(html: Path, browser: Any) -> None:
     with Visit(browser, html / "notebooks" / "figure_02.html") as visit:
         widths = visit.page.eval_on_selector_all(

@@ -15,7 +15,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.notebooks import ROOT, environment, execute_all, run_notebook
 from threeregime.regimes import PhaseDiagram
 
-__all__ = ["build", "check", "pages", "run_notebook"]
+__all__ = ["build", "check", "pages", "run_notebook", "sphinx"]
 
 # Pages may link to the network; they may not load anything from there.
 FETCH = re.compile(
@@ -48,15 +48,29 @@ def build(execute: bool = True, out: Path | None = None, root: Path = ROOT) -> P
     if execute:
         execute_all(root)
         draw_picture(root / "book" / "images" / "regimes.png")
+    html = sphinx("html", out, root)
+    check(html, pages(root))
+    return html / "index.html"
+
+
+def sphinx(builder: str, out: Path | None = None, root: Path = ROOT) -> Path:
+    """Build the pages by one of Jupyter Book's builders: ``html``, or ``singlehtml`` for one page.
+
+    Returns:
+        Folder of the pages, named after the builder, in ``_build`` below ``out``.
+
+    Raises:
+        ThreeRegimeError: Sphinx failed or warned.
+    """
     out = (out or root / "book").resolve()
-    html, log = out / "_build" / "html", out / "_build" / "build.log"
+    folder, log = out / "_build" / builder, out / "_build" / "build.log"
     # Sphinx keeps the pages of deleted files, and does not see that a number glued from another
     # page changed: every build starts afresh.
-    shutil.rmtree(html, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     options = ["--path-output", str(out), "--all", "--warningiserror", "--keep-going", "--quiet"]
     code = "from jupyter_book.cli.main import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "build", str(root), *options],
+        [sys.executable, "-c", code, "build", str(root), "--builder", builder, *options],
         env=environment(),
         capture_output=True,
         text=True,
@@ -69,8 +83,7 @@ def build(execute: bool = True, out: Path | None = None, root: Path = ROOT) -> P
         found = re.search(r"^.*(?:WARNING|ERROR|Error).*$", text, re.MULTILINE)
         what = f": {found[0].strip()}" if found else ""
         raise ThreeRegimeError(f"the book was not built{what} (see {log})")
-    check(html, pages(root))
-    return html / "index.html"
+    return folder
 
 
 def draw_picture(path: Path) -> None:

@@ -139,11 +139,18 @@ def trace_boundary(
 
 
 @app.command("book")
-def build_book() -> None:
+def build_book(
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print it as a PDF, too.")] = False,
+) -> None:
     """Run every notebook and build the Jupyter Book; prints where its first page is."""
-    from threeregime import book
+    from threeregime import book, printing
 
+    if pdf:
+        printing.chromium()  # says that there is none before all the work
     print(book.build())
+    if pdf:
+        with printing.browsing() as browser:
+            print(printing.print_book(browser))
 
 
 @app.command()
