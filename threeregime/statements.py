@@ -68,7 +68,7 @@ def lmc_boundary(diagram: PhaseDiagram) -> Statement:
         diagram,
         "lmc_boundary",
         "Regime I (poor LMC) lies at low densities and is absent at high densities.",
-        effect if k else None,
+        effect if k and poor.any() else None,  # where none is in I there is nothing to place
         f"Effect: share of Regime I cells, low minus high. Regime I by {diagram.load}: {counts}.",
         also,
     )
@@ -122,12 +122,18 @@ def lmc_sharper(diagram: PhaseDiagram) -> Statement:
         f"CKA {sharpness(cell['cka_softmax'], axis):.2f} ({len(lines[axis])} lines)"
         for name, axis in ((diagram.load, 1), (diagram.temperature, 0))
     ]
+    detail = "No line crosses from Regime I to II."
+    if any(len(crossing) for crossing in lines.values()):
+        detail = (
+            "Effect: largest single step as a share of the range, LMC minus CKA; "
+            f"{'; '.join(parts)}."
+        )
     return judge(
         diagram,
         "lmc_sharper",
         "Between regimes LMC changes sharply, CKA smoothly.",
         lambda v: both(v["lmc"]) - both(v["cka_softmax"]),
-        f"Effect: largest single step as a share of the range, LMC minus CKA; {'; '.join(parts)}.",
+        detail,
     )
 
 
