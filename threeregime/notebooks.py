@@ -124,7 +124,8 @@ def _execute(source: Path, out: Path, values: dict[str, Any]) -> None:
             kernel_manager_class=_ThisPython,
             resources={"metadata": {"path": str(source.parent)}},
             coalesce_streams=True,
-            extra_arguments=["--HistoryManager.enabled=False", "--log-level=ERROR"],
+            # A kernel calls it an error to be stopped when its notebook is done.
+            extra_arguments=["--HistoryManager.enabled=False", "--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         what = f"{error.ename}: {error.evalue}".strip().splitlines()[0]
