@@ -365,6 +365,14 @@ def answer(lmc: float = -0.2, cka: float = 0.9, chances: Any = None, **fields: A
 
 
 @pytest.mark.parametrize(
+    ("dense", "warns"), [(0.9, True), (0.51, True), (0.4, False), (0.0, False)]
+)
+def test_a_net_that_was_not_trained_is_told_to_be(dense: float, warns: bool) -> None:
+    told = str(answer(dense={"a": Dense(dense, None)}))
+    assert ("Train it first" in told) == warns
+
+
+@pytest.mark.parametrize(
     ("lmc", "cka", "regime", "turn", "said"),
     [
         (-0.2, 0.9, "I", "hotter", "stop the dense run earlier"),

@@ -17,6 +17,8 @@ SURE = 0.6
 """A regime less likely than this is not told from the others."""
 FAR = 0.05
 """Copies whose training error is larger than the dense net's by this have not caught up."""
+UNTRAINED = 0.5
+"""A dense net whose training error is larger than this has yet to be trained."""
 TURNS = {"I": "hotter", "II-A": "colder", "II-B": "stay"}
 MEANS = {
     "I": "the retrained copies are poorly connected: between them lies a barrier of high error",
@@ -137,9 +139,14 @@ class Advice:
         ]
 
     def _caution(self) -> list[str]:
-        """What speaks against an answer that rests on copies which have not learned enough."""
-        errors = self.evidence[self.chosen].train
-        if self.regime == "I" or min(errors) < self.dense[self.chosen].train + FAR:
+        """What speaks against an answer: a dense net or copies which have not learned enough."""
+        errors, dense = self.evidence[self.chosen].train, self.dense[self.chosen].train
+        if dense > UNTRAINED and max(errors) < dense - FAR:
+            return [
+                "Caution: the dense net errs on more than half of its training data, and its "
+                "pruned copies on fewer: it has hardly been trained. Train it first, and ask again."
+            ]
+        if self.regime == "I" or min(errors) < dense + FAR:
             return []
         return [
             "Caution: the copies still err far more than the dense net, so they may be alike only "
