@@ -104,7 +104,7 @@ def test_lines_and_table_say_the_same(shipped: Path) -> None:
     verdicts = claims.judge(root=shipped, names=["rho_two_faces", "depth"])
     printed, counts = claims.lines(verdicts)[:-1], claims.lines(verdicts)[-1]
     assert [line.split("  ")[0].strip() for line in printed] == [v.verdict for v in verdicts]
-    assert counts.endswith("1 not measured")
+    assert counts.endswith("not measured: 1")
     assert claims.table(verdicts)["here"].tolist() == [v.verdict for v in verdicts]
     one = claims.judge(root=shipped, names=["rho_two_faces"])[0]
     assert claims.effects(dataclasses.replace(one, parts=one.parts[:1])) == report.effect(

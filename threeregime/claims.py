@@ -9,6 +9,7 @@ part* where some do, and is *open* where the tables decide none. Tables that are
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +126,18 @@ def lines(verdicts: Iterable[Verdict]) -> list[str]:
     verdicts = list(verdicts)
     wide = max(len(v.claim.name) for v in verdicts)
     made = [f"{v.verdict:<14}{v.claim.name:<{wide + 2}}{effects(v)}" for v in verdicts]
-    counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in VERDICTS}
-    return [*made, ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)]
+    return [*made, summary(verdicts)]
+
+
+def counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """How many claims have each verdict."""
+    found = Counter(verdict.verdict for verdict in verdicts)
+    return {kind: found[kind] for kind in VERDICTS}
+
+
+def summary(verdicts: Iterable[Verdict]) -> str:
+    """The same in a line, such as "holds: 7, open: 3"."""
+    return ", ".join(f"{kind}: {n}" for kind, n in counts(verdicts).items() if n)
 
 
 def effects(verdict: Verdict) -> str:

@@ -159,14 +159,13 @@ def play(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def regrets(played: pd.DataFrame, load: str, rule: str, most: int = 8) -> pd.DataFrame:
+def regrets(played: pd.DataFrame, load: str, rule: str) -> pd.DataFrame:
     """Where a rule's choice was worse than grid search's, the worst first.
 
     Args:
         played: as `play` returns it, with the rule "grid search".
         load: name of the load.
         rule: which rule.
-        most: rows at most.
 
     Returns:
         One row a load and dense seed: what both chose, with the commonest choice over pairs, the
@@ -189,4 +188,4 @@ def regrets(played: pd.DataFrame, load: str, rule: str, most: int = 8) -> pd.Dat
         }
     )
     worse = table[table["points lost"] > 0].sort_values("points lost", ascending=False)
-    return worse.head(most).round({"points lost": 2}).reset_index()
+    return worse.round({"points lost": 2}).reset_index()
