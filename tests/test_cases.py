@@ -24,7 +24,7 @@ from threeregime import (
     tuning,
 )
 from threeregime.errors import ThreeRegimeError
-from threeregime.replay import Replay, play, replays
+from threeregime.replay import Replay, outcome, play, replays
 from threeregime.results import Results
 from threeregime.selection import Measured
 
@@ -158,6 +158,30 @@ def test_rules_play_on_every_load_seed_and_pair() -> None:
         assert chosen[rule].tolist() == [[10], [30]]
     spent = played[played["rule"] == "Algorithm 2"].groupby("density")["epochs"].unique()
     assert [list(x) for x in spent] == [[3 * 2 * 2], [2 * 2]]
+
+
+def test_outcome_of_a_rule_has_its_interval_and_its_cost() -> None:
+    played = pd.DataFrame(
+        {
+            "rule": ["a"] * 3 + ["b"] * 3,
+            "dense_seed": [0, 1, 2] * 2,
+            "test_error": [0.1, 0.2, 0.3, 0.1, 0.1, 0.1],
+            "epochs": [2, 2, 8, 40, 40, 40],
+            "grid_epochs": [40] * 6,
+        }
+    )
+    made = outcome(played, ["b", "a"])
+    assert made["rule"].tolist() == ["b", "a"]
+    # Student's t of two degrees of freedom, times a deviation of 10 points over sqrt(3).
+    half = 4.302653 * 10 / 3**0.5
+    assert made["test error (%)"].tolist() == [
+        "10.00 (10.0 to 10.0)",
+        f"20.00 ({20 - half:.1f} to {20 + half:.1f})",
+    ]
+    assert made["epochs of retraining"].tolist() == ["40", "4"]
+    assert made["share of grid search"].tolist() == ["100.0%", "10.0%"]
+    alone = outcome(played[played["dense_seed"] == 0], ["a"])
+    assert alone["test error (%)"].tolist() == ["10.00"]
 
 
 def test_statements_on_selection_follow_the_table() -> None:
