@@ -61,6 +61,12 @@ def test_second_run_reads_what_the_first_computed(folder: Path) -> None:
         ("density = [0.05, 0.2, 0.8]\n", "", r"density is missing in \[smoke\]"),
         ("[smoke]", "[huge]", "one of smoke, digits, mini, paper is missing"),
         ("[smoke]", "[smoke", "cannot be read"),
+        ('load = "density"', 'load = ["density"]', "load is to be one of epochs"),
+        ('load = "density"', 'load = "epochs"', "load is to be another axis than temperature"),
+        ("density = [0.05, 0.2, 0.8]", "density = 0.05", r"density in \[smoke\] is to be a list"),
+        ("dense_seeds = [0, 1]", "dense_seeds = []", "dense_seeds in .* is to be a list of 1 or"),
+        ("dense_seeds = [0, 1]", 'dense_seeds = ["a"]', "dense_seeds in .* whole numbers"),
+        ("retrain_seeds = [0, 1]", "retrain_seeds = [0]", "retrain_seeds in .* of 2 or more"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_one_line(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from threeregime import catalogue
+from threeregime.axes import AXES
 from threeregime.data import DATASETS
 from threeregime.errors import ThreeRegimeError
 from threeregime.protocol import Data, Dense, Metrics, Net, Protocol, Pruning, Retraining, Training
@@ -298,7 +299,7 @@ def test_every_preset_loads_and_covers_its_grid(name: str, scale: str) -> None:
     for unit in units:
         axes = {experiment.temperature: unit.temperature, experiment.load: unit.load}
         for axis, value in axes.items():
-            assert unit.protocol.get(catalogue.AXES[axis].field) == value
+            assert unit.protocol.get(AXES[axis].field) == value
     # the identity of a diagram is that of all its cells
     for variant in experiment.variants:
         own = [unit for unit in units if unit.variant == variant]

@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from threeregime import cluster, results
-from threeregime.catalogue import Experiment, hot_to_cold
+from threeregime.axes import hot_to_cold
+from threeregime.catalogue import Experiment
 from threeregime.cells import in_print
 from threeregime.errors import ThreeRegimeError
 from threeregime.regimes import PhaseDiagram

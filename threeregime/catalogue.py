@@ -27,83 +27,18 @@ Fields are set as by ``threeregime sweep --set``, under the same checks.
 from __future__ import annotations
 
 import itertools
-import tomllib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from threeregime import experiment_file
+from threeregime.axes import AXES
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment_file import SCALES
 from threeregime.protocol import Protocol
 
 PROTOCOLS = Path(__file__).parent / "protocols"
-SCALES = ("smoke", "digits", "mini", "paper")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A temperature or a load: the field that it sets, its type, and how it is spoken of.
-
-    Attributes:
-        field: of the protocol, by its path.
-        kind: int or float.
-        label: its name in print.
-        phrase: of a value in a sentence; ``{}`` stands for the value.
-        hotter: of a temperature, what a hotter one asks of whoever trains the dense net.
-        colder: likewise.
-        colder_up: whether a larger value is a lower temperature, or a lower load.
-        percent: whether its fractions are printed in percent.
-        unit: written after a value in tables, with an s if it is not one.
-    """
-
-    field: str
-    kind: type
-    label: str
-    phrase: str
-    hotter: str = "raise the temperature"
-    colder: str = "lower the temperature"
-    colder_up: bool = True
-    percent: bool = False
-    unit: str = ""
-
-
-AXES: dict[str, Axis] = {
-    "epochs": Axis(
-        "dense.stop",
-        int,
-        "Training epochs",
-        "{} epochs",
-        hotter="stop the dense training earlier",
-        colder="train the dense net for longer",
-    ),
-    "batch_size": Axis(
-        "dense.batch_size",
-        int,
-        "Batch size",
-        "batch size {}",
-        hotter="train the dense net in smaller batches",
-        colder="train the dense net in larger ones",
-    ),
-    "rho": Axis(
-        "dense.rho",
-        float,
-        "SAM's rho",
-        "rho = {}",
-        hotter="train the dense net with a larger radius of SAM",
-        colder="train it with a smaller radius",
-        colder_up=False,
-    ),
-    "density": Axis("pruning.density", float, "Model density", "a density of {}", percent=True),
-    "bits": Axis("pruning.bits", int, "Bits a weight", "{} a weight", unit="bit"),
-    "width": Axis("net.width", float, "Model width", "width {}"),
-    "depth": Axis("net.depth", int, "Model depth", "depth {}"),
-}
-"""To add a temperature or a load, add an entry."""
-
-
-def hot_to_cold(temperature: str, values: Iterable[float]) -> tuple[float, ...]:
-    """Values of a temperature, the hottest first."""
-    return tuple(sorted(values, reverse=not AXES[temperature].colder_up))
 
 
 Key = tuple[str, int, tuple[int, ...]]
@@ -290,13 +225,6 @@ def _value(axis: str, value: Any) -> float:
     return made
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ThreeRegimeError(f"{path} cannot be read: {error}") from error
-
-
 def names() -> list[str]:
     """Names of all experiments."""
     return sorted(path.stem for path in PROTOCOLS.glob("*.toml"))
@@ -310,28 +238,12 @@ def scales(name: str) -> list[str]:
 
 def _table(name: str) -> dict[str, Any]:
     if name.endswith(".toml"):
-        return _checked(Path(name))
+        return experiment_file.read(Path(name))
     if name not in names():
         raise ThreeRegimeError(
             f"experiment {name!r} is not known: one of {', '.join(names())}, or a TOML file"
         )
-    return _checked(PROTOCOLS / f"{name}.toml")
-
-
-def _checked(path: Path) -> dict[str, Any]:
-    """The file of an experiment, once nothing is missing in it."""
-    table = _read(path)
-    for axis in ("temperature", "load"):
-        if table.get(axis) not in AXES:
-            raise ThreeRegimeError(f"{path}: {axis} is to be one of {', '.join(AXES)}")
-    axes = {table["temperature"], table["load"], "dense_seeds", "retrain_seeds"}
-    grids = {scale: table[scale] for scale in SCALES if scale in table}
-    wanted = [("", key) for key in ("title", "source") if key not in table]
-    wanted += [(f" in [{s}]", key) for s, grid in grids.items() for key in axes - set(grid)]
-    if wanted or not grids:
-        where, key = min(wanted) if wanted else ("", f"one of {', '.join(SCALES)}")
-        raise ThreeRegimeError(f"{path}: {key} is missing{where}")
-    return table
+    return experiment_file.read(PROTOCOLS / f"{name}.toml")
 
 
 def protocol(scale: str) -> Protocol:
@@ -339,7 +251,7 @@ def protocol(scale: str) -> Protocol:
     known = sorted(path.stem for path in (PROTOCOLS / "scales").glob("*.toml"))
     if scale not in known:
         raise ThreeRegimeError(f"scale = {scale!r} is not allowed: one of {', '.join(known)}")
-    table = _read(PROTOCOLS / "scales" / f"{scale}.toml")
+    table = experiment_file.parsed(PROTOCOLS / "scales" / f"{scale}.toml")
     table.pop("description")
     return Protocol.from_dict(table)
 

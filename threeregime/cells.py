@@ -9,8 +9,8 @@ import pandas as pd
 
 from threeregime import bootstrap as boot
 from threeregime import results as tables
+from threeregime.axes import AXES
 from threeregime.bootstrap import Array
-from threeregime.catalogue import AXES
 from threeregime.errors import ThreeRegimeError
 
 # The columns of the nets and of the pairs that become numbers of a cell.

@@ -18,8 +18,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from threeregime import outputs
+from threeregime.axes import AXES
 from threeregime.bootstrap import Array
-from threeregime.catalogue import AXES
 from threeregime.regimes import PhaseDiagram
 from threeregime.transitions import boundaries, favourable, middles
 

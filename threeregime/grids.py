@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threeregime import catalogue
-from threeregime.catalogue import AXES, Experiment
+from threeregime.axes import AXES
+from threeregime.catalogue import Experiment
 from threeregime.cells import in_print
 from threeregime.drawing import COLOURS, axis_label
 from threeregime.errors import ThreeRegimeError

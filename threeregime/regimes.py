@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from threeregime import cells as gather
 from threeregime import results as tables
+from threeregime.axes import AXES, hot_to_cold
 from threeregime.bootstrap import Array, interval
-from threeregime.catalogue import AXES, hot_to_cold
 from threeregime.cells import METRICS, PRINTED, in_print
 from threeregime.errors import ThreeRegimeError
 from threeregime.thresholds import LMC_THRESHOLD, classify, otsu

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from threeregime.catalogue import AXES
+from threeregime.axes import AXES
 from threeregime.judging import Statement, judge_seeds
 from threeregime.results import Results
 from threeregime.selection import EARLY_EPOCHS
