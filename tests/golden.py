@@ -1,0 +1,113 @@
+"""A few cells of four experiments, every metric: numbers that a change of the code must not change.
+
+``python -m tests.golden`` writes what this code computes on this processor into ``golden.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from threeregime import catalogue, cluster, results
+
+TABLE = Path(__file__).with_name("golden.json")
+Rows = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Some cells of an experiment at scale smoke, in one engine.
+
+    Few training images make few steps: rounding, which differs between processors, then has no
+    time to grow.
+    """
+
+    experiment: str
+    engine: str
+    only: dict[str, list[float]]
+    images: int = 80
+
+    def __str__(self) -> str:
+        return f"{self.experiment}, {self.engine}"
+
+
+CASES = (
+    Case("figure_02", "grouped", {"epochs": [2, 4], "density": [0.1, 0.4]}),
+    Case("figure_02", "lanes", {"epochs": [2, 4], "density": [0.1, 0.4]}),
+    Case("diagnostics", "grouped", {"epochs": [2], "density": [0.2]}),
+    Case("figure_05", "grouped", {"epochs": [2], "density": [0.2]}),
+    Case("figure_14", "vmapped", {"epochs": [2], "density": [0.2]}, images=320),
+)
+
+
+def processor() -> str:
+    """Return what decides how sums are rounded: vendor, family and vector instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    vendor, family = facts.get("vendor_id", platform.machine()), facts.get("cpu family", "?")
+    return f"{vendor} family {family}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def compute(case: Case) -> Rows:
+    """Return every number of the tables of a case: one entry a row, by kind of table."""
+    experiment = catalogue.experiment(case.experiment, "smoke").only(**case.only)
+    experiment = experiment.with_seeds(1, 2).override({"data.images": case.images})
+    with tempfile.TemporaryDirectory() as root:
+        cluster.compute(experiment, Path(root), device="cpu", workers=1, engine=case.engine)
+        tables = results.load(experiment, Path(root))
+    return {
+        kind: json.loads(json.dumps(getattr(tables, kind).to_dict("records"), default=_plain))
+        for kind in results.KINDS
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist()
+
+
+def differences(one: Rows, other: Rows, tolerance: float = 0.0) -> list[str]:
+    """Return where two tables differ by more than the tolerance."""
+    found = []
+    for kind in {**one, **other}:
+        rows, others = one.get(kind, []), other.get(kind, [])
+        if len(rows) != len(others):
+            found.append(f"{kind}: {len(rows)} rows, not {len(others)}")
+        for number, (row, theirs) in enumerate(zip(rows, others, strict=False)):
+            for name in {**row, **theirs}:
+                a, b = row.get(name), theirs.get(name)
+                if distance(a, b) > tolerance:
+                    found.append(f"{kind}[{number}].{name}: {a} is not {b}")
+    return found
+
+
+def distance(one: Any, other: Any) -> float:
+    """Return how far two values of a table lie apart: 0 only if they are the same."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return max(map(distance, one, other), default=0.0)
+    if isinstance(one, float) and isinstance(other, float):
+        if math.isnan(one) or math.isnan(other):
+            return 0.0 if math.isnan(one) and math.isnan(other) else math.inf
+        return abs(one - other)
+    return 0.0 if one == other else math.inf
+
+
+def read() -> dict[str, dict[str, Rows]]:
+    """Return the stored tables by processor, then by case."""
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+
+
+if __name__ == "__main__":
+    stored = read()
+    stored[processor()] = {str(case): compute(case) for case in CASES}
+    TABLE.write_text(json.dumps(stored, indent=1) + "\n")
+    print(f"{TABLE}: {processor()}")
