@@ -30,8 +30,7 @@ from threeregime.engine import Engine, candidates
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
 from threeregime.graphs import WARM_UP
-from threeregime.images import Dataset
-from threeregime.loader import Loader
+from threeregime.images import Dataset, Loader
 from threeregime.mechanisms import MECHANISMS
 from threeregime.models import builder
 from threeregime.provenance import commit

@@ -20,7 +20,7 @@ from benchmarks.processes import Step, measure
 from threeregime import catalogue, data, lanes
 from threeregime.engine import Engine
 from threeregime.fleet import Fleet
-from threeregime.loader import Loader
+from threeregime.images import Loader
 from threeregime.models import builder
 from threeregime.pruning import masks
 from threeregime.training import Run

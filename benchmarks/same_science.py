@@ -23,12 +23,12 @@ import pandas as pd
 
 from benchmarks.processes import record
 from threeregime import catalogue, results
-from threeregime.catalogue import Experiment
 from threeregime.data import DATA_DIR
 from threeregime.device import device_name
 from threeregime.engine import Engine, candidates
+from threeregime.experiment import Experiment
+from threeregime.intervals import half_width
 from threeregime.jobs import perform
-from threeregime.judging import half_width
 from threeregime.provenance import commit
 from threeregime.sweep import MEMBERS, Place, plan
 

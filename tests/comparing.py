@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from threeregime import results
-from threeregime.catalogue import Experiment
+from threeregime.experiment import Experiment
 
 
 def tables(experiment: Experiment, root: Path) -> dict[str, list[list[str]]]:

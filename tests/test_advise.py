@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import random
@@ -404,14 +405,16 @@ def test_what_is_about_even_is_open() -> None:
     assert str(sure).startswith("Regime I, probability 97%")
 
 
-def test_json_and_back() -> None:
+def test_json_holds_everything_and_no_nan() -> None:
     broken = Evidence(math.nan, math.nan, ((math.nan,) * 3,), (math.nan, 0.1), None)
     whole = answer(chances={"I": 1.0, "II-A": 0.0, "II-B": 0.0})
-    assert Advice.from_json(whole.to_json()) == whole
+    written = json.loads(whole.to_json())
+    assert written["evidence"] == json.loads(json.dumps(dataclasses.asdict(whole)["evidence"]))
+    assert (written["regime"], written["turn"]) == (whole.regime, whole.turn)
     several = answer(evidence={**whole.evidence, "b": broken})
     text = several.to_json()
     assert "NaN" not in text
-    assert math.isnan(Advice.from_json(text).evidence["b"].lmc)
+    assert json.loads(text)["evidence"]["b"]["lmc"] is None
 
 
 def test_probabilities_are_those_of_the_shipped_tables() -> None:
@@ -689,10 +692,11 @@ def test_the_command_with_trained_weights_as_json(command: Command) -> None:
         "my_nets.py:build(width=4)", *QUICK, "--weights", "epoch_8.pt", "--json"
     )
     assert status == 0
-    told = Advice.from_json(out)
-    assert told.chosen == "epoch_8"
-    dense = told.dense["epoch_8"]
-    assert dense.train < 0.2  # the pictures reach the net as it was trained on them
+    told = json.loads(out)
+    assert told["chosen"] == "epoch_8"
+    assert (
+        told["dense"]["epoch_8"]["train"] < 0.2
+    )  # the pictures reach the net as it was trained on them
 
 
 @pytest.mark.parametrize("given", [("--weights", "epoch_*.pt"), ("epoch_0.pt", "epoch_4.pt")])

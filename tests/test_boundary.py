@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from threeregime import boundary, catalogue, cluster, results
 from threeregime.boundary import Cell
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.regimes import PhaseDiagram
 
 
@@ -71,7 +72,7 @@ def test_an_experiment_is_traced_with_the_cells_it_needs_alone(tmp_path: Path) -
     experiment = catalogue.experiment("figure_02", "smoke").override(fields).with_seeds(1, 2)
     planned = []
 
-    def obtain(part: catalogue.Experiment) -> results.Results:
+    def obtain(part: Experiment) -> results.Results:
         planned.append(len(part.units()))
         return cluster.obtain(part, "cpu", recompute=True, runs=tmp_path)
 

@@ -19,9 +19,9 @@ from threeregime import (
     report,
     results,
     selection,
-    separation,
     studies,
     tuning,
+    verdict_tables,
 )
 from threeregime.errors import ThreeRegimeError
 from threeregime.replay import Replay, outcome, play, replays
@@ -296,13 +296,13 @@ def test_the_hessian_is_judged_against_lmc_and_cka() -> None:
     )
     rng = np.random.default_rng(0)
     nets = made.nets.assign(hessian_trace=rng.random(len(made.nets)))
-    judged = separation.local_metrics(dataclasses.replace(made, nets=nets))
+    judged = studies.local_metrics(dataclasses.replace(made, nets=nets))
     assert [s.name for s in judged] == [
         "lmc_beats_hessian_trace",
         "cka_softmax_beats_hessian_trace",
     ]
-    assert separation.local_metrics(made) == ()
-    early = separation.early_metrics(made)
+    assert studies.local_metrics(made) == ()
+    early = studies.early_metrics(made)
     # What is measured after 2 epochs is what is measured at the end.
     assert [s.effect for s in early[1::2]] == [0.0, 0.0]
 
@@ -337,11 +337,11 @@ def test_what_is_not_measured_at_paper_scale_is_said_to_be_so(
 
 def test_verdicts_print_effect_and_interval() -> None:
     judged = studies.figure_3(diagram(tables((10, 20, 30, 40), values=regimes, noise=1e-3)))
-    text = report.verdicts(judged, judged, heads=("one", "two")).data
+    text = verdict_tables.verdicts(judged, judged, heads=("one", "two")).data
     assert text.count("**holds**") == 4
     assert f"{judged[0].effect:+.3f} ({judged[0].low:+.3f} to {judged[0].high:+.3f})" in text
     nothing = dataclasses.replace(judged[0], holds=None, effect=np.nan)
-    assert "**open** | no such cells" in report.verdicts([nothing]).data
+    assert "**open** | no such cells" in verdict_tables.verdicts([nothing]).data
 
 
 def test_every_figure_of_the_case_studies_is_drawn() -> None:

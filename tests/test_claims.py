@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from made import diagram, tables
 
-from threeregime import catalogue, claims, ledger, report, results, statements
+from threeregime import catalogue, claims, ledger, results, statements, verdict_tables
 from threeregime.errors import ThreeRegimeError
 from threeregime.judging import Statement
 
@@ -107,7 +107,7 @@ def test_lines_and_table_say_the_same(shipped: Path) -> None:
     assert counts.endswith("not measured: 1")
     assert claims.table(verdicts)["here"].tolist() == [v.verdict for v in verdicts]
     one = claims.judge(root=shipped, names=["rho_two_faces"])[0]
-    assert claims.effects(dataclasses.replace(one, parts=one.parts[:1])) == report.effect(
+    assert claims.effects(dataclasses.replace(one, parts=one.parts[:1])) == verdict_tables.effect(
         one.parts[0]
     )
 

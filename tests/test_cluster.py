@@ -19,8 +19,8 @@ import pytest
 from comparing import checkpoints, tables
 
 from threeregime import catalogue, checks, cli, cluster, workers
-from threeregime.catalogue import Experiment
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.sweep import Plan, plan
 
 FLEET = 2

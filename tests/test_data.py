@@ -14,8 +14,7 @@ from torch import Tensor
 
 from threeregime.data import DATASETS, load
 from threeregime.errors import ThreeRegimeError
-from threeregime.images import Dataset
-from threeregime.loader import Loader, plain_images
+from threeregime.images import Dataset, Loader, plain_images
 from threeregime.task import stream
 
 

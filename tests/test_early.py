@@ -12,7 +12,7 @@ import torch
 from comparing import tables
 
 from threeregime import catalogue, cluster, jobs, results, trainer, training
-from threeregime.catalogue import Experiment
+from threeregime.experiment import Experiment
 from threeregime.fleet import Fleet
 from threeregime.sweep import HESSIAN_EPOCHS, MEASURE_FORWARDS, plan
 

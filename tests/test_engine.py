@@ -13,12 +13,25 @@ import pytest
 import torch
 from torch import nn
 
-from threeregime import catalogue, device, engine, graphs, jobs, memory, results, trainer, training
+from threeregime import cache as user_cache
+from threeregime import (
+    catalogue,
+    device,
+    engine,
+    experiment,
+    graphs,
+    jobs,
+    memory,
+    results,
+    trainer,
+    training,
+)
 from threeregime.data import load
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.fleet import Fleet
-from threeregime.loader import Loader
+from threeregime.images import Loader
 from threeregime.protocol import Training
 from threeregime.pruning import masks
 from threeregime.sweep import Place, RetrainJob, half_trained, plan
@@ -128,19 +141,19 @@ def test_what_cannot_be_kept_is_found_out_anew(
     elif obstacle == "no folder":
         monkeypatch.setattr(Path, "mkdir", refused)
     else:
-        monkeypatch.setattr(device.os, "link", refused if obstacle == "no links" else beaten)
+        monkeypatch.setattr(user_cache.os, "link", refused if obstacle == "no links" else beaten)
     rate = 2 if obstacle == "another was faster" else 1
     for _ in range(2):
-        assert device.kept("speed", "facts", lambda: {"rate": 1}) == {"rate": rate}
+        assert user_cache.kept("speed", "facts", lambda: {"rate": 1}) == {"rate": rate}
     left = [path.suffix for path in cache.iterdir()] if cache.is_dir() else []
     assert left == [".json"] * (rate == 2)
 
 
 def test_a_damaged_table_is_found_out_anew(cache: Path) -> None:
-    assert device.kept("speed", "facts", lambda: {"rate": 1}) == {"rate": 1}
+    assert user_cache.kept("speed", "facts", lambda: {"rate": 1}) == {"rate": 1}
     (path,) = cache.iterdir()
     path.write_text("{")
-    assert device.kept("speed", "facts", lambda: {"rate": 3}) == {"rate": 3}
+    assert user_cache.kept("speed", "facts", lambda: {"rate": 3}) == {"rate": 3}
 
 
 def test_where_nothing_fits_it_is_out_of_memory(cache: Path) -> None:
@@ -302,7 +315,7 @@ def test_the_machine_says_what_is_free() -> None:
 
 
 @pytest.fixture
-def tiny() -> catalogue.Experiment:
+def tiny() -> Experiment:
     return (
         catalogue.experiment("figure_02", "smoke")
         .override({"data.images": 160, "retraining.epochs": 4, "retraining.milestones": [2]})
@@ -312,8 +325,8 @@ def tiny() -> catalogue.Experiment:
 
 
 @pytest.fixture
-def place_of(tmp_path: Path) -> Callable[[catalogue.Experiment, str], Place]:
-    def made(experiment: catalogue.Experiment, name: str) -> Place:
+def place_of(tmp_path: Path) -> Callable[[Experiment, str], Place]:
+    def made(experiment: Experiment, name: str) -> Place:
         return Place(experiment, plan(experiment, tmp_path / name).at, tmp_path, engine="grouped")
 
     return made
@@ -328,8 +341,8 @@ def done(place: Place) -> bool:
 @pytest.mark.parametrize("at_epoch", [0, 2, 4])
 def test_a_fleet_that_does_not_fit_goes_on_as_two(
     at_epoch: int,
-    tiny: catalogue.Experiment,
-    place_of: Callable[[catalogue.Experiment, str], Place],
+    tiny: Experiment,
+    place_of: Callable[[Experiment, str], Place],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Eight nets run out of memory in training (at_epoch < 4) or in measuring, four do not."""
@@ -366,8 +379,8 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
 
 
 def test_copies_of_one_net_that_do_not_fit_are_one_line(
-    tiny: catalogue.Experiment,
-    place_of: Callable[[catalogue.Experiment, str], Place],
+    tiny: Experiment,
+    place_of: Callable[[Experiment, str], Place],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(run: training.Run) -> None:
@@ -381,9 +394,7 @@ def test_copies_of_one_net_that_do_not_fit_are_one_line(
 # --- plans
 
 
-def test_a_begun_fleet_of_another_size_goes_on_as_it_is(
-    tiny: catalogue.Experiment, tmp_path: Path
-) -> None:
+def test_a_begun_fleet_of_another_size_goes_on_as_it_is(tiny: Experiment, tmp_path: Path) -> None:
     at = plan(tiny, tmp_path).at
     (whole,) = plan(tiny, tmp_path).retrain
     begun = RetrainJob(whole.units[1:3])
@@ -412,7 +423,7 @@ def test_a_part_of_a_sweep_shows_the_whole_grid() -> None:
 
 @pytest.mark.parametrize("count", range(1, 20))
 def test_levels_halve_an_axis(count: int) -> None:
-    levels = catalogue._levels(list(range(count)))
+    levels = experiment._levels(list(range(count)))
     assert sorted(levels) == list(range(count))
     for level in range(max(levels.values()) + 1):
         kept = sorted(v for v, at in levels.items() if at <= level)

@@ -18,8 +18,8 @@ from ipywidgets.embed import dependency_state
 from made import diagram, tables
 
 from threeregime import catalogue, cli, cluster, explorer, report, results
-from threeregime.catalogue import Experiment
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.grids import grid
 from threeregime.regimes import PhaseDiagram
 from threeregime.report import Report
@@ -402,8 +402,8 @@ def test_command_computes_the_cell_shown(
 
 def test_a_part_of_a_diagram_is_shown_with_gaps(browser: Any, smoke: Path, tmp_path: Path) -> None:
     """Cells without results say so, and nothing breaks."""
-    report = explorer.shipped(root=smoke, scales=("smoke",))[0]
-    box = explorer.explorer([report])
+    found = explorer.shipped(root=smoke, scales=("smoke",))[0]
+    box = explorer.explorer([found])
     made = json.loads(json.dumps(state(box)))
     cells = made["grid"]["diagrams"][0]["cells"]
     for values in cells.values():

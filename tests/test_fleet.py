@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from threeregime import data, lanes, pruning
 from threeregime.fleet import Fleet
-from threeregime.images import Dataset
-from threeregime.loader import Loader
+from threeregime.images import Dataset, Loader
 from threeregime.mechanisms import MECHANISMS
 from threeregime.models import NETS, PreResNet
 from threeregime.protocol import Training

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from threeregime import data
 from threeregime.fleet import Fleet, State
-from threeregime.images import Dataset
-from threeregime.loader import Loader, plain_images
+from threeregime.images import Dataset, Loader, plain_images
 from threeregime.measure import interpolate, line_errors, measure_pairs, reestimate_norms
 from threeregime.metrics import cka, line_points, lmc
 from threeregime.models import PreResNet

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.models import NETS, VGG, DenseNet, PreActBlock, PreResNet
+from threeregime.models import NETS, VGG, DenseNet, PreResNet
+from threeregime.preresnet import PreActBlock
 
 
 def convolutions(net: nn.Module) -> list[nn.Conv2d]:

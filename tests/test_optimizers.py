@@ -15,8 +15,8 @@ from threeregime.data import load
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
+from threeregime.images import Loader
 from threeregime.lanes import available
-from threeregime.loader import Loader
 from threeregime.models import PreResNet
 from threeregime.protocol import Dense, Training
 from threeregime.training import Run

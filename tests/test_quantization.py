@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from threeregime import catalogue, cluster, jobs, lanes, results, trainer, training
-from threeregime.catalogue import Experiment
 from threeregime.cells import in_print
 from threeregime.data import load
 from threeregime.drawing import axis_label
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.fleet import Fleet
 from threeregime.graphs import WARM_UP, Graphed
-from threeregime.loader import Loader
+from threeregime.images import Loader
 from threeregime.models import PreResNet
 from threeregime.protocol import Pruning, Training
 from threeregime.quantization import CLIPPING, Quantizer, quantized

@@ -17,7 +17,7 @@ from made import diagram, tables
 from threeregime import results
 from threeregime.cells import METRICS
 from threeregime.errors import ThreeRegimeError
-from threeregime.judging import held_out
+from threeregime.intervals import held_out
 from threeregime.regimes import PhaseDiagram
 from threeregime.statements import figure_2
 from threeregime.thresholds import classify, otsu

@@ -17,7 +17,7 @@ from comparing import checkpoints, tables
 from safetensors.torch import load_file
 
 from threeregime import catalogue, cli, cluster, jobs, measure, results, trainer, training
-from threeregime.catalogue import Experiment
+from threeregime.experiment import Experiment
 from threeregime.sweep import MEASURE_FORWARDS, Place, plan
 
 FLEET = 8  # as the fixture ``smoke``
@@ -305,7 +305,7 @@ def test_a_budget_too_short_for_an_epoch_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Else the same command would be given again and again, and never get on."""
-    monkeypatch.setattr(cluster.estimate, "seconds", lambda *_: (1000.0, 100.0))
+    monkeypatch.setattr(cluster.cost, "seconds", lambda *_: (1000.0, 100.0))
     assert not compute(tiny, tmp_path, deadline=time.time() + 30)
     assert "too short a budget to begin an epoch: give 2 min more" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.parquet"))

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from threeregime import catalogue, cluster, data, pruning, results, training
-from threeregime.catalogue import Experiment
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.fleet import Fleet
-from threeregime.loader import Loader, plain_images
+from threeregime.images import Loader, plain_images
 from threeregime.measure import measure_pairs
 from threeregime.models import PreResNet
 from threeregime.protocol import Protocol

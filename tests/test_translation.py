@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime import loader, memory, pruning
+from threeregime import memory, pruning
+from threeregime.data import resident
 from threeregime.decoding import beam_search, bleu
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
@@ -23,9 +24,9 @@ from threeregime.models import NETS, builder
 from threeregime.protocol import Data, Dense, Net, Protocol, Training
 from threeregime.task import UNKNOWN, stream
 from threeregime.training import Run, errors, outputs
-from threeregime.transformer import BEGIN, END, PAD, Attention, Transformer, positions
+from threeregime.transformer import Attention, Transformer, positions
 from threeregime.translation import TRANSLATIONS, Translation
-from threeregime.vocabulary import SPECIAL, Numerals, numerals
+from threeregime.vocabulary import BOS, EOS, PAD, SPECIAL, Numerals, numerals
 
 NOWHERE = Path("nowhere")
 ADAM = Training(
@@ -44,7 +45,7 @@ unstacked = pytest.mark.parametrize("mechanism", ["separate", "vmapped"])
 
 @functools.cache
 def numbers() -> Translation:
-    return TRANSLATIONS["number-words"].load(NOWHERE, False)
+    return TRANSLATIONS["number-words"](NOWHERE, False)
 
 
 @functools.cache
@@ -73,7 +74,7 @@ def text(data: Translation, row: Tensor) -> tuple[str, str]:
 
 
 def test_numbers_are_the_same_every_time_and_apart() -> None:
-    again = TRANSLATIONS["number-words"].load(NOWHERE, True)
+    again = TRANSLATIONS["number-words"](NOWHERE, True)
     assert torch.equal(again.train, numbers().train)
     assert again.references == numbers().references
     train, test = ({text(again, row) for row in part} for part in (numbers().train, numbers().test))
@@ -93,7 +94,7 @@ def test_numbers_are_the_same_every_time_and_apart() -> None:
 def test_numerals_fall_apart_and_join_again(german: str, english: str) -> None:
     vocabulary = numbers().vocabulary
     for sentence in (german, english):
-        assert vocabulary.decode([*vocabulary.encode(sentence), END, SPECIAL]) == sentence
+        assert vocabulary.decode([*vocabulary.encode(sentence), EOS, SPECIAL]) == sentence
     assert numerals("dreiundvierzig") == ["drei", "und", "vier", "zig"]
     assert numerals("forty-three") == [" forty", "-", " three"]
     # what was never seen is a piece of its own, and no text
@@ -116,12 +117,12 @@ def test_rows_are_source_begin_target_end() -> None:
     c, a, b = SPECIAL, SPECIAL + 2, SPECIAL + 1  # in the order of the alphabet
     assert data.places == 3
     assert data.train.tolist() == [
-        [a, b, END, BEGIN, c, END, PAD, PAD],
-        [c, END, PAD, BEGIN, a, b, c, END],
+        [a, b, EOS, BOS, c, EOS, PAD, PAD],
+        [c, EOS, PAD, BOS, a, b, c, EOS],
     ]
     told, following = data.taught(data.train)
     assert torch.equal(told, data.train[:, :-1].long())
-    assert following.tolist() == [[c, END, UNKNOWN, UNKNOWN], [a, b, c, END]]
+    assert following.tolist() == [[c, EOS, UNKNOWN, UNKNOWN], [a, b, c, EOS]]
     assert data.references == ("zig",)
 
 
@@ -392,10 +393,10 @@ def test_a_beam_of_one_is_greedy() -> None:
     table = toy_table()
     found = beam_search(toy(table), 6, longest=4, beam=1)
     for sentence in range(6):
-        row = [BEGIN]
-        while len(row) < 5 and row[-1] != END:
+        row = [BOS]
+        while len(row) < 5 and row[-1] != EOS:
             logits = table[sentence, len(row) - 1, row[-1]].clone()
-            logits[[PAD, BEGIN]] = -torch.inf
+            logits[[PAD, BOS]] = -torch.inf
             row.append(int(logits.argmax()))
         assert found[sentence].tolist() == row + [PAD] * (5 - len(row))
 
@@ -405,11 +406,9 @@ def test_a_wide_beam_finds_the_best_sentence(penalty: float) -> None:
     table = toy_table()
     found = beam_search(toy(table), 6, longest=4, beam=400, penalty=penalty)
     narrow = beam_search(toy(table), 6, longest=4, beam=1, penalty=penalty)
-    text = range(END + 1, 7)
-    ended = [
-        [BEGIN, *pieces, END] for n in range(4) for pieces in itertools.product(text, repeat=n)
-    ]
-    open_ = [[BEGIN, *pieces] for pieces in itertools.product(text, repeat=4)]
+    text = range(EOS + 1, 7)
+    ended = [[BOS, *pieces, EOS] for n in range(4) for pieces in itertools.product(text, repeat=n)]
+    open_ = [[BOS, *pieces] for pieces in itertools.product(text, repeat=4)]
     better = 0
     for sentence in range(6):
         value = {tuple(row): by_hand(table[sentence], row, penalty) for row in ended + open_}
@@ -456,12 +455,12 @@ def test_what_does_not_fit_sentences_is_refused() -> None:
     assert "data.crop = 4, data.flip = True" in refusal(lambda: data.loader([0], 8, Data()))
     plain = Data(crop=0, flip=False)
     assert "2000 training sentences" in refusal(lambda: data.loader([0], 2001, plain))
-    pictures = loader.resident(Data("digits"), NOWHERE, False, "cpu")
+    pictures = resident(Data("digits"), NOWHERE, False, "cpu")
     assert "digits holds images: preresnet" in refusal(
         lambda: builder(Net("transformer"), pictures)
     )
     assert "number-words holds sentences: transformer" in refusal(lambda: builder(Net(), data))
-    assert "net.depth = 0" in refusal(lambda: Net("transformer", 0))
+    assert "net.depth = 0" in refusal(lambda: builder(Net("transformer", 0), data))
     assert "dense.smoothing = 1.0" in refusal(lambda: Dense(smoothing=1.0))
 
 
@@ -474,7 +473,7 @@ def write(at: Path, **parts: list[str]) -> Path:
 
 
 def test_missing_or_unequal_files_are_one_line(tmp_path: Path) -> None:
-    load = TRANSLATIONS["wmt14"].load
+    load = TRANSLATIONS["wmt14"]
     message = refusal(lambda: load(tmp_path, False))
     assert f"{tmp_path / 'wmt14' / 'train.de'} is missing" in message
     assert "--download" in message
@@ -485,7 +484,7 @@ def test_missing_or_unequal_files_are_one_line(tmp_path: Path) -> None:
 def test_a_missing_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for library in ("sentencepiece", "datasets"):
         monkeypatch.setitem(sys.modules, library, None)
-    load = TRANSLATIONS["wmt14"].load
+    load = TRANSLATIONS["wmt14"]
     assert "pip install datasets" in refusal(lambda: load(tmp_path, True))
     write(tmp_path, train_de=["ja"], train_en=["yes"], test_de=["ja"], test_en=["yes"])
     assert "pip install sentencepiece" in refusal(lambda: load(tmp_path, False))
@@ -498,11 +497,11 @@ def test_a_folder_of_parallel_files(tmp_path: Path) -> None:
     german.append(" ".join(german[:40]))  # far too long: left out of the training set
     english.append("too long")
     write(tmp_path, train_de=german, train_en=english, test_de=german[:5], test_en=english[:5])
-    made = TRANSLATIONS["wmt14"].load(tmp_path, False)
+    made = TRANSLATIONS["wmt14"](tmp_path, False)
     assert (made.count, len(made.test)) == (300, 5)
     assert made.references == tuple(english[:5])
     assert [text(made, row) for row in made.train] == pairs
-    again = TRANSLATIONS["wmt14"].load(tmp_path, False)
+    again = TRANSLATIONS["wmt14"](tmp_path, False)
     assert torch.equal(again.train, made.train)
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from threeregime import checkpoints as stored
 from threeregime.answer import Advice, Cost
 from threeregime.calibration import Calibration, calibration
-from threeregime.checks import device_here
+from threeregime.device import device_here
 from threeregime.errors import ThreeRegimeError
 from threeregime.examples import Examples
 from threeregime.fields import require

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from threeregime.live import Dense, Evidence
-from threeregime.plain import evidence, number, without_nan
 from threeregime.thresholds import LMC_THRESHOLD
 
 SURE = 0.6
@@ -201,26 +200,12 @@ class Advice:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON has them: no number is None."""
         plain = {**dataclasses.asdict(self), "turn": self.turn, "open": self.open}
-        made: dict[str, Any] = without_nan(plain)
+        made: dict[str, Any] = _without_nan(plain)
         return made
 
     def to_json(self) -> str:
         """The same as text."""
         return json.dumps(self.to_dict(), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> Advice:
-        """Read what :meth:`to_json` wrote."""
-        given = json.loads(text)
-        fields = {f.name: given[f.name] for f in dataclasses.fields(cls)}
-        fields["evidence"] = {n: evidence(e) for n, e in given["evidence"].items()}
-        tested = given["examples"]["test"] is not None
-        fields["dense"] = {
-            n: Dense(number(d["train"]), number(d["test"]) if tested else None)
-            for n, d in given["dense"].items()
-        }
-        fields["cost"] = Cost(**given["cost"])
-        return cls(**fields)
 
     def figure(self, path: str | Path) -> None:
         """Draw the barrier: training errors on the line between copies, as PNG, SVG or PDF.
@@ -253,3 +238,12 @@ def _percents(errors: tuple[float, ...]) -> str:
 
 def _in_words(turn: str) -> str:
     return "stay as it is" if turn == "stay" else f"train {turn}"
+
+
+def _without_nan(value: Any) -> Any:
+    """Plain values with None for what is not a number: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {str(key): _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from threeregime import cluster, results
 from threeregime.axes import hot_to_cold
-from threeregime.catalogue import Experiment
 from threeregime.cells import in_print
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.regimes import PhaseDiagram
 from threeregime.results import Results
 from threeregime.sweep import is_complete

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch
-
-import threeregime
+from threeregime.device import device_here
 from threeregime.errors import ThreeRegimeError
 from threeregime.provenance import commit
 from threeregime.sweep import Place, state_folder
@@ -36,20 +35,9 @@ class Site:
         return self.token.name
 
 
-def device_here(name: str) -> str:
-    """Turn auto into cuda where there is one; refuse a device that is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError):
-        raise ThreeRegimeError(f"device = {name!r} is not here: use cpu or auto") from None
-    return name
-
-
 def code_here() -> str:
     """The version and the commit of this process's code."""
-    return f"{threeregime.__version__} ({commit()})"
+    return f"{metadata.version('threeregime')} ({commit()})"
 
 
 @contextmanager

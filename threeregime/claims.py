@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown
 
-from threeregime import catalogue, outputs, report, results
+from threeregime import catalogue, outputs, report, results, verdict_tables
 from threeregime.errors import ThreeRegimeError
 from threeregime.judging import Statement
 from threeregime.ledger import CLAIMS, Claim
@@ -146,7 +146,7 @@ def effects(verdict: Verdict) -> str:
         experiments = ", ".join(verdict.claim.experiments)
         return f"some tables of {experiments} are missing at scale {verdict.scale}"
     if len(verdict.parts) == 1:
-        return report.effect(verdict.parts[0])
+        return verdict_tables.effect(verdict.parts[0])
     hold = sum(part.holds is True for part in verdict.parts)
     fail = sum(part.holds is False for part in verdict.parts)
     return f"{hold} of {len(verdict.parts)} parts hold, {fail} do not"

@@ -11,15 +11,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from threeregime import estimate, results
-from threeregime.catalogue import Experiment
-from threeregime.checks import checked, device_here
+from threeregime import cost, results
+from threeregime.checks import checked
 from threeregime.data import DATA_DIR
+from threeregime.device import device_here
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.jobs import Advance, perform
 from threeregime.memory import most_members
 from threeregime.protocol import Protocol
+from threeregime.provenance import duration
 from threeregime.sweep import MEMBERS, Job, Place, Plan, RetrainJob, is_complete, plan
 from threeregime.trainer import EPOCHS_BEFORE_DEADLINE
 from threeregime.workers import ask, connect, local, perform_all
@@ -129,16 +131,16 @@ def _here(make: Make, place: Place, workers: int, dry_run: bool) -> Sequence[Job
     most = workers or (1 if place.device != "cpu" else os.cpu_count() or 1)
     # Sized before it is known how many fleets there will be.
     todo = make(lambda protocol: most_members(protocol, place, most))
-    print(estimate.describe(todo))
+    print(cost.describe(todo))
     if not todo.jobs:
         return None
-    seconds, epoch_seconds = estimate.seconds(todo, place)
+    seconds, epoch_seconds = cost.seconds(todo, place)
     place = replace(place, epoch_seconds=epoch_seconds)
     if not workers:
         limit = place.deadline - time.time() if place.deadline else seconds
         most = 1 if min(seconds, limit) < SHORT_SECONDS else most
     workers = min(most, len(todo.retrain))
-    about = estimate.duration(seconds / workers)
+    about = duration(seconds / workers)
     print(f"about {about} in {workers} process(es) on {place.device}")
     if dry_run:
         return todo.jobs
@@ -159,14 +161,14 @@ def _there(make: Make, place: Place, dask: str, dry_run: bool) -> Sequence[Job] 
     with connect(dask) as client, checked(client, place) as site:
         place = replace(place, device=site.device)
         todo = make(lambda protocol: ask(client, most_members, protocol, place, 1))
-        print(estimate.describe(todo))
+        print(cost.describe(todo))
         if not todo.jobs:
             return None
         # One worker alone looks at all data sets first, and downloads what is missing for all.
-        seconds, epoch_seconds = ask(client, estimate.seconds, todo, place)
+        seconds, epoch_seconds = ask(client, cost.seconds, todo, place)
         place = replace(place, epoch_seconds=epoch_seconds)
         workers, fleets = len(client.nthreads()), len(todo.retrain)
-        about = estimate.duration(seconds / min(workers, fleets))
+        about = duration(seconds / min(workers, fleets))
         print(f"about {about} on {workers} worker(s) at {dask}, device {place.device}")
         if workers > fleets:
             print(f"work for {fleets} of them only: a smaller --fleet makes more fleets")
@@ -180,7 +182,7 @@ def _warn_of_short_budget(place: Place) -> None:
     """Say so where not one epoch fits into the time that is left: nothing would ever get on."""
     needed = EPOCHS_BEFORE_DEADLINE * place.epoch_seconds
     if place.deadline is not None and time.time() + needed > place.deadline:
-        about = estimate.duration(needed)
+        about = duration(needed)
         print(f"too short a budget to begin an epoch: give {about} more, or a smaller --fleet")
 
 

@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from threeregime.data import DATA_DIR
+from threeregime.data import DATA_DIR, resident
 from threeregime.fleet import Fleet
-from threeregime.loader import resident
 from threeregime.measure import measure_pairs
 from threeregime.models import builder
 from threeregime.protocol import Protocol

@@ -6,10 +6,11 @@ To add a data set: write a loader that returns a :class:`Dataset` and give it an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +18,10 @@ from torch import Tensor
 
 from threeregime import digits
 from threeregime.errors import ThreeRegimeError
+from threeregime.folders import check_same_classes, open_split
 from threeregime.images import Dataset
+from threeregime.task import Task
+from threeregime.translation import TRANSLATIONS
 
 if TYPE_CHECKING:
     from threeregime.protocol import Data
@@ -27,33 +31,6 @@ DATA_DIR = Path("data")
 
 Loads = Callable[[Path, bool], Dataset]
 """Loads a data set, given the folder of downloaded ones and whether to fetch what is missing."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """How a data set is loaded, and what is known of it before it is there.
-
-    Attributes:
-        load: loads it.
-        count: number of training images.
-        shape: channels, height and width of an image.
-        classes: number of classes.
-    """
-
-    load: Loads
-    count: int
-    shape: tuple[int, int, int]
-    classes: int
-
-    def outline(self, wanted: Data, device: str = "meta") -> Dataset:
-        """A data set of the right sizes with nothing in it, on a device that may be none (meta)."""
-        channels, *sides = self.shape
-        size = sides if wanted.size is None else [wanted.size] * 2
-        count = self.count if wanted.images is None else wanted.images
-        images = torch.zeros(count, channels, *size, dtype=torch.uint8, device=device)
-        labels = torch.zeros(count, dtype=torch.int64, device=device)
-        plain = ((0.0,) * channels, (1.0,) * channels)
-        return Dataset(wanted.name, images, labels, images, labels, *plain, self.classes)
 
 
 def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
@@ -73,7 +50,7 @@ def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
         raise ThreeRegimeError(
             f"data.name = {name!r} is not allowed: one of {', '.join(DATASETS)} or folder:PATH"
         )
-    return DATASETS[name].load(root, download)
+    return DATASETS[name](root, download)
 
 
 def _of_digits(name: str, make: Callable[[], digits.Splits], classes: int) -> Loads:
@@ -124,83 +101,54 @@ def _torchvision(
     return loader
 
 
-_CIFAR = (50_000, (3, 32, 32))
-
-DATASETS: dict[str, Source] = {
-    "digits": Source(_of_digits("digits", digits.plain, 10), 797, (1, 8, 8), 10),
+DATASETS: dict[str, Loads] = {
+    "digits": _of_digits("digits", digits.plain, 10),
     # Stand-ins for CIFAR-100 and SVHN.
-    "digits-pairs": Source(_of_digits("digits-pairs", digits.pairs, 100), 1000, (1, 8, 16), 100),
-    "digits-clutter": Source(
-        _of_digits("digits-clutter", digits.clutter, 10), 1000, (3, 10, 10), 10
-    ),
-    "cifar10": Source(
-        _torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD, 10, "cifar-10-batches-py"), *_CIFAR, 10
-    ),
-    "cifar10-jpeg": Source(_cifar10_jpeg, *_CIFAR, 10),
-    "cifar100": Source(
-        # Mean and std of its own training set.
-        _torchvision(
-            "CIFAR100",
-            (0.5071, 0.4867, 0.4408),
-            (0.2675, 0.2565, 0.2761),
-            100,
-            "cifar-100-python",
-        ),
-        *_CIFAR,
+    "digits-pairs": _of_digits("digits-pairs", digits.pairs, 100),
+    "digits-clutter": _of_digits("digits-clutter", digits.clutter, 10),
+    "cifar10": _torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD, 10, "cifar-10-batches-py"),
+    "cifar10-jpeg": _cifar10_jpeg,
+    # Mean and std of its own training set.
+    "cifar100": _torchvision(
+        "CIFAR100",
+        (0.5071, 0.4867, 0.4408),
+        (0.2675, 0.2565, 0.2761),
         100,
+        "cifar-100-python",
     ),
-    "svhn": Source(
-        _torchvision(
-            "SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10, "train_32x32.mat"
-        ),
-        73_257,
-        (3, 32, 32),
-        10,
+    "svhn": _torchvision(
+        "SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10, "train_32x32.mat"
     ),
 }
 
 
-def _folder(path: Path) -> Dataset:
-    """Any folder in torchvision's ImageFolder layout: PATH/train/CLASS/*.png, PATH/test/CLASS/*."""
-    from torchvision.datasets import ImageFolder
+@functools.cache
+def resident(wanted: Data, data_dir: Path, download: bool, device: str) -> Task:
+    """The data set of a protocol on the device, loaded once a process."""
+    if wanted.name in TRANSLATIONS:
+        whole: Task = TRANSLATIONS[wanted.name](data_dir, download)
+    else:
+        whole = load(wanted.name, data_dir, download)
+    return whole.reduced(wanted.images, wanted.size).to(device)
 
-    splits = []
-    for part in ("train", "test"):
-        if not (path / part).is_dir():
-            raise ThreeRegimeError(
-                f"{path / part} is missing: a folder data set has train/CLASS/IMAGE and "
-                f"test/CLASS/IMAGE below {path}"
-            )
-        try:
-            made = ImageFolder(str(path / part))
-        except FileNotFoundError as error:
-            raise ThreeRegimeError(f"{path / part} has a class without images: {error}") from error
-        splits.append((made.classes, *_read(made, path / part)))
-    (classes, train, train_labels), (test_classes, test, test_labels) = splits
-    if classes != test_classes:
-        raise ThreeRegimeError(f"{path}: train and test do not have the same class folders")
-    if train.shape[1:] != test.shape[1:]:
+
+def _folder(path: Path) -> Dataset:
+    """Return the images below PATH/train/CLASS and PATH/test/CLASS."""
+    train, test = open_split(path / "train"), open_split(path / "test")
+    check_same_classes(path, train, test)
+    images, test_images = train.read(), test.read()
+    if images.shape[1:] != test_images.shape[1:]:
         raise ThreeRegimeError(f"{path}: train and test images differ in size; resize them first")
     # Folders come class by class: CKA, which takes the first images, wants them mixed.
-    mixed = np.random.default_rng(0).permutation(len(train))
+    mixed = np.random.default_rng(0).permutation(len(images))
     return measured(
-        f"folder:{path}", train[mixed], train_labels[mixed], test, test_labels, len(classes)
+        f"folder:{path}",
+        images[mixed],
+        train.labels[mixed],
+        test_images,
+        test.labels,
+        len(train.classes),
     )
-
-
-def _read(made: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    images: list[np.ndarray] = []
-    labels: list[int] = []
-    for file, label in made.samples:
-        try:
-            pixels = np.asarray(made.loader(file), dtype=np.uint8).transpose(2, 0, 1)
-        except OSError as error:
-            raise ThreeRegimeError(f"{file} cannot be read as a picture; remove it") from error
-        if images and pixels.shape != images[0].shape:
-            raise ThreeRegimeError(f"{path}: images differ in size; resize them to one size first")
-        images.append(pixels)
-        labels.append(label)
-    return np.stack(images), np.array(labels)
 
 
 def measured(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from threeregime.transformer import BEGIN, END, PAD
+from threeregime.vocabulary import BOS, EOS, PAD
 
 Next = Callable[[Tensor], Tensor]
 """Logits of the next piece, [rows, pieces], for what stands in each row so far, [rows, t]."""
@@ -18,7 +18,7 @@ def beam_search(
 ) -> Tensor:
     """The best continuation that is found for each of ``count`` rows.
 
-    Candidates are compared by log-probability / ((5 + length) / 6) ** penalty, END counting towards
+    Candidates are compared by log-probability / ((5 + length) / 6) ** penalty, EOS counting towards
     the length (Wu et al., 2016); beam 4 and penalty 0.6 are those of Vaswani et al. (2017). One
     that has ended stays among the candidates as it is. A beam of 1 is greedy search.
 
@@ -30,9 +30,9 @@ def beam_search(
         penalty: 0 prefers short sentences, 1 compares means.
 
     Returns:
-        [count, longest + 1] int64: BEGIN, the pieces, END, PAD; no END where none was found.
+        [count, longest + 1] int64: BOS, the pieces, EOS, PAD; no EOS where none was found.
     """
-    rows = torch.full((count * beam, 1), BEGIN)
+    rows = torch.full((count * beam, 1), BOS)
     total = torch.full((count, beam), -torch.inf)
     total[:, 0] = 0  # they all begin alike: one is enough
     length = torch.zeros(count, beam)
@@ -41,7 +41,7 @@ def beam_search(
     for _ in range(longest):
         step = following(rows).to("cpu", torch.float32).log_softmax(dim=-1).view(count, beam, -1)
         pieces = step.shape[-1]
-        step[..., [PAD, BEGIN]] = -torch.inf
+        step[..., [PAD, BOS]] = -torch.inf
         # One that has ended goes on with PAD alone, at no cost.
         step[ended] = torch.full((pieces,), -torch.inf).index_fill(0, torch.tensor(PAD), 0.0)
         candidate = total[..., None] + step
@@ -51,7 +51,7 @@ def beam_search(
         parent, piece = best // pieces, best % pieces
         total = candidate.flatten(1).gather(1, best)
         length = longer.gather(1, parent)
-        ended = ended.gather(1, parent) | (piece == END)
+        ended = ended.gather(1, parent) | (piece == EOS)
         rows = torch.cat([rows[(base + parent).flatten()], piece.view(-1, 1)], dim=1)
         if ended.all():
             break

@@ -13,7 +13,8 @@ from typing import TypedDict
 import torch
 
 from threeregime import lanes
-from threeregime.device import device_name, kept, out_of_memory
+from threeregime.cache import kept
+from threeregime.device import device_name, out_of_memory
 from threeregime.errors import ThreeRegimeError
 from threeregime.mechanisms import MECHANISMS
 

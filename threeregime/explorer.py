@@ -16,12 +16,12 @@ import anywidget
 import traitlets
 
 from threeregime import catalogue, results
+from threeregime._paths import WEB
 from threeregime.errors import ThreeRegimeError
 from threeregime.grids import grid
 from threeregime.report import Report, diagrams
 from threeregime.thresholds import LMC_THRESHOLD
 
-WEB = Path(__file__).parent / "web"
 SCALES = ("digits", "mini", "paper")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from threeregime import catalogue, provenance, results, status
-from threeregime.catalogue import Experiment
+from threeregime.experiment import Experiment, Unit
 from threeregime.results import Name, Results
 
 SUMS = "SHA256SUMS"
@@ -113,7 +113,7 @@ def _facts(experiment: Experiment, tables: Results) -> dict[str, str]:
     }
 
 
-def _first_cells(experiment: Experiment) -> dict[str, catalogue.Unit]:
+def _first_cells(experiment: Experiment) -> dict[str, Unit]:
     at = (experiment.temperatures[0], experiment.loads[0], experiment.dense_seeds[0])
     return {variant: experiment.unit(variant, *at) for variant in experiment.variants}
 

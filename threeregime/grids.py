@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from threeregime import catalogue
 from threeregime.axes import AXES
-from threeregime.catalogue import Experiment
 from threeregime.cells import in_print
 from threeregime.drawing import COLOURS, axis_label
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.regimes import CHANCES, PhaseDiagram
 from threeregime.report import Report
 from threeregime.transitions import gains

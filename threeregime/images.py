@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from threeregime import task
 from threeregime.errors import ThreeRegimeError
+from threeregime.task import EVALUATION_BATCH, Batches, Draws, Task
 
 if TYPE_CHECKING:
-    from threeregime.loader import Loader
     from threeregime.protocol import Data
 
 
 @dataclass(frozen=True)
-class Dataset(task.Task):
+class Dataset(Task):
     """Images and labels of both splits.
 
     ``train_images`` and ``test_images`` are uint8 [count, channels, height, width]; labels are
@@ -94,8 +93,6 @@ class Dataset(task.Task):
 
     def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Loader:
         """Images cropped and flipped at random."""
-        from threeregime.loader import Loader
-
         return Loader(self, seeds, batch_size, wanted.crop, wanted.flip)
 
     def examples(
@@ -104,14 +101,14 @@ class Dataset(task.Task):
         """Images as they are, normalised [batch, channels, height, width], with labels [batch]."""
         images = (self.train_images if train else self.test_images)[:first]
         labels = (self.train_labels if train else self.test_labels)[:first]
-        size = task.EVALUATION_BATCH
+        size = EVALUATION_BATCH
         for pixels, truth in zip(images.split(size), labels.split(size), strict=True):
-            yield self.normalise(pixels.permute(0, 2, 3, 1), dtype).permute(0, 3, 1, 2), truth
+            yield plain_images(self, pixels, dtype), truth
 
     def inputs(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
         """Images as they are, normalised [most or fewer, channels, height, width]."""
         for pixels in self.train_images.tensor_split(-(-self.count // most)):
-            yield self.normalise(pixels.permute(0, 2, 3, 1), dtype).permute(0, 3, 1, 2)
+            yield plain_images(self, pixels, dtype)
 
     def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
         """Mean over a member's images, summed over members."""
@@ -124,6 +121,49 @@ class Dataset(task.Task):
         """Turn uint8 pixels with channels last [..., channels] into normalised floats."""
         mean, std = (_constant(v, dtype, pixels.device) for v in (self.mean, self.std))
         return (pixels.to(dtype) / 255 - mean) / std
+
+
+class Loader(Batches):
+    """Batches of images, each cropped at random after zero padding, and flipped."""
+
+    def __init__(
+        self, data: Dataset, seeds: Sequence[int], batch_size: int, crop: int, flip: bool
+    ) -> None:
+        super().__init__(data, seeds, batch_size, data.train_images.device)
+        self.data, self.crop, self.flip = data, crop, flip
+        # Zero padding before normalisation, as cropping a padded picture does.
+        padded = F.pad(data.train_images, (crop, crop, crop, crop))
+        self.padded = padded.permute(0, 2, 3, 1).contiguous()
+
+    def drawn(self, generator: torch.Generator) -> Draws:
+        """Draw one member's epoch: order [count], crop offsets [count, 2], flips [count]."""
+        count = self.data.count
+        order = torch.randperm(count, generator=generator)
+        offset = torch.randint(2 * self.crop + 1, (count, 2), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
+        return order, offset, mirrored
+
+    def batch(self, part: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Images [batch, members, channels, h, w] (channels last in memory), labels [m, b]."""
+        order, offset, mirrored = part
+        height, width = self.data.train_images.shape[2:]
+        rows = offset[..., :1] + torch.arange(height, device=self.device)
+        across = torch.arange(width, device=self.device)
+        across = torch.where(mirrored[..., None], width - 1 - across, across)
+        columns = offset[..., 1:] + across
+        # -> [batch, height, width, members, channels], the order in memory that the fleet wants
+        pixels = self.padded[
+            order[:, None, None, :],
+            rows.permute(0, 2, 1)[:, :, None, :],
+            columns.permute(0, 2, 1)[:, None, :, :],
+        ]
+        images = self.data.normalise(pixels, dtype).permute(0, 3, 4, 1, 2)
+        return images, self.data.train_labels[order].transpose(0, 1)
+
+
+def plain_images(data: Dataset, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Un-augmented uint8 images [count, channels, h, w] normalised, same shape."""
+    return data.normalise(images.permute(0, 2, 3, 1), dtype).permute(0, 3, 1, 2)
 
 
 @functools.cache

@@ -18,24 +18,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from threeregime import results
-from threeregime.catalogue import Unit
+from threeregime.cost import engine_for
+from threeregime.data import resident
 from threeregime.device import out_of_memory, prepare
 from threeregime.engine import Engine
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Unit
 from threeregime.fleet import Fleet, State
 from threeregime.hessian import Curvature, curvature
-from threeregime.loader import resident
 from threeregime.measure import PairMetrics, measure_pairs
 from threeregime.models import builder
 from threeregime.protocol import Protocol, Training
-from threeregime.provenance import provenance
 from threeregime.pruning import Masks, masks
-from threeregime.rows import dense_rows, early_extra, early_rows, extra, net_rows, pair_rows
+from threeregime.rows import (
+    dense_rows,
+    early_extra,
+    early_rows,
+    extra,
+    net_rows,
+    pair_rows,
+    provenance,
+)
 from threeregime.sweep import DenseJob, Job, Place, RetrainJob, dense_checkpoint
 from threeregime.task import Task, stream
 from threeregime.trainer import Advance, Trainer, split_checkpoint
 from threeregime.training import Run, errors
-from threeregime.trial import engine_for
 
 
 def perform(job: Job, place: Place, advance: Advance = lambda cost: None) -> bool:

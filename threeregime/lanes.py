@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from threeregime.device import cache_folder
+from threeregime._paths import KERNELS
+from threeregime.cache import cache_folder
 
-SOURCE = Path(__file__).with_name("lanes.cpp")
 # Tuned for no processor in particular: what GCC 12 takes for the tuning of a new AMD processor
 # loads every operand of a multiply-add from memory again, at half the speed.
 FLAGS = ("-O3", "-march=native", "-mtune=generic", "-std=c++20", "-shared", "-fPIC", "-fopenmp")
@@ -40,7 +40,7 @@ def available() -> bool:
         torch.ops.load_library(str(library))
     except (OSError, subprocess.CalledProcessError) as error:
         _say(
-            f"{compiler} could not compile {SOURCE.name}, so fleets run at half the speed: {error}"
+            f"{compiler} could not compile {KERNELS.name}, so fleets run at half the speed: {error}"
         )
         return False
     _register()
@@ -54,7 +54,7 @@ def _say(line: str) -> None:
 def _compile(compiler: str) -> Path:
     """Return the compiled library, made anew when source, torch or processor changed."""
     here = f"{torch.__version__} {compiler} {FLAGS} {_processor()}".encode()
-    key = hashlib.sha256(SOURCE.read_bytes() + here).hexdigest()[:16]
+    key = hashlib.sha256(KERNELS.read_bytes() + here).hexdigest()[:16]
     cache = cache_folder()
     library = cache / f"lanes-{key}.so"
     if not library.exists():
@@ -67,7 +67,7 @@ def _compile(compiler: str) -> Path:
             *FLAGS,
             f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
             *(f"-I{root / 'include' / part}" for part in ("", "torch/csrc/api/include")),
-            str(SOURCE),
+            str(KERNELS),
             *("-o", str(partial), f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"),
         ]
         subprocess.run(command, check=True, capture_output=True, text=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from threeregime import separation, statements, studies, tuning
+from threeregime import statements, studies, tuning
 from threeregime.judging import Statement, judge_seeds
 from threeregime.report import Report
 from threeregime.selection import EARLY_EPOCHS
@@ -315,7 +315,7 @@ _LIST = [
         "Appendix A.2",
         "The Hessian of single nets does not tell the regimes as LMC and CKA do.",
         ("diagnostics",),
-        lambda s: separation.local_metrics(s["diagnostics"].tables),
+        lambda s: studies.local_metrics(s["diagnostics"].tables),
     ),
     _regimes_of("structured_16", "Section 5 (conjectured)", "N:M sparsity"),
     _regimes_of("quantization", "Section 5 (conjectured)", "Quantised weights"),

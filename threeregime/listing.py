@@ -1,55 +1,62 @@
-"""The list of all experiments: what there is of each, and what it would cost to compute it."""
+"""The list of all experiments: what there is of each at each scale, and how long it took."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
-from threeregime import catalogue, forecast, results
-from threeregime.catalogue import Experiment
-from threeregime.checks import device_here
-from threeregime.estimate import duration
+from threeregime import catalogue, results
+from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
+from threeregime.provenance import duration
 
-COLUMNS = "    {:8}{:>7}  {:>8}   {:10}{:>14}"
+COLUMNS = "    {:8}{:>7}  {:>8}   {:14}{:>20}"
 
 
 def lines() -> Iterator[str]:
-    """The list, a line a scale, 100 columns at most; costs are of this machine."""
-    device = device_here("auto")
-    workers = 1 if device != "cpu" else os.cpu_count() or 1
-    costs = forecast.everything(device, workers)
-    yield COLUMNS.format("scale", "cells", "seeds", "results", "computed anew")
+    """Yield the list, one line a scale, at most 100 columns wide."""
+    yield COLUMNS.format("scale", "cells", "seeds", "tables", "computing took")
     for name in catalogue.names():
         found = [catalogue.experiment(name, scale) for scale in catalogue.scales(name)]
         yield ""
         yield f"{name}: {found[0].title}"
         for experiment in found:
-            yield _row(experiment, costs[name][experiment.scale])
-    processes = "one process" if workers == 1 else f"{workers} processes"
+            yield _row(experiment)
     yield ""
-    yield f"Seeds are dense x retraining. Times are of all cells, in {processes} on {device}: a"
-    yield "rough forecast, right within a factor of two or so. To time what is left of one:"
+    yield "Seeds are dense x retraining seeds. Times are those that the shipped tables record,"
+    yield "of one core or GPU. To time what is left of an experiment on this machine:"
     yield "threeregime sweep NAME --scale SCALE --dry-run"
 
 
-def _row(experiment: Experiment, seconds: float) -> str:
+def _row(experiment: Experiment) -> str:
     cells = len(experiment.variants) * len(experiment.temperatures) * len(experiment.loads)
     seeds = f"{len(experiment.dense_seeds)} x {len(experiment.retrain_seeds)}"
-    about = f"about {duration(seconds)}"
-    return COLUMNS.format(experiment.scale, cells, seeds, _there(experiment), about)
+    best = max(experiment.on_copies(), key=coverage)
+    return COLUMNS.format(experiment.scale, cells, seeds, _tables(best, experiment), _took(best))
 
 
-def _there(experiment: Experiment) -> str:
-    """Whether results are shipped: yes, no, or how large a part."""
-    have = results.done(experiment, results.ROOT)
-    if not have:
+def coverage(experiment: Experiment) -> float:
+    """Return the share of an experiment's cells and dense seeds that the shipped tables hold."""
+    finished = results.done(experiment, results.ROOT)
+    keys = [unit.key for unit in experiment.units()] if finished else []
+    there = sum(
+        all((cell, seed, copy) in finished for copy in copies) for cell, seed, copies in keys
+    )
+    return there / len(keys) if keys else 0.0
+
+
+def _tables(best: Experiment, asked: Experiment) -> str:
+    """Return whether tables are shipped: yes, no, or the share; of a copy of the data, which."""
+    share = coverage(best)
+    if not share:
         return "no"
-    cells, seeds = experiment.cells(), experiment.dense_seeds
-    there = 0
-    for cell, _, copies in (unit.key for unit in cells):
-        there += sum(all((cell, seed, copy) in have for copy in copies) for seed in seeds)
-    wanted = len(cells) * len(seeds)
-    if there == wanted:
-        return "yes"
-    # Rounded down: nothing is whole before it is.
-    return f"part, {100 * there // wanted} %" if there else "no"
+    # Rounded down: nothing is complete before it is.
+    words = "yes" if share == 1 else f"{int(100 * share)} %"
+    return words if best.protocol.data == asked.protocol.data else f"{words} (JPEG)"
+
+
+def _took(experiment: Experiment) -> str:
+    try:
+        fleets = results.load(experiment).origins
+    except ThreeRegimeError:
+        return "--dry-run times it"
+    return duration(float(fleets["seconds"].sum()))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from threeregime.data import resident
 from threeregime.device import free_memory
-from threeregime.loader import resident
 from threeregime.models import builder
 from threeregime.protocol import Data, Net, Protocol
 from threeregime.sweep import Place

@@ -22,9 +22,9 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
 from papermill.exceptions import PapermillExecutionError
 
+from threeregime._paths import ROOT
 from threeregime.errors import ThreeRegimeError
 
-ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path("book") / "_build"
 WORKERS = 2
 

@@ -38,12 +38,6 @@ class Data:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        from threeregime.data import DATASETS
-        from threeregime.translation import TRANSLATIONS
-
-        names = [*DATASETS, *TRANSLATIONS]
-        known = self.name in names or self.name.startswith("folder:")
-        require(known, "data.name", self.name, f"one of {', '.join(names)} or folder:PATH")
         require(self.crop >= 0, "data.crop", self.crop, "0 or more pixels")
         require(self.images is None or self.images > 0, "data.images", self.images, "1 or more")
         require(self.size is None or self.size > 0, "data.size", self.size, "1 or more pixels")
@@ -58,11 +52,7 @@ class Net:
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        from threeregime.models import NETS
-
-        require(self.name in NETS, "net.name", self.name, f"one of {', '.join(NETS)}")
         require(self.width > 0, "net.width", self.width, "a factor above 0")
-        NETS[self.name].check_depth(self.depth)
 
 
 OPTIMIZERS = ("sgd", "adam")
@@ -189,10 +179,6 @@ class Pruning:
     bits: int | None = None
 
     def __post_init__(self) -> None:
-        from threeregime.pruning import METHODS
-
-        method = self.method
-        require(method in METHODS, "pruning.method", method, f"one of {', '.join(METHODS)}")
         require(0 < self.density <= 1, "pruning.density", self.density, "a fraction in (0, 1]")
         self._check_group()
         self._check_bits()

@@ -3,63 +3,23 @@
 from __future__ import annotations
 
 import functools
-import platform
 import subprocess
 import textwrap
-import time
 from collections.abc import Iterable
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
-import numpy
 import pandas as pd
-import torch
 
-import threeregime
-from threeregime.device import device_name
-from threeregime.engine import Engine
-from threeregime.sweep import Job, Place
-
-
-def provenance(
-    job: Job,
-    place: Place,
-    engine: Engine,
-    protocols: dict[str, Any],
-    seeds: dict[str, Any],
-    seconds: float,
-) -> dict[str, Any]:
-    """All that is recorded with a fleet's tables, as plain values."""
-    return {
-        "experiment": place.experiment.name,
-        "scale": place.experiment.scale,
-        "fleet": job.fleet,
-        "nets": job.nets,
-        "protocols": protocols,
-        "seeds": seeds,
-        "commit": commit(),
-        "versions": {
-            "threeregime": threeregime.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": metadata.version("torchvision"),
-            "numpy": numpy.__version__,
-        },
-        "device": device_name(place.device),
-        "engine": engine.name,
-        "seconds": round(seconds, 2),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+from threeregime._paths import PACKAGE
 
 
 @functools.cache
 def commit() -> str:
     """Git commit of the code, with "+" after it when files have changed since; or "unknown"."""
-    here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *words], cwd=PACKAGE, capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     try:
@@ -101,3 +61,15 @@ def _distinct(values: Iterable[str]) -> str:
 def _commits(values: Iterable[str]) -> str:
     marked = {v if not v.endswith("+") else f"{v} (with changes since)" for v in values}
     return "commit " + _distinct(marked)
+
+
+def duration(span: float) -> str:
+    """Seconds in words, e.g. "3 min", "2.5 h" or "12 days"."""
+    if span < 60:
+        return f"{max(1, round(span))} s"
+    hours, days = span / 3600, span / 86_400
+    if hours < 1.5:
+        return f"{span / 60:.0f} min"
+    if hours < 48:
+        return f"{hours:.1f} h"
+    return f"{days:.0f} days" if days < 730 else f"{days / 365:,.0f} years"

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.judging import spread
+from threeregime.intervals import spread
 from threeregime.results import Results
 from threeregime.selection import Decision, Measured, Trials
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,14 @@ import pandas as pd
 from IPython.display import Markdown
 
 from threeregime import catalogue, cluster, outputs, provenance, results
-from threeregime.catalogue import Experiment
 from threeregime.cells import in_print
 from threeregime.errors import ThreeRegimeError
-from threeregime.judging import Statement
+from threeregime.experiment import Experiment
 from threeregime.regimes import PhaseDiagram
 from threeregime.results import Results
 from threeregime.sweep import is_complete
 from threeregime.thresholds import LMC_THRESHOLD
 from threeregime.transitions import best_temperatures
-
-VERDICTS = {True: "holds", False: "does not hold", None: "open"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,38 +175,6 @@ def at_paper_scale(
         made = diagrams(chosen, tables, lmc_threshold, cka_threshold)
         found.append(Report(chosen, tables, made))
     return found
-
-
-def verdicts(*groups: Iterable[Statement], heads: Sequence[str] = ("here",)) -> Markdown:
-    """Statements with their verdicts, effects and 95 % intervals, a line each.
-
-    Args:
-        groups: the same statements, judged on one diagram each.
-        heads: what these diagrams are called.
-    """
-    columns = [column for head in heads for column in (head, "effect (95 % interval)")]
-    lines = [
-        f"| statement | {' | '.join(columns)} |",
-        "|:--|" + ":--|" * len(columns),
-    ]
-    for same in zip(*groups, strict=True):
-        parts = [f"**{VERDICTS[s.holds]}** | {effect(s)}" for s in same]
-        lines.append(f"| {same[0].statement} | {' | '.join(parts)} |")
-    return Markdown("\n".join(lines))
-
-
-def effect(statement: Statement) -> str:
-    """A statement's effect with its 95 % interval, as far as there are these."""
-    if statement.effect != statement.effect:
-        return "no such cells"
-    if statement.low != statement.low:
-        return f"{statement.effect:+.3f}"
-    return f"{statement.effect:+.3f} ({statement.low:+.3f} to {statement.high:+.3f})"
-
-
-def details(statements: Iterable[Statement]) -> Markdown:
-    """The numbers behind each statement's effect."""
-    return Markdown("\n".join(f"* *{s.statement}* {s.detail}" for s in statements))
 
 
 def best(diagram: PhaseDiagram) -> pd.DataFrame:

@@ -20,10 +20,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from threeregime.catalogue import Experiment, Unit
+from threeregime._paths import REFERENCE, RESULTS
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment, Unit
 
-ROOT = Path(__file__).parent.parent / "results"
+ROOT = RESULTS
 KINDS = ("dense", "nets", "pairs", "early")
 # The sections of the protocol that a kind's rows depend on; none named: all.
 DETERMINES: dict[str, tuple[str, ...]] = {
@@ -256,4 +257,4 @@ def reference() -> pd.DataFrame:
 
     Columns epochs, density, test_error, normalized_test_error, lmc, cka; fractions.
     """
-    return pd.read_csv(Path(__file__).parent / "reference" / "figure_02.csv")
+    return pd.read_csv(REFERENCE / "figure_02.csv")

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import platform
+import time
+from importlib import metadata
 from typing import Any
 
+import numpy
 import pandas as pd
+import torch
 from torch import Tensor
 
+from threeregime.device import device_name
+from threeregime.engine import Engine
 from threeregime.fleet import State
 from threeregime.hessian import Curvature
 from threeregime.measure import PairMetrics
-from threeregime.sweep import DenseJob, Place, RetrainJob
+from threeregime.provenance import commit
+from threeregime.sweep import DenseJob, Job, Place, RetrainJob
 
 
 def extra(train: bool, epoch: int) -> str:
@@ -145,3 +153,34 @@ def early_rows(job: RetrainJob, place: Place, kept: State) -> pd.DataFrame:
         for p, copies in enumerate(job.pairs)
         for epoch in epochs
     )
+
+
+def provenance(
+    job: Job,
+    place: Place,
+    engine: Engine,
+    protocols: dict[str, Any],
+    seeds: dict[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """All that is recorded with a fleet's tables, as plain values."""
+    return {
+        "experiment": place.experiment.name,
+        "scale": place.experiment.scale,
+        "fleet": job.fleet,
+        "nets": job.nets,
+        "protocols": protocols,
+        "seeds": seeds,
+        "commit": commit(),
+        "versions": {
+            "threeregime": metadata.version("threeregime"),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": metadata.version("torchvision"),
+            "numpy": numpy.__version__,
+        },
+        "device": device_name(place.device),
+        "engine": engine.name,
+        "seconds": round(seconds, 2),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

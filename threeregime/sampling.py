@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from threeregime.errors import ThreeRegimeError
 from threeregime.examples import Split
+from threeregime.folders import FolderSplit, check_same_classes, open_split
 from threeregime.task import EVALUATION_BATCH, stream
 
 MOST = 10_000
@@ -173,17 +174,13 @@ def folder(
     Raises:
         ThreeRegimeError: no PATH/train, a class without images, images of several sizes.
     """
-    if not (path / "train").is_dir():
-        raise ThreeRegimeError(
-            f"{path / 'train'} is missing: images lie in train/CLASS/IMAGE, and those to test with "
-            f"in test/CLASS/IMAGE, below {path}"
-        )
-    train, classes = _images(path / "train", most, seed, grey)
+    classes = open_split(path / "train")
+    train = _images(classes, most, seed, grey)
     test = None
     if (path / "test").is_dir():
-        test, test_classes = _images(path / "test", most, seed, grey)
-        if classes != test_classes:
-            raise ThreeRegimeError(f"{path}: train and test do not have the same class folders")
+        test_classes = open_split(path / "test")
+        check_same_classes(path, classes, test_classes)
+        test = _images(test_classes, most, seed, grey)
     pixels = train.inputs.double() / 255
     # A channel of one value has no scale.
     measured = pixels.std(dim=(0, 2, 3), correction=0)
@@ -209,17 +206,10 @@ def _by_channel(given: Sequence[float] | None, measured: Tensor) -> Tensor:
     return values.float().view(-1, 1, 1)
 
 
-def _images(path: Path, most: int, seed: int, grey: bool) -> tuple[Split, list[str]]:
-    """Pixels of a split, uint8, and the names of its classes."""
-    from torchvision.datasets import ImageFolder
-
-    def pixels(image: Any) -> Tensor:
-        array = np.array(image.convert("L" if grey else "RGB"), dtype=np.uint8)
-        return torch.from_numpy(array).view(*array.shape[:2], -1).permute(2, 0, 1)
-
-    try:
-        made = ImageFolder(str(path), transform=pixels)
-    except FileNotFoundError as error:
-        reason = str(error).splitlines()[0]
-        raise ThreeRegimeError(f"{path} has a class without images: {reason}") from error
-    return draw(made, most, seed, path.name.replace("train", "training")), made.classes
+def _images(split: FolderSplit, most: int, seed: int, grey: bool) -> Split:
+    """Pixels of a split, uint8, drawn at random."""
+    first = torch.from_numpy(split.read([0], grey))
+    order = _order(len(split.files), seed)[: min(most, _room(first))]
+    pixels = torch.from_numpy(split.read(order.tolist(), grey))
+    what = split.path.name.replace("train", "training")
+    return _checked(pixels, torch.from_numpy(split.labels)[order], len(split.files), what)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from threeregime import lanes
 from threeregime.errors import ThreeRegimeError
+from threeregime.layers import Concat
 
 Layers = dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
 
@@ -41,18 +42,6 @@ def _grouped_conv(plain: nn.Module, members: int) -> nn.Module:
     if plain.bias is not None:
         conv.bias = nn.Parameter(plain.bias.repeat(members))
     return conv
-
-
-class Concat(nn.Module):
-    """Activations one after the other along the channels, as in a dense net.
-
-    A layer, where plain nets call ``torch.cat``: members lie in the channels too. In lanes channels
-    come first, so that it is right as it is.
-    """
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Map several [batch, channels, height, width] to one with the sum of their channels."""
-        return torch.cat(parts, dim=1)
 
 
 class _GroupedConcat(nn.Module):

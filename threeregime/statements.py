@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 
 from threeregime.bootstrap import Array, mean
 from threeregime.cells import in_print
-from threeregime.judging import (
-    Statement,
-    contrast,
-    decide,
-    held_out,
-    judge,
-    spearman,
-    spread,
-)
+from threeregime.intervals import contrast, held_out, spearman, spread
+from threeregime.judging import Statement, decide, judge
 from threeregime.regimes import PhaseDiagram
 
 __all__ = ["Statement", "figure_2"]

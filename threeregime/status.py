@@ -11,11 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from threeregime import catalogue, results
-from threeregime.catalogue import Experiment
+from threeregime._paths import PACKAGE
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiment import Experiment
 from threeregime.results import Results
-
-PACKAGE = Path(__file__).parent
 
 
 def table(root: Path = results.ROOT) -> pd.DataFrame:

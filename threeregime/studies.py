@@ -20,12 +20,14 @@ from threeregime.regimes import PhaseDiagram
 from threeregime.replay import play, replays
 from threeregime.results import Results
 from threeregime.selection import (
+    EARLY_EPOCHS,
     baseline,
     grid_search,
     select_by_error,
     select_by_similarity,
     select_rho,
 )
+from threeregime.separation import areas_by_metric
 from threeregime.statements import heating, heating_helps, third
 
 RECOVERED = 0.5  # of what grid search gains over the usual choice: what counts as close to it
@@ -283,6 +285,61 @@ def figure_4(played: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> tuple[St
             f"Effect: a tenth minus the share, which is {100 * share.mean():.1f} %.",
         ),
     )
+
+
+def local_metrics(tables: Results) -> tuple[Statement, ...]:
+    """The Hessian does not tell the regimes as LMC and CKA do (Appendix A.2)."""
+    found = []
+    seeds = sorted(tables.nets["dense_seed"].unique())
+    areas = pd.DataFrame([areas_by_metric(tables.with_dense_seeds([seed])) for seed in seeds])
+    whole = areas_by_metric(tables)
+    for local, name in (("hessian_trace", "trace"), ("hessian_top", "leading eigenvalue")):
+        if local not in areas:
+            continue
+        for metric, printed in (("lmc", "LMC"), ("cka_softmax", "CKA")):
+            found.append(
+                judge_seeds(
+                    f"{metric}_beats_{local}",
+                    f"{printed} tells where hotter is better, the Hessian's {name} less well.",
+                    (areas[metric] - areas[local]).to_numpy(),
+                    "Effect: difference of the areas under the ROC curve, by dense seed; on all "
+                    f"seeds together {whole[metric]:.2f} and {whole[local]:.2f}.",
+                )
+            )
+    return tuple(found)
+
+
+def early_metrics(tables: Results, alpha: int = EARLY_EPOCHS) -> tuple[Statement, ...]:
+    """LMC and CKA tell early in retraining where hotter is better (Section 4.2).
+
+    Args:
+        tables: of one variant, with what was measured after ``alpha`` epochs.
+        alpha: epochs of retraining.
+    """
+    seeds = sorted(tables.nets["dense_seed"].unique())
+    early, end = (
+        pd.DataFrame([areas_by_metric(tables.with_dense_seeds([seed]), epoch) for seed in seeds])
+        for epoch in (alpha, None)
+    )
+    whole, at_end = areas_by_metric(tables, alpha), areas_by_metric(tables)
+    found = []
+    for metric, name in (("lmc", "LMC"), ("cka_softmax", "CKA")):
+        known = f"on all seeds together {whole[metric]:.2f}, at the end {at_end[metric]:.2f}"
+        found += [
+            judge_seeds(
+                f"{metric}_early",
+                f"After {alpha} epochs of retraining {name} tells where hotter is better.",
+                (early[metric] - 0.5).to_numpy(),
+                f"Effect: area under the ROC curve, by dense seed, minus 0.5; {known}.",
+            ),
+            judge_seeds(
+                f"{metric}_early_as_at_end",
+                f"After {alpha} epochs {name} tells it better than at the end.",
+                (early[metric] - end[metric]).to_numpy(),
+                f"Effect: area after {alpha} epochs minus that at the end; {known}.",
+            ),
+        ]
+    return tuple(found)
 
 
 def _by_seed(played: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from threeregime import results
-from threeregime.catalogue import Experiment, Key, Unit
+from threeregime.experiment import Experiment, Key, Unit
 from threeregime.protocol import Protocol
 
 MEMBERS = 48

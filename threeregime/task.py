@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -18,12 +18,27 @@ from torch import Tensor
 from threeregime.errors import ThreeRegimeError
 
 if TYPE_CHECKING:
-    from threeregime.fleet import Fleet
     from threeregime.protocol import Data
 
 EVALUATION_BATCH = 256
 UNKNOWN = -100
 """The class of what is not to be guessed: the padding of a sentence. PyTorch's losses skip it."""
+
+
+class Nets(Protocol):
+    """What a task needs to know of the nets that it evaluates: a fleet of them."""
+
+    members: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def alike(self, inputs: Tensor) -> Tensor:
+        """Return inputs [batch, ...] for every member: [batch, M, ...]."""
+        ...
+
+    def logits(self, *inputs: Tensor) -> Tensor:
+        """Return outputs [M, batch, ..., classes] for inputs [batch, M, ...]."""
+        ...
 
 
 class Task(ABC):
@@ -104,7 +119,7 @@ class Task(ABC):
             smoothing: share of each target that is spread over all classes (label smoothing).
         """
 
-    def errors(self, fleet: Fleet, train: bool) -> Tensor:
+    def errors(self, fleet: Nets, train: bool) -> Tensor:
         """Error of every member on a whole split: [M], float64.
 
         Here the share of wrong guesses among all that are to be made.
@@ -117,7 +132,7 @@ class Task(ABC):
             known += (truth != UNKNOWN).sum()
         return wrong / known
 
-    def outputs(self, fleet: Fleet, samples: int) -> Tensor:
+    def outputs(self, fleet: Nets, samples: int) -> Tensor:
         """Logits of every member for the first guesses to be made in training.
 
         [M, samples, classes], or fewer where there are not that many.

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PAD, BEGIN, END = 0, 1, 2
-"""Pieces of every vocabulary: what fills up a row, and a target's first and last one."""
+from threeregime.vocabulary import PAD
+
 BASE, HEAD = 512, 64
 """Features of Transformer-base, and of each of its 8 heads."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from threeregime.bootstrap import Array, mean
 from threeregime.cells import METRICS
 from threeregime.errors import ThreeRegimeError
-from threeregime.judging import chosen_elsewhere, half_width
+from threeregime.intervals import chosen_elsewhere, half_width
 from threeregime.regimes import PhaseDiagram
 from threeregime.thresholds import REGIMES
 

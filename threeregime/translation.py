@@ -18,12 +18,10 @@ from torch import Tensor
 
 from threeregime.decoding import beam_search, bleu
 from threeregime.errors import ThreeRegimeError
-from threeregime.task import EVALUATION_BATCH, UNKNOWN, Batches, Draws, Task
-from threeregime.transformer import PAD
-from threeregime.vocabulary import Numerals, SubWords, Unread, Vocabulary, rows
+from threeregime.task import EVALUATION_BATCH, UNKNOWN, Batches, Draws, Nets, Task
+from threeregime.vocabulary import PAD, Numerals, SubWords, Vocabulary, rows
 
 if TYPE_CHECKING:
-    from threeregime.fleet import Fleet
     from threeregime.protocol import Data
 
 Pairs = list[tuple[str, str]]
@@ -33,7 +31,7 @@ Pairs = list[tuple[str, str]]
 class Translation(Task):
     """Sentences and their translations as numbers.
 
-    A row is the source filled up by PAD, then the target's: BEGIN, its pieces, END, PAD. Every row
+    A row is the source filled up by PAD, then the target's: BOS, its pieces, EOS, PAD. Every row
     is as long as the longest, so that all batches have one shape.
 
     Attributes:
@@ -142,14 +140,14 @@ class Translation(Task):
         each, known = each.view(len(truth), -1), (truth != UNKNOWN).flatten(1)
         return (each.sum(dim=1) / known.sum(dim=1)).sum()
 
-    def errors(self, fleet: Fleet, train: bool) -> Tensor:
+    def errors(self, fleet: Nets, train: bool) -> Tensor:
         """In training the share of pieces guessed wrong under teacher forcing; in test 1 - BLEU."""
         if train:
             return super().errors(fleet, train)
         scores = [bleu(made, self.references) for made in self.translate(fleet, self.test)]
         return 1 - torch.tensor(scores, dtype=torch.float64, device=fleet.device)
 
-    def translate(self, fleet: Fleet, taken: Tensor) -> list[list[str]]:
+    def translate(self, fleet: Nets, taken: Tensor) -> list[list[str]]:
         """Each member's translations of the sources of some rows."""
         members = fleet.members
         longest = taken.shape[1] - self.places - 1
@@ -165,9 +163,7 @@ class Translation(Task):
                 made[member] += [self.vocabulary.decode(row) for row in rows_of]
         return made
 
-    def _following(
-        self, fleet: Fleet, source: Tensor, memory: Tensor
-    ) -> Callable[[Tensor], Tensor]:
+    def _following(self, fleet: Nets, source: Tensor, memory: Tensor) -> Callable[[Tensor], Tensor]:
         def following(begun: Tensor) -> Tensor:
             target = begun.to(source.device).view(fleet.members, len(source), -1).transpose(0, 1)
             logits = fleet.logits(torch.cat([source, target], dim=2), memory)
@@ -261,31 +257,8 @@ def _fetch(at: Path) -> None:
                     print(" ".join(pair[language].split()), file=file)
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """How sentences are loaded, and what is known of them before they are there.
-
-    Attributes:
-        load: loads them, given the folder of downloaded ones and whether to fetch what is missing.
-        count: number of training pairs.
-        places: length of the source and of the target in a row.
-        pieces: size of the vocabulary.
-    """
-
-    load: Callable[[Path, bool], Translation]
-    count: int
-    places: tuple[int, int]
-    pieces: int
-
-    def outline(self, wanted: Data, device: str = "meta") -> Translation:
-        """Rows of the right sizes that say nothing, on a device that may be none (meta)."""
-        count = self.count if wanted.images is None else wanted.images
-        rows = torch.ones(count, sum(self.places), dtype=torch.int32, device=device)
-        return Translation(wanted.name, Unread(self.pieces), rows, rows, self.places[0], ())
-
-
-TRANSLATIONS: dict[str, Corpus] = {
-    "number-words": Corpus(number_words, 2000, (9, 11), 57),
-    # A source ends in END, a target begins and ends; about as many pairs as are short enough.
-    "wmt14": Corpus(wmt14, 4_400_000, (WMT14_LONGEST + 1, WMT14_LONGEST + 2), WMT14_PIECES),
+TRANSLATIONS: dict[str, Callable[[Path, bool], Translation]] = {
+    "number-words": number_words,
+    "wmt14": wmt14,
 }
+"""Loaders by name, given the folder of downloaded data and whether to fetch what is missing."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from threeregime.bootstrap import Array, mean
 from threeregime.cells import in_print
-from threeregime.judging import spread
+from threeregime.intervals import spread
 from threeregime.regimes import PhaseDiagram
 
 THRESHOLDS = tuple(np.round(np.linspace(-0.3, 0.0, 13), 3).tolist())

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.transformer import BEGIN, END, PAD
 
+PAD, BOS, EOS, UNKNOWN_TOKEN = range(4)
+"""Tokens of every vocabulary that are no text: padding, a target's first and last one, and the one
+for what is not in the vocabulary."""
 SPECIAL = 4
-"""Pieces that are no text: PAD, BEGIN, END and this one, for what is not in the vocabulary."""
-UNSEEN = 3
+"""Number of these tokens."""
 
 
 class Vocabulary(ABC):
@@ -33,29 +34,14 @@ class Vocabulary(ABC):
         """The sentence that pieces of text make."""
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """The sentence that ends at the first END; what is no text is left out."""
+        """The sentence that ends at the first EOS; what is no text is left out."""
         kept = []
         for number in numbers:
-            if number == END:
+            if number == EOS:
                 break
             if number >= SPECIAL:
                 kept.append(number)
         return self.join(kept)
-
-
-class Unread(Vocabulary):
-    """A vocabulary of which the size alone is known."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def encode(self, sentence: str) -> list[int]:
-        """Nothing is in it."""
-        raise NotImplementedError
-
-    def join(self, numbers: list[int]) -> str:
-        """Nothing is in it."""
-        raise NotImplementedError
 
 
 # What German writes as one word falls apart into these; longer ones come before their beginnings.
@@ -89,7 +75,7 @@ class Numerals(Vocabulary):
 
     def encode(self, sentence: str) -> list[int]:
         """The numbers of a sentence's pieces."""
-        return [self.number.get(piece, UNSEEN) for piece in numerals(sentence)]
+        return [self.number.get(piece, UNKNOWN_TOKEN) for piece in numerals(sentence)]
 
     def join(self, numbers: list[int]) -> str:
         """The sentence that pieces of text make."""
@@ -137,9 +123,9 @@ def _sentencepiece(files: Sequence[Path], size: int) -> Any:
             byte_fallback=True,  # of a rare letter, so that it is not lost
             input_sentence_size=2_000_000,
             pad_id=PAD,
-            bos_id=BEGIN,
-            eos_id=END,
-            unk_id=UNSEEN,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNKNOWN_TOKEN,
             minloglevel=1,
         )
     return sentencepiece.SentencePieceProcessor(model_file=str(path))
@@ -156,14 +142,14 @@ def rows(
         most: pieces of a sentence; pairs with a longer one are left out. None: all are kept.
 
     Returns:
-        Sources [count, s], each ending in END; targets [count, t], each between BEGIN and END;
+        Sources [count, s], each ending in EOS; targets [count, t], each between BOS and EOS;
         both int32; and which of the pairs they are.
     """
     made, kept = [], []
     for number, pair in enumerate(pairs):
         source, target = (vocabulary.encode(sentence) for sentence in pair)
         if most is None or max(len(source), len(target)) <= most:
-            made.append(([*source, END], [BEGIN, *target, END]))
+            made.append(([*source, EOS], [BOS, *target, EOS]))
             kept.append(number)
     return (*(_filled([row[side] for row in made]) for side in (0, 1)), kept)  # type: ignore[return-value]
 

@@ -1,0 +1,33 @@
+"""Layers that several nets share, and how their weights begin."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def scaled(channels: int, width: float) -> int:
+    """Number of channels of a layer at a width factor: rounded, at least one."""
+    return max(1, round(channels * width))
+
+
+class Concat(nn.Module):
+    """Activations one after the other along the channels, as in a dense net.
+
+    A layer, where plain nets call ``torch.cat``: members lie in the channels too. In lanes channels
+    come first, so that it is right as it is.
+    """
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Map several [batch, channels, height, width] to one with the sum of their channels."""
+        return torch.cat(parts, dim=1)
+
+
+def initialise(net: nn.Module) -> None:
+    """Draw every convolution from N(0, 2 / (k k out)), as the authors' scripts do."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / fan_out))
