@@ -23,11 +23,12 @@ from typing import Any
 
 from distributed import get_worker
 
-from threeregime import catalogue, jobs, trainer
-from threeregime.checks import Site, checked
-from threeregime.data import DATA_DIR
-from threeregime.sweep import Place, Plan, plan, state_folder
-from threeregime.workers import TELL_SECONDS, local, perform_all
+from threeregime.data.registry import DATA_DIR
+from threeregime.experiments import catalogue
+from threeregime.sweep import jobs, resumable
+from threeregime.sweep.dask_checks import Site, checked
+from threeregime.sweep.dask_workers import TELL_SECONDS, local, perform_all
+from threeregime.sweep.plan import Place, Plan, plan, state_folder
 
 SHORT = {
     "dense.epochs": 2,
@@ -70,9 +71,9 @@ def checkpoint_bytes(todo: Plan, place: Place) -> int:
     def look(cost: float) -> None:
         sizes.append(path.stat().st_size if path.exists() else 0)
 
-    trainer.CHECKPOINT_SECONDS, usual = -1.0, trainer.CHECKPOINT_SECONDS
+    resumable.CHECKPOINT_SECONDS, usual = -1.0, resumable.CHECKPOINT_SECONDS
     assert jobs.perform(job, place, look)
-    trainer.CHECKPOINT_SECONDS = usual
+    resumable.CHECKPOINT_SECONDS = usual
     return max(sizes)
 
 
@@ -139,7 +140,7 @@ class Fleet:
 
     def needs(self, workers: int) -> dict[str, float]:
         """What so many workers, each with such a fleet, ask for, per second."""
-        saves = 1 / trainer.CHECKPOINT_SECONDS + 1 / self.seconds
+        saves = 1 / resumable.CHECKPOINT_SECONDS + 1 / self.seconds
         once = (self.read + self.tables) / self.seconds
         return {
             "tasks": workers / self.seconds,

@@ -23,18 +23,18 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.processes import Step, measure, record
-from threeregime import catalogue
-from threeregime.data import CIFAR10_MEAN, CIFAR10_STD
-from threeregime.device import device_name, prepare
-from threeregime.engine import Engine, candidates
+from threeregime.data.images import Dataset, Loader
+from threeregime.data.registry import CIFAR10_MEAN, CIFAR10_STD
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet import Fleet
-from threeregime.graphs import WARM_UP
-from threeregime.images import Dataset, Loader
-from threeregime.mechanisms import MECHANISMS
-from threeregime.models import builder
-from threeregime.provenance import commit
-from threeregime.training import Run
+from threeregime.experiments import catalogue
+from threeregime.fleet.backends import MECHANISMS
+from threeregime.fleet.cuda_graph import WARM_UP
+from threeregime.fleet.device import device_name, prepare
+from threeregime.fleet.engine import Engine, candidates
+from threeregime.fleet.fleet import Fleet
+from threeregime.models.registry import builder
+from threeregime.results.provenance import commit
+from threeregime.training.run import Run
 
 PROTOCOL = catalogue.protocol("paper")
 TRAINING = PROTOCOL.retraining

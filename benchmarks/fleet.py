@@ -17,20 +17,22 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.processes import Step, measure
-from threeregime import catalogue, data, lanes
-from threeregime.engine import Engine
-from threeregime.fleet import Fleet
-from threeregime.images import Loader
-from threeregime.models import builder
-from threeregime.pruning import masks
-from threeregime.training import Run
+from threeregime.data import registry
+from threeregime.data.images import Loader
+from threeregime.experiments import catalogue
+from threeregime.fleet import lanes
+from threeregime.fleet.engine import Engine
+from threeregime.fleet.fleet import Fleet
+from threeregime.models.registry import builder
+from threeregime.pruning.magnitude import masks
+from threeregime.training.run import Run
 
 PROTOCOL = catalogue.protocol("digits")
 
 
 def one_at_a_time() -> Step:
     """A plain module, torch.optim.SGD and mask, on batches made by the same loader."""
-    digits = data.load("digits")
+    digits = registry.load("digits")
     net = builder(PROTOCOL.net, digits)()
     retraining = PROTOCOL.retraining
     optimizer = torch.optim.SGD(
@@ -58,7 +60,7 @@ def one_at_a_time() -> Step:
 
 def fleet_of(members: int, engine: Engine) -> Step:
     """The engine itself."""
-    digits = data.load("digits")
+    digits = registry.load("digits")
     seeds = range(members)
     fleet = Fleet.initial(
         builder(PROTOCOL.net, digits),

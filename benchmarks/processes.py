@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from threeregime.device import device_name
-from threeregime.provenance import commit
+from threeregime.fleet.device import device_name
+from threeregime.results.provenance import commit
 
 Step = Callable[[int], None]
 SECONDS = 2.0

@@ -22,15 +22,16 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.processes import record
-from threeregime import catalogue, results
-from threeregime.data import DATA_DIR
-from threeregime.device import device_name
-from threeregime.engine import Engine, candidates
-from threeregime.experiment import Experiment
-from threeregime.intervals import half_width
-from threeregime.jobs import perform
-from threeregime.provenance import commit
-from threeregime.sweep import MEMBERS, Place, plan
+from threeregime.analysis.intervals import half_width
+from threeregime.data.registry import DATA_DIR
+from threeregime.experiments import catalogue
+from threeregime.experiments.experiment import Experiment
+from threeregime.fleet.device import device_name
+from threeregime.fleet.engine import Engine, candidates
+from threeregime.results import tables as results
+from threeregime.results.provenance import commit
+from threeregime.sweep.jobs import perform
+from threeregime.sweep.plan import MEMBERS, Place, plan
 
 PLAINEST = Engine().name
 METRICS = {"test_error": "test error", "lmc": "LMC", "cka_softmax": "CKA"}

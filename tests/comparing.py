@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from threeregime import results
-from threeregime.experiment import Experiment
+from threeregime.experiments.experiment import Experiment
+from threeregime.results import tables as results
 
 
 def tables(experiment: Experiment, root: Path) -> dict[str, list[list[str]]]:

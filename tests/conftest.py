@@ -11,8 +11,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from threeregime import book, catalogue, cluster, printing
+from threeregime.book import build, pdf
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiments import catalogue
+from threeregime.sweep import compute
 
 # As the engine runs on a CPU: one thread a fleet.
 torch.set_num_threads(1)
@@ -30,7 +32,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     root = tmp_path_factory.mktemp("smoke")
     experiment = catalogue.experiment("figure_02", "smoke")
     begin = time.process_time()
-    assert cluster.compute(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
+    assert compute.compute(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
     return root, time.process_time() - begin
 
 
@@ -43,14 +45,14 @@ def smoke(smoke_run: tuple[Path, float]) -> Path:
 @pytest.fixture(scope="session")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the book's pages, built from the notebooks as they are committed."""
-    return book.build(execute=False, out=tmp_path_factory.mktemp("book")).parent
+    return build.build(execute=False, out=tmp_path_factory.mktemp("book")).parent
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     try:
-        printing.chromium()
+        pdf.chromium()
     except ThreeRegimeError as error:
         pytest.skip(str(error))
-    with printing.browsing() as running:
+    with pdf.browsing() as running:
         yield running

@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-from threeregime import catalogue, cluster, results
+from threeregime.experiments import catalogue
+from threeregime.results import tables as results
+from threeregime.sweep import compute as cluster
 
 TABLE = Path(__file__).with_name("golden.json")
 Rows = dict[str, list[dict[str, Any]]]

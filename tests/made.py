@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from threeregime.regimes import PhaseDiagram
-from threeregime.results import Results
+from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.results.tables import Results
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 

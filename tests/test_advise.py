@@ -28,13 +28,14 @@ from torch.utils.data import (
 )
 
 import threeregime
-from threeregime import advice, calibration, checkpoints, cli, sampling
-from threeregime.answer import Advice, Cost
+from threeregime import cli
+from threeregime.advice import advise, calibration, user_data, user_files
+from threeregime.advice.advice import Advice, Cost
+from threeregime.advice.candidates import Dense, Evidence, Live, retraining
+from threeregime.advice.model import examined, loaded, state_of
+from threeregime.data.task import stream
+from threeregime.data.tensors import Examples
 from threeregime.errors import ThreeRegimeError
-from threeregime.examples import Examples
-from threeregime.live import Dense, Evidence, Live, retraining
-from threeregime.subject import examined, loaded, state_of
-from threeregime.task import stream
 
 Pair = tuple[Tensor, Tensor]
 CLASSES = 4
@@ -141,7 +142,7 @@ class Silent:
 
 
 def live(model: nn.Module, data: Pair, copies: int = 2, **recipe: Any) -> Live:
-    train = sampling.draw(data, 10_000, 0, "training")
+    train = user_data.draw(data, 10_000, 0, "training")
     subject = examined(model, train)
     task = Examples("made", train, None, subject.classes)
     how = retraining(task.count, False, **{"epochs": 2, "batch_size": 16, **recipe})
@@ -151,7 +152,7 @@ def live(model: nn.Module, data: Pair, copies: int = 2, **recipe: Any) -> Live:
 @pytest.fixture(autouse=True)
 def without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the shipped tables takes seconds: most tests go without."""
-    monkeypatch.setattr(advice, "calibration", lambda steps: None)
+    monkeypatch.setattr(advise, "calibration", lambda steps: None)
 
 
 # --- any net --------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def test_every_kind_of_net_is_advised_and_left_alone(name: str) -> None:
     answer = ask(model, data)
     assert answer.pruned["layers"] == layers
     assert answer.regime in ("I", "II-A", "II-B")
-    assert len(answer.evidence[advice.OWN].curve[0]) == 11
+    assert len(answer.evidence[advise.OWN].curve[0]) == 11
     assert not model.training
     assert all(p.grad is None for p in model.parameters())
     for key, tensor in model.state_dict().items():
@@ -261,7 +262,7 @@ def test_dense_error_is_that_of_the_model() -> None:
 
 def test_more_copies_make_more_pairs() -> None:
     answer = ask(made(mlp), pictures(), copies=3)
-    found = answer.evidence[advice.OWN]
+    found = answer.evidence[advise.OWN]
     assert (len(found.curve), len(found.train)) == (3, 3)
 
 
@@ -274,7 +275,7 @@ def test_the_classifier_is_the_linear_layer_that_is_called_last() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.body(x.flatten(1)).relu())
 
-    subject = examined(Reversed(), sampling.draw(pictures(), 64, 0, "training"))
+    subject = examined(Reversed(), user_data.draw(pictures(), 64, 0, "training"))
     assert (subject.classifier, subject.prunable) == ("head", ("body.weight",))
 
 
@@ -311,27 +312,27 @@ class Streamed(IterableDataset[Any]):
     ],
 )
 def test_data_of_every_kind(data: Any, kept: int, found: int | None) -> None:
-    split = sampling.draw(data, 100, 0, "training")
+    split = user_data.draw(data, 100, 0, "training")
     assert (len(split.truth), split.found) == (kept, found)
     assert split.truth.dtype == torch.int64
     if split.inputs.any():
         assert (split.inputs[:, 0].long() % 2 == split.truth).all()
         assert len(split.inputs[:, 0].unique()) == kept
-    again = sampling.draw(data, 100, 0, "training")
+    again = user_data.draw(data, 100, 0, "training")
     assert torch.equal(split.inputs, again.inputs)
 
 
 def test_examples_come_mixed_and_another_seed_draws_others() -> None:
-    one, other = (sampling.draw(Numbered(500), 100, seed, "training").inputs for seed in (0, 1))
+    one, other = (user_data.draw(Numbered(500), 100, seed, "training").inputs for seed in (0, 1))
     assert not torch.equal(one, one.sort(dim=0).values)
     assert not torch.equal(one, other)
 
 
 def test_large_examples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "MOST_BYTES", 8 * 40)
-    assert len(sampling.draw(Numbered(500), 100, 0, "training").truth) == 40
+    monkeypatch.setattr(user_data, "MOST_BYTES", 8 * 40)
+    assert len(user_data.draw(Numbered(500), 100, 0, "training").truth) == 40
     assert (
-        len(sampling.draw((torch.zeros(99, 2), torch.zeros(99).long()), 90, 0, "test").truth) == 40
+        len(user_data.draw((torch.zeros(99, 2), torch.zeros(99).long()), 90, 0, "test").truth) == 40
     )
 
 
@@ -385,7 +386,7 @@ def test_regimes_without_tables_are_split_as_the_papers(
     lmc: float, cka: float, regime: str, turn: str, said: str
 ) -> None:
     found = Evidence(lmc, cka, ((0.1, 0.1, 0.1),), (0.1, 0.1), None)
-    got, chances, basis = advice._regime(found, None)
+    got, chances, basis = advise._regime(found, None)
     assert (got, chances) == (regime, None)
     assert "no tables" in basis
     told = answer(lmc, cka, regime=got)
@@ -490,23 +491,23 @@ def test_checkpoints_as_they_are_saved(tmp_path: Path) -> None:
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
     for given in (state, {"state_dict": state, "epoch": 3}, {"model": wrapped}):
         torch.save(given, tmp_path / "a.pt")
-        got = loaded(model, checkpoints.read(tmp_path / "a.pt"), "a")
+        got = loaded(model, user_files.read(tmp_path / "a.pt"), "a")
         assert all(torch.equal(got[name], t) for name, t in model.named_parameters())
     # Of tied weights one is enough.
     save_file(
         {n: t.clone() for n, t in state.items() if n != "head.weight"}, tmp_path / "a.safetensors"
     )
-    got = loaded(model, checkpoints.read(tmp_path / "a.safetensors"), "a")
+    got = loaded(model, user_files.read(tmp_path / "a.safetensors"), "a")
     assert torch.equal(got["words.weight"], state["words.weight"])
 
 
 def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         (tmp_path / f"epoch_{number}.pt").write_text("")
-    found = checkpoints.files([str(tmp_path / "epoch_*.pt")])
-    assert list(checkpoints.named(found)) == ["epoch_1", "epoch_2", "epoch_10"]
+    found = user_files.files([str(tmp_path / "epoch_*.pt")])
+    assert list(user_files.named(found)) == ["epoch_1", "epoch_2", "epoch_10"]
     twins = [Path("a/last.pt"), Path("b/last.pt")]
-    assert list(checkpoints.named(twins)) == ["a/last.pt", "b/last.pt"]
+    assert list(user_files.named(twins)) == ["a/last.pt", "b/last.pt"]
 
 
 # --- what a user can put right --------------------------------------------------------------------
@@ -643,8 +644,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = (digits.images[number] * 15).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     (root / "my_nets.py").write_text(NET)
-    net = made(lambda: checkpoints.made(f"{root}/my_nets.py:build"))
-    train, _ = sampling.folder(root / "pictures", grey=True)
+    net = made(lambda: user_files.made(f"{root}/my_nets.py:build"))
+    train, _ = user_data.folder(root / "pictures", grey=True)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for epoch in range(9):
         if epoch % 4 == 0:
@@ -767,7 +768,7 @@ def test_the_readme_s_example_works_as_printed(
     section = section.split("\n## ")[0]
     (tmp_path / "examples").symlink_to(root / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(advice, "calibration", calibration.calibration)
+    monkeypatch.setattr(advise, "calibration", calibration.calibration)
     (shell,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     for words_ in (line_.split("#")[0].split() for line_ in shell.splitlines()):
         if words_[:1] == ["python"]:

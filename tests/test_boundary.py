@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threeregime import boundary, catalogue, cluster, results
-from threeregime.boundary import Cell
+from threeregime.analysis import boundary
+from threeregime.analysis.boundary import Cell
+from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiment import Experiment
-from threeregime.regimes import PhaseDiagram
+from threeregime.experiments import catalogue
+from threeregime.experiments.experiment import Experiment
+from threeregime.results import tables
+from threeregime.sweep import compute
 
 
 def staircase(crossing: Sequence[int]) -> tuple[list[Cell], boundary.Measure]:
@@ -72,12 +75,12 @@ def test_an_experiment_is_traced_with_the_cells_it_needs_alone(tmp_path: Path) -
     experiment = catalogue.experiment("figure_02", "smoke").override(fields).with_seeds(1, 2)
     planned = []
 
-    def obtain(part: Experiment) -> results.Results:
+    def obtain(part: Experiment) -> tables.Results:
         planned.append(len(part.units()))
-        return cluster.obtain(part, "cpu", recompute=True, runs=tmp_path)
+        return compute.obtain(part, "cpu", recompute=True, runs=tmp_path)
 
     found = boundary.trace_experiment(experiment, obtain)
-    computed = results.load(experiment, tmp_path)
+    computed = tables.load(experiment, tmp_path)
     cells = set(zip(computed.nets["epochs"], computed.nets["density"], strict=True))
     assert cells == set(found.measured)
     assert sum(planned) == len(found.measured) < 6

@@ -16,32 +16,38 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from threeregime import book, catalogue, exports, outputs, plots, results
-from threeregime.regimes import PhaseDiagram
+from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.book import build, downloads
+from threeregime.experiments import catalogue
+from threeregime.figures import diagrams
+from threeregime.results import marks
+from threeregime.results import tables as results
 
-PAGES = [page for page in book.pages() if re.search(r"/figure_\d+$", page)]
+PAGES = [page for page in build.pages() if re.search(r"/figure_\d+$", page)]
 LEDGER = "notebooks/claims"
 BLOCKS = re.compile(r'<div class="trace".*?</div>|<aside class="ledger".*?</aside>', re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[exports.Export]]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[downloads.Export]]:
     """The tables of Figure 7 alone, as files."""
     root, folder = (tmp_path_factory.mktemp(name) for name in ("results", "tables"))
     shutil.copytree(results.ROOT / "figure_07", root / "figure_07")
-    return folder, exports.write(folder, root)
+    return folder, downloads.write(folder, root)
 
 
-def test_checksums_are_those_of_the_files(written: tuple[Path, list[exports.Export]]) -> None:
+def test_checksums_are_those_of_the_files(written: tuple[Path, list[downloads.Export]]) -> None:
     folder, (export,) = written
-    sums = dict(line.split("  ")[::-1] for line in (folder / exports.SUMS).read_text().splitlines())
+    sums = dict(
+        line.split("  ")[::-1] for line in (folder / downloads.SUMS).read_text().splitlines()
+    )
     assert sums == {file.name: file.sha256 for file in export.files}
     assert set(sums) == {path.name for path in folder.glob("*.csv.gz")}
     for name, said in sums.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == said
 
 
-def test_csv_holds_the_table_to_the_last_bit(written: tuple[Path, list[exports.Export]]) -> None:
+def test_csv_holds_the_table_to_the_last_bit(written: tuple[Path, list[downloads.Export]]) -> None:
     folder, (export,) = written
     tables = results.load(catalogue.experiment("figure_07", "digits"))
     assert [file.kind for file in export.files] == ["dense", "nets", "pairs", "early"]
@@ -57,7 +63,7 @@ def test_csv_holds_the_table_to_the_last_bit(written: tuple[Path, list[exports.E
         pd.testing.assert_frame_equal(read, table, check_exact=True, check_dtype=False)
 
 
-def test_provenance_names_what_there_is(written: tuple[Path, list[exports.Export]]) -> None:
+def test_provenance_names_what_there_is(written: tuple[Path, list[downloads.Export]]) -> None:
     _, (export,) = written
     tables = results.load(catalogue.experiment("figure_07", "digits"))
     assert export.name == tables.name
@@ -80,16 +86,16 @@ def test_mark_changes_with_what_is_in_the_tables(tmp_path: Path) -> None:
 def _said(shown: Any) -> Any:
     shell = InteractiveShell.instance()
     _, metadata = shell.display_formatter.format(shown)  # type: ignore[union-attr]
-    return metadata[outputs.KEY]
+    return metadata[marks.KEY]
 
 
 def test_figure_says_which_tables_it_was_made_from() -> None:
     name = results.Name("some", "digits", "digits", "0" * 12)
     ours = made.diagram(replace(made.tables(), name=name))
     paper = PhaseDiagram.from_reference()
-    assert _said(plots.regime_map(ours)) == {"tables": [vars(name)], "paper": False}
-    assert _said(plots.phase_diagram(ours, paper)) == {"tables": [vars(name)], "paper": True}
-    assert _said(plots.regime_map(paper)) == {"tables": [], "paper": True}
+    assert _said(diagrams.regime_map(ours)) == {"tables": [vars(name)], "paper": False}
+    assert _said(diagrams.phase_diagram(ours, paper)) == {"tables": [vars(name)], "paper": True}
+    assert _said(diagrams.regime_map(paper)) == {"tables": [], "paper": True}
 
 
 def _text(html: Path, page: str) -> str:
@@ -103,7 +109,7 @@ def _blocks(text: str, kind: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_page_of_a_figure_has_captions_and_the_ledger(html: Path, page: str) -> None:
     text = _text(html, page)
-    said = list(outputs.said(book.ROOT / f"{page}.ipynb"))
+    said = list(marks.said(build.ROOT / f"{page}.ipynb"))
     captions = _blocks(text, "trace")
     assert len(captions) == sum(one.picture for one in said)
     assert all(f"{page.rpartition('/')[2]}.ipynb" in caption for caption in captions)
@@ -126,7 +132,7 @@ def test_links_of_captions_and_boxes_lead_somewhere(html: Path) -> None:
 
 
 def test_built_checksums_are_those_on_the_pages(html: Path) -> None:
-    sums = (html / "tables" / exports.SUMS).read_text().splitlines()
+    sums = (html / "tables" / downloads.SUMS).read_text().splitlines()
     page = _text(html, "book/tables")
     for line in sums:
         checksum, name = line.split("  ")
@@ -153,7 +159,7 @@ def test_boxes_say_what_the_ledger_says(html: Path) -> None:
     )
     assert len(rows) > 20
     quoted = set()
-    for page in book.pages():
+    for page in build.pages():
         for box in _blocks(_text(html, page), "ledger"):
             for item in re.findall(r"<li .*?</li>", box):
                 verdict, claim = re.findall(r"</span> ([^<]+)</strong> .*?#(claim-\w+)", item)[0]

@@ -12,21 +12,17 @@ import pandas as pd
 import pytest
 from made import diagram, tables
 
-from threeregime import (
-    case_plots,
-    catalogue,
-    metric_plots,
-    report,
-    results,
-    selection,
-    studies,
-    tuning,
-    verdict_tables,
-)
+from threeregime.algorithms import accuracy, selection
+from threeregime.algorithms.replay import Replay, outcome, play, replays
+from threeregime.algorithms.selection import Measured
+from threeregime.analysis import study
+from threeregime.claims import figure_statements
+from threeregime.claims import tables as verdict_tables
 from threeregime.errors import ThreeRegimeError
-from threeregime.replay import Replay, outcome, play, replays
-from threeregime.results import Results
-from threeregime.selection import Measured
+from threeregime.experiments import catalogue
+from threeregime.figures import case_studies, metrics
+from threeregime.results import tables as results
+from threeregime.results.tables import Results
 
 WHOLE = 64  # epochs of retraining in the made tables
 
@@ -149,7 +145,7 @@ def test_with_two_copies_a_rule_is_judged_by_what_it_saw() -> None:
 
 def test_rules_play_on_every_load_seed_and_pair() -> None:
     made = tables(values=regimes)
-    played = studies.selections(made, WHOLE, 2, -0.05)
+    played = figure_statements.selections(made, WHOLE, 2, -0.05)
     assert len(played) == 4 * 2 * 3 * 3
     chosen = played.groupby(["rule", "density"])["chosen"].unique().map(list)
     # The usual choice is the longest trained, right at 0.2 and wrong at 0.05.
@@ -186,14 +182,14 @@ def test_outcome_of_a_rule_has_its_interval_and_its_cost() -> None:
 
 def test_statements_on_selection_follow_the_table() -> None:
     made = tables(values=regimes, noise=1e-3)
-    played = studies.selections(made, WHOLE, 2, -0.05)
-    better, close, cheaper = studies.figure_4(played, "Algorithm 2", diagram(made))
+    played = figure_statements.selections(made, WHOLE, 2, -0.05)
+    better, close, cheaper = figure_statements.figure_4(played, "Algorithm 2", diagram(made))
     assert better.holds is True
     assert better.effect == pytest.approx(20 / 300, abs=0.005)
     assert close.holds is True
     assert cheaper.holds is True
     usual = played.assign(test_error=-played["test_error"])
-    assert studies.figure_4(usual, "Algorithm 2", diagram(made))[0].holds is False
+    assert figure_statements.figure_4(usual, "Algorithm 2", diagram(made))[0].holds is False
 
 
 # Algorithm 1 on whole diagrams
@@ -203,27 +199,29 @@ def test_algorithm_1_is_right_where_heating_helps_below_the_threshold_alone() ->
     epochs = (10, 20, 30, 40)
     made = tables(epochs, values=regimes, noise=1e-4)
     found = diagram(made)
-    table = tuning.confusion(found)
+    table = accuracy.confusion(found)
     assert table.to_numpy().tolist() == [[6, 0], [0, 6]]
-    right = tuning.accuracy(found, [-0.05]).iloc[0]
+    right = accuracy.accuracy(found, [-0.05]).iloc[0]
     assert (right["accuracy"], right["always hotter"]) == (1.0, 0.5)
-    assert tuning.mistakes({"made": found}).empty
+    assert accuracy.mistakes({"made": found}).empty
     # The other way round it is never right.
     wrong = tables(epochs, values=lambda t, x: (1 - regimes(t, x)[0], *regimes(t, x)[1:]))
-    assert tuning.accuracy(diagram(wrong), [-0.05]).iloc[0]["accuracy"] == 0.0
-    assert len(tuning.mistakes({"made": diagram(wrong)})) == 4
+    assert accuracy.accuracy(diagram(wrong), [-0.05]).iloc[0]["accuracy"] == 0.0
+    assert len(accuracy.mistakes({"made": diagram(wrong)})) == 4
 
 
 def test_figure_3_and_15_hold_on_made_tables_and_fail_on_their_mirror() -> None:
     made = tables((10, 20, 30, 40), values=regimes, noise=1e-3)
-    assert [s.holds for s in studies.figure_3(diagram(made))] == [True, True]
+    assert [s.holds for s in figure_statements.figure_3(diagram(made))] == [True, True]
     mirror = tables(
         (10, 20, 30, 40), noise=1e-3, values=lambda t, x: (1 - regimes(t, x)[0], *regimes(t, x)[1:])
     )
-    assert [s.holds for s in studies.figure_3(diagram(mirror))] == [False, False]
+    assert [s.holds for s in figure_statements.figure_3(diagram(mirror))] == [False, False]
     poor = tables(values=lambda t, x: (t / 100, -0.2 - x, 0.8), noise=1e-3)
-    assert [s.holds for s in studies.figure_15(diagram(poor))] == [True, True]
-    assert studies.figure_15(diagram(made))[0].holds is False  # the density of 0.2 is in II
+    assert [s.holds for s in figure_statements.figure_15(diagram(poor))] == [True, True]
+    assert (
+        figure_statements.figure_15(diagram(made))[0].holds is False
+    )  # the density of 0.2 is in II
 
 
 # SAM, Adam, translation
@@ -239,14 +237,14 @@ def test_figure_5_takes_differences_seed_by_seed() -> None:
 
         return tables(values=values, noise=1e-3, seed=1)
 
-    helped = studies.figure_5(diagram(sgd), diagram(other(0.05)))
+    helped = figure_statements.figure_5(diagram(sgd), diagram(other(0.05)))
     assert [s.holds for s in helped] == [True] * 4
     assert helped[0].effect == pytest.approx(0.05, abs=0.002)
-    harmed = studies.figure_5(diagram(sgd), diagram(other(-0.05)))
+    harmed = figure_statements.figure_5(diagram(sgd), diagram(other(-0.05)))
     assert [s.holds for s in harmed] == [False, True, True, False]
     # No cell in Regime I: nothing can be said.
     well = tables(values=lambda t, x: (0.1, 0.0, 0.9), noise=1e-3)
-    assert studies.figure_5(diagram(well), diagram(well))[0].holds is None
+    assert figure_statements.figure_5(diagram(well), diagram(well))[0].holds is None
 
 
 def over_rho(values: Callable[[float, float], tuple[float, float, float]]) -> Results:
@@ -264,12 +262,12 @@ def test_figure_6_on_a_table_where_the_radius_matters() -> None:
         return error, 0.0, 1 - error
 
     made = over_rho(values)
-    judged = {s.name: s.holds for s in studies.figure_6(diagram(made), made, WHOLE)}
+    judged = {s.name: s.holds for s in figure_statements.figure_6(diagram(made), made, WHOLE)}
     assert judged["rho_helps_low"] is True
     assert judged["rho_hurts_high"] is True
     assert judged["cka_beats_fixed"] is True
     flipped = over_rho(lambda rho, x: (values(rho, x)[0], 0.0, values(rho, x)[0]))
-    judged = {s.name: s.holds for s in studies.figure_6(diagram(flipped), flipped, WHOLE)}
+    judged = {s.name: s.holds for s in figure_statements.figure_6(diagram(flipped), flipped, WHOLE)}
     assert judged["cka_beats_fixed"] is False
     assert judged["cka_matches_grid"] is False
 
@@ -280,14 +278,14 @@ def test_figure_13_compares_the_four_settings() -> None:
         name: diagram(tables(values=lambda t, x, e=e: (e + t / 1000, -0.2, 0.9), noise=1e-3))
         for name, e in level.items()
     }
-    judged = studies.figure_13(made)
+    judged = figure_statements.figure_13(made)
     assert [s.holds for s in judged] == [True] * 6
     assert judged[-1].effect == pytest.approx(0.1, abs=0.002)
 
 
 def test_figure_14_on_low_and_on_high_densities() -> None:
     made = tables(values=regimes, noise=1e-3)
-    assert [s.holds for s in studies.figure_14(diagram(made))] == [True, True]
+    assert [s.holds for s in figure_statements.figure_14(diagram(made))] == [True, True]
 
 
 def test_the_hessian_is_judged_against_lmc_and_cka() -> None:
@@ -296,13 +294,13 @@ def test_the_hessian_is_judged_against_lmc_and_cka() -> None:
     )
     rng = np.random.default_rng(0)
     nets = made.nets.assign(hessian_trace=rng.random(len(made.nets)))
-    judged = studies.local_metrics(dataclasses.replace(made, nets=nets))
+    judged = figure_statements.local_metrics(dataclasses.replace(made, nets=nets))
     assert [s.name for s in judged] == [
         "lmc_beats_hessian_trace",
         "cka_softmax_beats_hessian_trace",
     ]
-    assert studies.local_metrics(made) == ()
-    early = studies.early_metrics(made)
+    assert figure_statements.local_metrics(made) == ()
+    early = figure_statements.early_metrics(made)
     # What is measured after 2 epochs is what is measured at the end.
     assert [s.effect for s in early[1::2]] == [0.0, 0.0]
 
@@ -314,29 +312,31 @@ def test_a_report_computes_what_is_missing_and_names_its_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    made = report.make("figure_12", "smoke", [2], [0.05, 0.4], 2, 2, device="cpu")
+    made = study.make("figure_12", "smoke", [2], [0.05, 0.4], 2, 2, device="cpu")
     facts = made.facts().iloc[:, 0]
     assert (facts["cells"], facts["retrained nets"]) == ("2", "8")
     assert made.experiment.protocol.pruning.method == "global"
     assert "8 nets, 4 pairs" in made.sources().data
-    assert len(report.best(made.diagram)) == 2
+    assert len(study.best(made.diagram)) == 2
     with pytest.raises(ThreeRegimeError, match="not allowed"):
-        report.make("figure_06", "smoke", [-1.0])
+        study.make("figure_06", "smoke", [-1.0])
 
 
 def test_what_is_not_measured_at_paper_scale_is_said_to_be_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    assert report.at_paper_scale("figure_12") == []
+    assert study.at_paper_scale("figure_12") == []
     said = capsys.readouterr().out.splitlines()
     assert said == ["cifar10: not yet measured", "cifar10-jpeg: not yet measured"]
-    report.at_paper_scale("figure_11")
+    study.at_paper_scale("figure_11")
     assert capsys.readouterr().out.splitlines() == ["svhn: not yet measured"]
 
 
 def test_verdicts_print_effect_and_interval() -> None:
-    judged = studies.figure_3(diagram(tables((10, 20, 30, 40), values=regimes, noise=1e-3)))
+    judged = figure_statements.figure_3(
+        diagram(tables((10, 20, 30, 40), values=regimes, noise=1e-3))
+    )
     text = verdict_tables.verdicts(judged, judged, heads=("one", "two")).data
     assert text.count("**holds**") == 4
     assert f"{judged[0].effect:+.3f} ({judged[0].low:+.3f} to {judged[0].high:+.3f})" in text
@@ -347,20 +347,20 @@ def test_verdicts_print_effect_and_interval() -> None:
 def test_every_figure_of_the_case_studies_is_drawn() -> None:
     made = tables((10, 20, 30, 40), values=regimes, noise=1e-3)
     found = diagram(made)
-    played = studies.selections(made, WHOLE, 2, -0.05)
+    played = figure_statements.selections(made, WHOLE, 2, -0.05)
     both = pd.concat([played.assign(study=name) for name in ("one", "two")])
     drawn = [
-        case_plots.tuning({"one": found}),
-        case_plots.tuning({"one": found, "two": found, "three": found}),
-        case_plots.comparison({"g": {"SGD": found, "SAM": found}}, 0.05),
-        case_plots.selection(both, {"one": found, "two": found}, "Algorithm 2"),
-        case_plots.accuracy({"one": tuning.accuracy(found)}, -0.05),
-        metric_plots.local(found, {"trace": np.abs(found.grid("lmc")) + 1}),
-        metric_plots.local(found, {"nothing": found.grid("lmc") * np.nan}),
+        case_studies.tuning({"one": found}),
+        case_studies.tuning({"one": found, "two": found, "three": found}),
+        case_studies.comparison({"g": {"SGD": found, "SAM": found}}, 0.05),
+        case_studies.selection(both, {"one": found, "two": found}, "Algorithm 2"),
+        case_studies.accuracy({"one": accuracy.accuracy(found)}, -0.05),
+        metrics.local(found, {"trace": np.abs(found.grid("lmc")) + 1}),
+        metrics.local(found, {"nothing": found.grid("lmc") * np.nan}),
     ]
     sam = over_rho(lambda rho, x: (0.1 + x * rho, 0.0, 0.9 - rho / 10))
     rules = {"CKA": selection.select_rho, "grid": selection.grid_search}
-    drawn.append(case_plots.radius(diagram(sam), play(replays(sam, WHOLE), rules)))
+    drawn.append(case_studies.radius(diagram(sam), play(replays(sam, WHOLE), rules)))
     for figure in drawn:
         assert figure.get_figwidth() == pytest.approx(7.4)
         figure.canvas.draw()

@@ -10,11 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from made import diagram, tables
 
-from threeregime import catalogue, claims, ledger, results, statements, verdict_tables
+from threeregime.claims import diagram_statements, ledger
+from threeregime.claims import tables as verdict_tables
+from threeregime.claims import verdicts as claims
+from threeregime.claims.statement import Statement
 from threeregime.errors import ThreeRegimeError
-from threeregime.judging import Statement
+from threeregime.experiments import catalogue
+from threeregime.results import tables as results
 
-HELD = statements.figure_2(diagram(tables()))[0]
+HELD = diagram_statements.figure_2(diagram(tables()))[0]
 
 
 def part(holds: bool | None) -> Statement:

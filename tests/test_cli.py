@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from threeregime import catalogue, checks, cli, cluster, results
+from threeregime import cli
 from threeregime.cli import parse_cells, parse_duration, parse_fields, parse_seeds
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiments import catalogue
+from threeregime.results import tables
+from threeregime.sweep import compute as cluster
+from threeregime.sweep import dask_checks
 
 
 class Outcome:
@@ -210,7 +214,7 @@ def test_a_sweep_with_options_and_a_second_one_that_does_nothing(
     assert got.out.splitlines()[-1] == f"finished: {tmp_path / 'figure_02' / 'smoke'}"
     assert "net-epochs [" in got.err  # the progress bar, with the time left
     experiment = catalogue.experiment("figure_02", "smoke").override({"data.images": 160})
-    found = results.load(experiment.only(epochs=[1], density=[0.33]).with_seeds(1, 2), tmp_path)
+    found = tables.load(experiment.only(epochs=[1], density=[0.33]).with_seeds(1, 2), tmp_path)
     assert len(found.nets) == 2
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     got = run(words, tmp_path)
@@ -243,7 +247,7 @@ def listed(run: Runner, name: str, scale: str) -> list[str]:
 def test_the_list_says_how_much_of_the_results_there_is(
     run: Runner, smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
     row = ["smoke", "6", "2", "x", "2"]
     assert listed(run, "figure_02", "smoke") == [*row, "no", "--dry-run", "times", "it"]
     shutil.copytree(smoke / "figure_02", tmp_path / "figure_02")
@@ -296,8 +300,8 @@ def test_a_budget_counts_from_the_start_of_the_process(
 def test_the_device_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert checks.device_here("auto") == expected
-    assert checks.device_here("cpu") == "cpu"
+        assert dask_checks.device_here("auto") == expected
+    assert dask_checks.device_here("cpu") == "cpu"
 
 
 # --- the words of the language

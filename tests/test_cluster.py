@@ -18,10 +18,13 @@ from typing import Any
 import pytest
 from comparing import checkpoints, tables
 
-from threeregime import catalogue, checks, cli, cluster, workers
+from threeregime import cli
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiment import Experiment
-from threeregime.sweep import Plan, plan
+from threeregime.experiments import catalogue
+from threeregime.experiments.experiment import Experiment
+from threeregime.sweep import compute as cluster
+from threeregime.sweep import dask_checks, dask_workers
+from threeregime.sweep.plan import Plan, plan
 
 FLEET = 2
 PATIENCE = 90.0  # for a machine that has much else to do
@@ -203,7 +206,7 @@ def test_a_worker_that_leaves_in_good_order_is_no_death(
     made = plan(tiny, tmp_path, FLEET)
 
     def retire() -> None:
-        with workers.connect(scheduler) as client:
+        with dask_workers.connect(scheduler) as client:
             client.wait_for_workers(2)
             wait_for(lambda: len(half_trained(made)) == 2)
             client.retire_workers([next(iter(client.nthreads()))])
@@ -249,7 +252,7 @@ def test_an_interrupt_ends_what_the_workers_do(
         compute(long, tmp_path, pair)
     signal.signal(signal.SIGINT, before)
     assert not list(tmp_path.rglob(".run-*"))
-    with workers.connect(pair) as client:
+    with dask_workers.connect(pair) as client:
         free = [client.submit(os.getpid, workers=[one], pure=False) for one in client.nthreads()]
         assert len({future.result(timeout=PATIENCE) for future in free}) == 2
     assert len(half_trained(made)) == 2
@@ -266,7 +269,7 @@ def line(compute: Callable[[], Any]) -> str:
 
 
 def test_no_scheduler(tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "SCHEDULER_SECONDS", 0.5)
+    monkeypatch.setattr(dask_workers, "SCHEDULER_SECONDS", 0.5)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
@@ -293,7 +296,7 @@ def test_no_workers(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     scheduler, _ = farm.scheduler()
-    monkeypatch.setattr(workers, "WORKER_SECONDS", 0.2)
+    monkeypatch.setattr(dask_workers, "WORKER_SECONDS", 0.2)
     assert "no worker came to" in line(lambda: compute(tiny, tmp_path, scheduler))
     assert f"waiting for workers at {scheduler}" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
@@ -317,8 +320,10 @@ def test_a_folder_that_is_not_shared(pair: str, tiny: Experiment, tmp_path: Path
 def test_other_code(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = f"runs threeregime {checks.code_here()}, not 9.9 (fedcba) as here: install the same"
-    monkeypatch.setattr(checks, "code_here", lambda: "9.9 (fedcba)")
+    expected = (
+        f"runs threeregime {dask_checks.code_here()}, not 9.9 (fedcba) as here: install the same"
+    )
+    monkeypatch.setattr(dask_checks, "code_here", lambda: "9.9 (fedcba)")
     assert expected in line(lambda: compute(tiny, tmp_path, pair))
     assert not list(tmp_path.rglob("*.*"))
 
@@ -402,7 +407,7 @@ def test_answers_of_workers(
     place = cluster.Place(tiny, made.at, tmp_path, device="auto")
 
     def check() -> None:
-        with checks.checked(Answers(*answers), place):
+        with dask_checks.checked(Answers(*answers), place):
             pass
 
     assert words in line(check)
@@ -410,14 +415,14 @@ def test_answers_of_workers(
 
 
 def test_a_clock_that_is_off() -> None:
-    checks._check_clock("tcp://10.0.0.1:1", 1000.0, 998.0, 1003.0)
-    got = line(lambda: checks._check_clock("tcp://10.0.0.1:1", 1100.0, 998.0, 1003.0))
+    dask_checks._check_clock("tcp://10.0.0.1:1", 1000.0, 998.0, 1003.0)
+    got = line(lambda: dask_checks._check_clock("tcp://10.0.0.1:1", 1100.0, 998.0, 1003.0))
     assert "clock of the worker tcp://10.0.0.1:1 is 97 s off" in got
 
 
 def test_progress_is_told_once() -> None:
     told: list[float] = []
-    handler = workers._once(told.append)
+    handler = dask_workers._once(told.append)
     for event in (("a", 2.0), ("b", 1.0), ("a", 5.0), ("a", 3.0), ("a", 6.0)):
         handler((0.0, event))
     assert told == [2.0, 1.0, 3.0, 1.0]

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from made import diagram, tables
 
-from threeregime import catalogue, controls
-from threeregime.statements import figure_2
+from threeregime.claims import controls
+from threeregime.claims.diagram_statements import figure_2
+from threeregime.experiments import catalogue
 
 
 def test_pairs_of_copies_tell_one_dense_run_from_two() -> None:

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from threeregime.data import DATASETS, load
+from threeregime.data.images import Dataset, Loader, plain_images
+from threeregime.data.registry import DATASETS, load
+from threeregime.data.task import stream
 from threeregime.errors import ThreeRegimeError
-from threeregime.images import Dataset, Loader, plain_images
-from threeregime.task import stream
 
 
 def coloured(count: int = 40, height: int = 6, width: int = 5) -> Dataset:

@@ -11,10 +11,14 @@ import pytest
 import torch
 from comparing import tables
 
-from threeregime import catalogue, cluster, jobs, results, trainer, training
-from threeregime.experiment import Experiment
-from threeregime.fleet import Fleet
-from threeregime.sweep import HESSIAN_EPOCHS, MEASURE_FORWARDS, plan
+from threeregime.experiments import catalogue
+from threeregime.experiments.experiment import Experiment
+from threeregime.fleet.fleet import Fleet
+from threeregime.results import tables as results
+from threeregime.sweep import compute as cluster
+from threeregime.sweep import jobs, resumable
+from threeregime.sweep.plan import HESSIAN_EPOCHS, MEASURE_FORWARDS, plan
+from threeregime.training import run as training
 
 METRICS = ["lmc", "t_star", "cka_softmax", "cka_logits", "test_error"]
 
@@ -105,17 +109,17 @@ class Killed(BaseException):
 def test_a_killed_fleet_loses_nothing(
     after: int, tiny: Experiment, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
-    save, times = trainer.Trainer.save, []
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
+    save, times = resumable.Trainer.save, []
 
-    def killed(own: trainer.Trainer) -> None:
+    def killed(own: resumable.Trainer) -> None:
         save(own)
         if own.job.nets == 12:
             times.append(own.run.epoch)
             if len(times) == after:
                 raise Killed
 
-    monkeypatch.setattr(trainer.Trainer, "save", killed)
+    monkeypatch.setattr(resumable.Trainer, "save", killed)
     with pytest.raises(Killed):
         compute(tiny, tmp_path / "killed")
     measured: list[int] = []
@@ -137,7 +141,7 @@ def test_a_fleet_that_does_not_fit_keeps_them_as_two(
     whole: results.Results,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     run_epoch = training.Run.run_epoch
 
     def epoch(run: training.Run) -> None:
@@ -206,7 +210,7 @@ def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
         clock.now += job.measuring / job.nets
         return measure(fleet, *rest)
 
-    for module in (jobs, trainer):
+    for module in (jobs, resumable):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(training.Run, "run_epoch", epoch)
     monkeypatch.setattr(jobs, "measure_pairs", pairs)

@@ -13,28 +13,21 @@ import pytest
 import torch
 from torch import nn
 
-from threeregime import cache as user_cache
-from threeregime import (
-    catalogue,
-    device,
-    engine,
-    experiment,
-    graphs,
-    jobs,
-    memory,
-    results,
-    trainer,
-    training,
-)
-from threeregime.data import load
-from threeregime.engine import Engine
+from threeregime.data.images import Loader
+from threeregime.data.registry import load
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiment import Experiment
-from threeregime.fleet import Fleet
-from threeregime.images import Loader
+from threeregime.experiments import catalogue, experiment
+from threeregime.experiments.experiment import Experiment
+from threeregime.fleet import cache as user_cache
+from threeregime.fleet import cuda_graph, device, engine
+from threeregime.fleet.engine import Engine
+from threeregime.fleet.fleet import Fleet
 from threeregime.protocol import Training
-from threeregime.pruning import masks
-from threeregime.sweep import Place, RetrainJob, half_trained, plan
+from threeregime.pruning.magnitude import masks
+from threeregime.results import tables
+from threeregime.sweep import jobs, memory, resumable
+from threeregime.sweep.plan import Place, RetrainJob, half_trained, plan
+from threeregime.training import run as training
 
 SGD = Training(lr=0.05, batch_size=32, epochs=2, milestones=(1,))
 
@@ -264,19 +257,19 @@ def test_a_step_is_called_then_recorded_once_then_replayed(
         seen.append(x)
         calls.append("call")
 
-    step = graphs.Graphed(function, before=lambda: calls.append("before"))
-    for number in range(graphs.WARM_UP + 3):
+    step = cuda_graph.Graphed(function, before=lambda: calls.append("before"))
+    for number in range(cuda_graph.WARM_UP + 3):
         step(torch.tensor(float(number)))
-    warm = ["call"] * graphs.WARM_UP
+    warm = ["call"] * cuda_graph.WARM_UP
     assert calls == [*warm, "before", "call", "replay", "replay", "replay"]
     # what is replayed reads the recorded tensor, which holds the newest input
-    assert seen[-1].item() == graphs.WARM_UP + 2
+    assert seen[-1].item() == cuda_graph.WARM_UP + 2
 
 
 def test_going_back_to_a_state_records_anew(fake_cuda: None) -> None:
     run = make_run(Engine(graphed=True))
     first = run.advance
-    assert isinstance(first, graphs.Graphed)
+    assert isinstance(first, cuda_graph.Graphed)
     for step in range(2):
         run.advance(*run.loader.part(run.loader.draw(0), step))
     run.load(run.state())
@@ -348,7 +341,7 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
     """Eight nets run out of memory in training (at_epoch < 4) or in measuring, four do not."""
     whole, halved = place_of(tiny, "whole"), place_of(tiny, "halved")
     assert done(whole)
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     epochs: list[tuple[int, int]] = []
     run_epoch, measure = training.Run.run_epoch, jobs.measure_pairs
 
@@ -370,7 +363,7 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
     before = [(8, e) for e in range(1, at_epoch + 1)]
     after = [(4, e) for e in range(at_epoch + 1, 5)]
     assert epochs == dense + before + after + after  # nothing was done twice
-    got, expected = (results.load(tiny, p.at.parent.parent) for p in (halved, whole))
+    got, expected = (tables.load(tiny, p.at.parent.parent) for p in (halved, whole))
     columns = ["density", "retrain_seed"]
     assert got.nets[columns].equals(expected.nets[columns])
     assert abs(got.nets["test_error"] - expected.nets["test_error"]).max() < 0.02
@@ -398,12 +391,12 @@ def test_a_begun_fleet_of_another_size_goes_on_as_it_is(tiny: Experiment, tmp_pa
     at = plan(tiny, tmp_path).at
     (whole,) = plan(tiny, tmp_path).retrain
     begun = RetrainJob(whole.units[1:3])
-    trainer.write_checkpoint(half_trained(at, begun), begun, {"epoch": torch.tensor(1)})
+    resumable.write_checkpoint(half_trained(at, begun), begun, {"epoch": torch.tensor(1)})
     planned = plan(tiny, tmp_path).retrain
     assert planned[0] == begun
     assert [unit.load for unit in planned[1].units] == [whole.units[0].load, whole.units[3].load]
     # and where it is part of the plan, the plan stays as it is
-    trainer.write_checkpoint(half_trained(at, whole), whole, {"epoch": torch.tensor(1)})
+    resumable.write_checkpoint(half_trained(at, whole), whole, {"epoch": torch.tensor(1)})
     half_trained(at, begun).unlink()
     assert plan(tiny, tmp_path).retrain == (whole,)
 

@@ -17,14 +17,19 @@ from browsing import Visit
 from ipywidgets.embed import dependency_state
 from made import diagram, tables
 
-from threeregime import catalogue, cli, cluster, explorer, report, results
+from threeregime import cli
+from threeregime.analysis import study
+from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis.study import Report
+from threeregime.analysis.thresholds import classify
+from threeregime.analysis.transitions import gains
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiment import Experiment
-from threeregime.grids import grid
-from threeregime.regimes import PhaseDiagram
-from threeregime.report import Report
-from threeregime.thresholds import classify
-from threeregime.transitions import gains
+from threeregime.experiments import catalogue
+from threeregime.experiments.experiment import Experiment
+from threeregime.figures import explorer
+from threeregime.figures.explorer_data import grid
+from threeregime.results import tables as results
+from threeregime.sweep import compute
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -136,7 +141,7 @@ def test_gain_needs_two_seeds() -> None:
 def test_several_variants_are_refused() -> None:
     experiment = catalogue.experiment("weight_decay", "digits")
     found = results.load(experiment)
-    several = Report(experiment, found, report.diagrams(experiment, found, -0.05, 0.0))
+    several = Report(experiment, found, study.diagrams(experiment, found, -0.05, 0.0))
     with pytest.raises(ThreeRegimeError, match=r"weight_decay has several diagrams, 1e-4, "):
         grid([several])
     with pytest.raises(ThreeRegimeError, match="nothing to explore"):
@@ -350,7 +355,7 @@ def asked(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment, Pa
         found.append((experiment, out))
         return True
 
-    monkeypatch.setattr(cluster, "compute", remember)
+    monkeypatch.setattr(compute, "compute", remember)
     program, *words = shlex.split(command)
     assert program == "threeregime"
     cli.app(words, standalone_mode=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from threeregime import catalogue
+from threeregime.book.notebooks import ROOT, environment
 from threeregime.errors import ThreeRegimeError
-from threeregime.notebooks import ROOT, environment
+from threeregime.experiments import catalogue
 
 PAGE = (ROOT / "book" / "extend.md").read_text()
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from threeregime import data, lanes, pruning
-from threeregime.fleet import Fleet
-from threeregime.images import Dataset, Loader
-from threeregime.mechanisms import MECHANISMS
-from threeregime.models import NETS, PreResNet
+from threeregime.data import registry
+from threeregime.data.images import Dataset, Loader
+from threeregime.fleet import lanes
+from threeregime.fleet.backends import MECHANISMS
+from threeregime.fleet.fleet import Fleet
+from threeregime.models.registry import NETS, PreResNet
 from threeregime.protocol import Training
-from threeregime.training import Run, errors
+from threeregime.pruning import magnitude
+from threeregime.training.run import Run, errors
 
 SEEDS = [11, 12, 13, 14, 15]
 DENSITIES = [0.05, 0.1, 0.3, 0.7, 1.0]
@@ -35,11 +37,11 @@ def needs_compiler(request: pytest.FixtureRequest) -> None:
 
 def make_run(members: list[int], mechanism: str, dtype: torch.dtype = torch.float64) -> Run:
     fleet = Fleet.initial(build, [SEEDS[m] for m in members], dtype=dtype, mechanism=mechanism)
-    loader = Loader(data.load("digits"), [SEEDS[m] for m in members], 32, crop=1, flip=True)
+    loader = Loader(registry.load("digits"), [SEEDS[m] for m in members], 32, crop=1, flip=True)
     run = Run(fleet, loader, SGD)
     weights = {name: fleet.state()[name] for name in fleet.prunable()}
     methods = [["uniform", "global"][m % 2] for m in members]
-    run.prune(pruning.masks(weights, methods, [DENSITIES[m] for m in members]))
+    run.prune(magnitude.masks(weights, methods, [DENSITIES[m] for m in members]))
     return run
 
 
@@ -141,7 +143,7 @@ def test_a_diverged_member_does_not_touch_the_others(mechanism: str) -> None:
     for name in set(expected) - {"epoch"}:
         for member in (0, 2):
             torch.testing.assert_close(got[name][member], expected[name][member])
-    error = errors(ill.fleet, data.load("digits"), train=False)
+    error = errors(ill.fleet, registry.load("digits"), train=False)
     assert error.isnan().tolist() == [False, True, False]
     assert ill.fleet.finite().tolist() == [True, False, True]
 
@@ -184,7 +186,7 @@ def test_both_mechanisms_compute_the_same_in_float64() -> None:
 
 
 def test_data_order_and_augmentation_do_not_depend_on_companions() -> None:
-    digits = data.load("digits")
+    digits = registry.load("digits")
     alone = Loader(digits, [7], 32, crop=1, flip=True)
     together = Loader(digits, [3, 7, 9], 32, crop=1, flip=True)
     for epoch in (0, 5):

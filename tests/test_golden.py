@@ -7,7 +7,7 @@ import copy
 import golden
 import pytest
 
-from threeregime import lanes
+from threeregime.fleet import lanes
 
 TOLERANCE = 1e-4  # on a processor of which no numbers are stored: it rounds in another way
 

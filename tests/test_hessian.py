@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from threeregime import data, hessian
-from threeregime.fleet import Fleet
-from threeregime.hessian import Hessian, curvature
-from threeregime.pruning import Masks, masks
+from threeregime.data import registry
+from threeregime.fleet.fleet import Fleet
+from threeregime.metrics import hessian
+from threeregime.metrics.hessian import Hessian, curvature
+from threeregime.pruning.magnitude import Masks, masks
 
-DATA = data.load("digits")
+DATA = registry.load("digits")
 SAMPLES, MEMBERS, DENSITY = 100, 3, 0.5
 
 

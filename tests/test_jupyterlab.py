@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from threeregime.notebooks import environment
+from threeregime.book.notebooks import environment
 
 STARTS = 120  # seconds that a busy machine may take
 CELLS = (

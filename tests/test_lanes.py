@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime import engine, lanes, mechanisms
 from threeregime.errors import ThreeRegimeError
+from threeregime.fleet import backends, engine, lanes
 
 needs_compiler = pytest.mark.skipif(
     not lanes.available(), reason="no C++ compiler: apt-get install g++"
@@ -177,7 +177,7 @@ class _Odd(nn.Module):
 @pytest.mark.parametrize("mechanism", ["grouped", "lanes"])
 def test_a_layer_that_cannot_be_stacked_is_named(mechanism: str) -> None:
     with pytest.raises(ThreeRegimeError, match=r"type _Odd cannot run in a fleet"):
-        mechanisms.MECHANISMS[mechanism].stack(nn.Sequential(_Odd()), 2)
+        backends.MECHANISMS[mechanism].stack(nn.Sequential(_Odd()), 2)
 
 
 @pytest.mark.parametrize(
@@ -194,16 +194,16 @@ def test_a_layer_that_cannot_be_stacked_is_named(mechanism: str) -> None:
 )
 def test_convolutions_that_lanes_do_not_do_are_refused(conv: nn.Conv2d) -> None:
     with pytest.raises(ThreeRegimeError, match="use grouped"):
-        mechanisms.MECHANISMS["lanes"].stack(conv, 2)
+        backends.MECHANISMS["lanes"].stack(conv, 2)
 
 
-@pytest.mark.parametrize("mechanism", sorted(mechanisms.MECHANISMS))
+@pytest.mark.parametrize("mechanism", sorted(backends.MECHANISMS))
 @pytest.mark.parametrize("bias", [False, True])
 def test_single_layers_stack(mechanism: str, bias: bool) -> None:
     """Biases and several outputs, which the paper's nets have none or few of."""
     if mechanism == "lanes" and not lanes.available():
         pytest.skip("no C++ compiler: apt-get install g++")
-    from threeregime.fleet import Fleet
+    from threeregime.fleet.fleet import Fleet
 
     def build() -> nn.Module:
         return nn.Sequential(

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from threeregime import data
-from threeregime.fleet import Fleet, State
-from threeregime.images import Dataset, Loader, plain_images
-from threeregime.measure import interpolate, line_errors, measure_pairs, reestimate_norms
-from threeregime.metrics import cka, line_points, lmc
-from threeregime.models import PreResNet
+from threeregime.data import registry
+from threeregime.data.images import Dataset, Loader, plain_images
+from threeregime.fleet.fleet import Fleet, State
+from threeregime.metrics.functional import cka, line_points, lmc
+from threeregime.metrics.pairs import interpolate, line_errors, measure_pairs, reestimate_norms
+from threeregime.models.registry import PreResNet
 from threeregime.protocol import Training
-from threeregime.training import Run, errors, outputs
+from threeregime.training.run import Run, errors, outputs
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -190,7 +190,7 @@ def build() -> PreResNet:
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return data.load("digits")
+    return registry.load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -426,5 +426,5 @@ def test_errors_do_not_depend_on_the_batch_they_are_taken_in(
     )
     expected = errors(fleet, few, train=False)
     assert (expected > 0).all()
-    monkeypatch.setattr("threeregime.task.EVALUATION_BATCH", batch)
+    monkeypatch.setattr("threeregime.data.task.EVALUATION_BATCH", batch)
     assert torch.equal(errors(fleet, few, train=False), expected)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.models import NETS, VGG, DenseNet, PreResNet
-from threeregime.preresnet import PreActBlock
+from threeregime.models.preresnet import PreActBlock
+from threeregime.models.registry import NETS, VGG, DenseNet, PreResNet
 
 
 def convolutions(net: nn.Module) -> list[nn.Conv2d]:

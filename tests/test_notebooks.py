@@ -11,7 +11,7 @@ from typing import Any
 import papermill
 import pytest
 
-from threeregime import notebooks
+from threeregime.book import notebooks
 from threeregime.errors import ThreeRegimeError
 
 NOTEBOOKS = notebooks.notebooks()

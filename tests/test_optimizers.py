@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime import catalogue
-from threeregime.data import load
-from threeregime.engine import Engine
+from threeregime.data.images import Loader
+from threeregime.data.registry import load
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet import Fleet
-from threeregime.images import Loader
-from threeregime.lanes import available
-from threeregime.models import PreResNet
+from threeregime.experiments import catalogue
+from threeregime.fleet.engine import Engine
+from threeregime.fleet.fleet import Fleet
+from threeregime.fleet.lanes import available
+from threeregime.models.registry import PreResNet
 from threeregime.protocol import Dense, Training
-from threeregime.training import Run
+from threeregime.training.run import Run
 
 SEEDS = [3, 7]
 PLAIN = Dense(lr=0.05, weight_decay=1e-3, batch_size=32, epochs=2, milestones=(1,))

@@ -9,9 +9,9 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from test_regimes import diagram, like_the_paper, tables, the_paper
 
-from threeregime import plots
+from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.errors import ThreeRegimeError
-from threeregime.regimes import PhaseDiagram
+from threeregime.figures import diagrams
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def drawn(fig: Figure) -> list[str]:
 def test_phase_diagram_has_the_papers_panels_axes_thresholds_and_regimes(
     paper: PhaseDiagram,
 ) -> None:
-    fig = plots.phase_diagram(paper)
+    fig = diagrams.phase_diagram(paper)
     words = drawn(fig)
     for panel in ("(a) Test error (%)", "(b) Normalized test error (%)", "(c) LMC", "(d) CKA"):
         assert panel in words
@@ -48,7 +48,7 @@ def test_phase_diagram_has_the_papers_panels_axes_thresholds_and_regimes(
 
 
 def test_regime_one_lies_lower_left_and_values_are_in_their_cells(paper: PhaseDiagram) -> None:
-    panel = plots.phase_diagram(paper).axes[0]
+    panel = diagrams.phase_diagram(paper).axes[0]
     (mesh,) = (c for c in panel.collections if isinstance(c, QuadMesh))
     values = np.asarray(mesh.get_array())
     assert values[-1, 0] == pytest.approx(17.42)  # 160 epochs at 5 %
@@ -59,7 +59,7 @@ def test_regime_one_lies_lower_left_and_values_are_in_their_cells(paper: PhaseDi
 
 
 def test_two_diagrams_share_their_colour_scales(paper: PhaseDiagram, seeded: PhaseDiagram) -> None:
-    fig = plots.phase_diagram(seeded, paper)
+    fig = diagrams.phase_diagram(seeded, paper)
     words = drawn(fig)
     assert any(w.startswith("the paper's Figure 2") for w in words)
     meshes = [c for ax in fig.axes for c in ax.collections if isinstance(c, QuadMesh)]
@@ -72,11 +72,11 @@ def test_two_diagrams_share_their_colour_scales(paper: PhaseDiagram, seeded: Pha
 def test_regime_map_shows_errors_and_pales_with_doubt(
     paper: PhaseDiagram, seeded: PhaseDiagram
 ) -> None:
-    words = drawn(plots.regime_map(paper))
+    words = drawn(diagrams.regime_map(paper))
     assert "17.4" in words
     assert {"Regime I", "Regime II-A", "Regime II-B"} <= set(words)
     assert not any("paler" in w for w in words)
-    fig = plots.regime_map(seeded)
+    fig = diagrams.regime_map(seeded)
     assert any("paler" in w for w in drawn(fig))
     (mesh,) = (c for c in fig.axes[0].collections if isinstance(c, QuadMesh))
     image = np.asarray(mesh.get_array()).reshape(16, 9, 3)
@@ -87,18 +87,18 @@ def test_regime_map_shows_errors_and_pales_with_doubt(
 def test_difference_shows_both_and_their_difference_at_common_cells(
     paper: PhaseDiagram, seeded: PhaseDiagram
 ) -> None:
-    words = drawn(plots.difference(seeded, paper))
+    words = drawn(diagrams.difference(seeded, paper))
     assert any(w.startswith("difference") for w in words)
     assert any(w.startswith("the paper's Figure 2") for w in words)
     assert "Training epochs (% of the whole dense run), cold ← → hot" in words
     with pytest.raises(ThreeRegimeError, match="share no cell"):
-        plots.difference(diagram(tables(densities=(0.03,))), paper)
+        diagrams.difference(diagram(tables(densities=(0.03,))), paper)
 
 
 def test_barrier_draws_means_and_pairs() -> None:
     t = np.linspace(0, 1, 11)
     curves = {"5 %": np.outer([1.0, 2.0], t * (1 - t)), "40 %": 0 * t}
-    fig = plots.barrier(curves)
+    fig = diagrams.barrier(curves)
     words = drawn(fig)
     assert "5 % (2 pairs)" in words
     assert "40 % (1 pair)" in words
@@ -109,20 +109,20 @@ def test_barrier_draws_means_and_pairs() -> None:
 
 def test_barrier_refuses_nothing_and_single_points() -> None:
     with pytest.raises(ThreeRegimeError, match="at least one set"):
-        plots.barrier({})
+        diagrams.barrier({})
     with pytest.raises(ThreeRegimeError, match="at least two points"):
-        plots.barrier({"x": [0.1]})
+        diagrams.barrier({"x": [0.1]})
 
 
 def test_error_curves_run_from_hot_to_cold_with_bands(
     paper: PhaseDiagram, seeded: PhaseDiagram
 ) -> None:
-    words = drawn(plots.error_curves(seeded, [0.05, 0.8]))
+    words = drawn(diagrams.error_curves(seeded, [0.05, 0.8]))
     assert {"5 %", "80 %", "Test error (%)", "Training epochs, hot ← → cold"} <= set(words)
     assert any("95 % interval" in w for w in words)
-    assert not any("95 % interval" in w for w in drawn(plots.error_curves(paper)))
+    assert not any("95 % interval" in w for w in drawn(diagrams.error_curves(paper)))
     with pytest.raises(ThreeRegimeError, match=r"density = 0.5 is not in the diagram"):
-        plots.error_curves(paper, [0.5])
+        diagrams.error_curves(paper, [0.5])
 
 
 @pytest.mark.parametrize("size", [((10,), (0.05,)), ((10, 20), (0.05,))])
@@ -133,6 +133,6 @@ def test_small_and_broken_diagrams_draw_too(
     made.nets.loc[:8, "diverged"] = True
     made.pairs.loc[:8, ["lmc", "cka_softmax", "cka_logits"]] = np.nan
     d = diagram(made)
-    for figure in (plots.phase_diagram, plots.regime_map, plots.error_curves):
+    for figure in (diagrams.phase_diagram, diagrams.regime_map, diagrams.error_curves):
         drawn(figure(d))
-    drawn(plots.difference(d, d))
+    drawn(diagrams.difference(d, d))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from threeregime import catalogue
-from threeregime.notebooks import ROOT
-from threeregime.thresholds import LMC_THRESHOLD
+from threeregime.analysis.thresholds import LMC_THRESHOLD
+from threeregime.book.notebooks import ROOT
+from threeregime.experiments import catalogue
 
 # What a result looks like: a decimal fraction, or a number with the unit of a result.
 UNITS = "%|points?|percent|BLEU|times|cells|seconds|minutes|hours|ms|MB|GB"

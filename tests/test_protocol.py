@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from threeregime import catalogue
-from threeregime.axes import AXES
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiments import catalogue
+from threeregime.experiments.axes import AXES
 from threeregime.protocol import Data, Dense, Metrics, Net, Protocol, Pruning, Retraining, Training
 
 PRESETS = [(name, scale) for name in catalogue.names() for scale in catalogue.scales(name)]

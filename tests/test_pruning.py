@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet import Fleet
-from threeregime.models import PreResNet
-from threeregime.pruning import masks
+from threeregime.fleet.fleet import Fleet
+from threeregime.models.registry import PreResNet
+from threeregime.pruning.magnitude import masks
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 shapes = st.lists(

@@ -15,7 +15,7 @@ import yaml
 from browsing import Visit
 from sphinx.errors import ConfigError
 
-from threeregime import book, notebooks, printing
+from threeregime.book import build, notebooks, pdf
 from threeregime.errors import ThreeRegimeError
 
 ROOT = notebooks.ROOT
@@ -68,7 +68,7 @@ def plain(small: Path) -> Path:
     """Its pages, built without the repository's address."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("THREEREGIME_REPOSITORY", raising=False)
-        return book.build(execute=False, out=small, root=small).parent
+        return build.build(execute=False, out=small, root=small).parent
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def published(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THREEREGIME_REPOSITORY", ADDRESS)
         out = tmp_path_factory.mktemp("published")
-        return book.build(execute=False, out=out, root=small).parent
+        return build.build(execute=False, out=out, root=small).parent
 
 
 # --- terms of the glossary ------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_workflow_gives_the_address_and_asks_for_no_more_than_it_needs() -> None
 
 
 def test_pdf_has_every_page_and_an_outline(plain: Path, small: Path, browser: Any) -> None:
-    path = printing.print_book(browser, out=small, root=small)
+    path = pdf.print_book(browser, out=small, root=small)
     assert path == small / "_build" / "threeregime.pdf"
     content = path.read_bytes()
     assert content.startswith(b"%PDF")
@@ -227,5 +227,5 @@ def test_pdf_has_every_page_and_an_outline(plain: Path, small: Path, browser: An
 def test_no_browser_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ThreeRegimeError, match=r"no browser.*install one of chromium") as caught:
-        printing.chromium()
+        pdf.chromium()
     assert "\n" not in str(caught.value)

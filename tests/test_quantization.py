@@ -14,21 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from threeregime import catalogue, cluster, jobs, lanes, results, trainer, training
-from threeregime.cells import in_print
-from threeregime.data import load
-from threeregime.drawing import axis_label
-from threeregime.engine import Engine
+from threeregime.analysis.cells import in_print
+from threeregime.data.images import Loader
+from threeregime.data.registry import load
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiment import Experiment
-from threeregime.fleet import Fleet
-from threeregime.graphs import WARM_UP, Graphed
-from threeregime.images import Loader
-from threeregime.models import PreResNet
+from threeregime.experiments import catalogue
+from threeregime.experiments.experiment import Experiment
+from threeregime.figures.style import axis_label
+from threeregime.fleet import lanes
+from threeregime.fleet.cuda_graph import WARM_UP, Graphed
+from threeregime.fleet.engine import Engine
+from threeregime.fleet.fleet import Fleet
+from threeregime.models.registry import PreResNet
+from threeregime.models.transformer import Transformer
 from threeregime.protocol import Pruning, Training
-from threeregime.quantization import CLIPPING, Quantizer, quantized
-from threeregime.training import Run
-from threeregime.transformer import Transformer
+from threeregime.pruning.quantization import CLIPPING, Quantizer, quantized
+from threeregime.results import tables as results
+from threeregime.sweep import compute as cluster
+from threeregime.sweep import jobs, resumable
+from threeregime.training import run as training
+from threeregime.training.run import Run
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 MECHANISMS = [
@@ -301,13 +306,13 @@ def test_what_is_measured_has_so_many_levels(
 
         monkeypatch.setattr(jobs, name, counted)
     trained: list[list[int]] = []
-    save = trainer.Trainer.save
+    save = resumable.Trainer.save
 
-    def saved(self: trainer.Trainer) -> None:
+    def saved(self: resumable.Trainer) -> None:
         trained.append(levels(self.run.fleet))
         save(self)
 
-    monkeypatch.setattr(trainer.Trainer, "save", saved)
+    monkeypatch.setattr(resumable.Trainer, "save", saved)
     assert compute(tiny, tmp_path)
     dense, quantised = seen["errors"][:2], seen["errors"][2:]
     assert min(itertools.chain(*dense, *trained)) > 100  # the weights of a layer, all different
@@ -332,7 +337,7 @@ def test_a_fleet_that_was_killed_gives_the_same_tables(
     epoch: int, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert compute(tiny, tmp_path / "whole")
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     run_epoch, begun = training.Run.run_epoch, []
 
     def killed(run: training.Run) -> None:

@@ -14,14 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import diagram, tables
 
-from threeregime import results
-from threeregime.cells import METRICS
+from threeregime.analysis.cells import METRICS
+from threeregime.analysis.intervals import held_out
+from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis.thresholds import classify, otsu
+from threeregime.analysis.transitions import (
+    best_temperatures,
+    boundaries,
+    compare,
+    favourable,
+    middles,
+)
+from threeregime.claims.diagram_statements import figure_2
 from threeregime.errors import ThreeRegimeError
-from threeregime.intervals import held_out
-from threeregime.regimes import PhaseDiagram
-from threeregime.statements import figure_2
-from threeregime.thresholds import classify, otsu
-from threeregime.transitions import best_temperatures, boundaries, compare, favourable, middles
+from threeregime.results import tables as results
 
 
 @functools.cache

@@ -16,9 +16,15 @@ import pytest
 from comparing import checkpoints, tables
 from safetensors.torch import load_file
 
-from threeregime import catalogue, cli, cluster, jobs, measure, results, trainer, training
-from threeregime.experiment import Experiment
-from threeregime.sweep import MEASURE_FORWARDS, Place, plan
+from threeregime import cli
+from threeregime.experiments import catalogue
+from threeregime.experiments.experiment import Experiment
+from threeregime.metrics import pairs as measure
+from threeregime.results import tables as results
+from threeregime.sweep import compute as cluster
+from threeregime.sweep import jobs, resumable
+from threeregime.sweep.plan import MEASURE_FORWARDS, Place, plan
+from threeregime.training import run as training
 
 FLEET = 8  # as the fixture ``smoke``
 
@@ -130,7 +136,7 @@ def test_a_sweep_killed_after_any_of_its_files_gives_the_same_tables(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every moment between two files, but for the monotonous middle of retraining."""
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         written = stop_after(0, patch)
         assert compute(tiny, tmp_path / "whole")
@@ -154,7 +160,7 @@ def test_a_killed_sweep_goes_on_from_its_last_checkpoint(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At most the fleet in flight is lost, and of it what came after its checkpoint."""
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     epochs: list[int] = []
     run_epoch = training.Run.run_epoch
 
@@ -217,7 +223,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         return measured(fleet, chosen, data, points, samples)
 
     monkeypatch.setattr(jobs, "time", clock)
-    monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(resumable, "time", clock)
     monkeypatch.setattr(training.Run, "run_epoch", epoch)
     monkeypatch.setattr(jobs, "measure_pairs", pairs)
     return clock

@@ -219,8 +219,9 @@ def test_links_and_paths_exist() -> None:
 def test_commands_are_accepted(words: list[str]) -> None:
     from typer.main import get_command
 
-    from threeregime import catalogue, cli
-    from threeregime.notebooks import notebooks
+    from threeregime import cli
+    from threeregime.book.notebooks import notebooks
+    from threeregime.experiments import catalogue
 
     group: Any = get_command(cli.app)
     name, *rest = words
@@ -249,7 +250,7 @@ def test_every_sub_command_is_in_the_readme() -> None:
 
 
 def test_readme_names_every_scale() -> None:
-    from threeregime import catalogue
+    from threeregime.experiments import catalogue
 
     scales = {scale for name in catalogue.names() for scale in catalogue.scales(name)}
     assert not [scale for scale in scales if f"`{scale}`" not in README]

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from threeregime import results, status
+from threeregime.results import status, tables
 
 
 def test_every_shipped_table_has_a_row_and_a_missing_fleet_is_counted(tmp_path: Path) -> None:
-    shutil.copytree(results.ROOT / "figure_07", tmp_path / "figure_07")
+    shutil.copytree(tables.ROOT / "figure_07", tmp_path / "figure_07")
     (whole,) = status.table(tmp_path).to_dict("records")
     assert (whole["cells"], whole["seeds"], whole["data"]) == ("48 of 48", "3 x 3", "digits")
     assert whole["hours"] > 0
     path = next((tmp_path / "figure_07" / "digits").glob("nets-*.parquet"))
-    rows, _ = results.read_shard(path)
+    rows, _ = tables.read_shard(path)
     path.unlink()
     (part,) = status.table(tmp_path).to_dict("records")
     assert part["stale"] == f"{len(rows)} nets missing"

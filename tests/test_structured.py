@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from threeregime import catalogue, cluster, jobs, results
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet import Fleet
-from threeregime.models import PreResNet
+from threeregime.experiments import catalogue
+from threeregime.fleet.fleet import Fleet
+from threeregime.models.registry import PreResNet
 from threeregime.protocol import Pruning
-from threeregime.pruning import masks
+from threeregime.pruning.magnitude import masks
+from threeregime.results import tables
+from threeregime.sweep import compute, jobs
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 shapes = st.one_of(
@@ -143,8 +145,8 @@ def test_an_experiment_at_smoke_scale(
         return measure(fleet, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(jobs, "measure_pairs", measured)
-    assert cluster.compute(experiment, tmp_path, device="cpu", workers=1, engine="grouped")
-    found = results.load(experiment, tmp_path)
+    assert compute.compute(experiment, tmp_path, device="cpu", workers=1, engine="grouped")
+    found = tables.load(experiment, tmp_path)
     assert found.nets["density"].tolist() == [d for d in experiment.loads for _ in range(2)]
     assert found.pairs["lmc"].notna().all()
     group = experiment.protocol.pruning.group

@@ -17,18 +17,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from threeregime import catalogue, cluster, data, pruning, results, training
-from threeregime.engine import Engine
+from threeregime.data import registry
+from threeregime.data.images import Loader, plain_images
+from threeregime.data.task import stream
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiment import Experiment
-from threeregime.fleet import Fleet
-from threeregime.images import Loader, plain_images
-from threeregime.measure import measure_pairs
-from threeregime.models import PreResNet
+from threeregime.experiments import catalogue
+from threeregime.experiments.experiment import Experiment
+from threeregime.fleet.engine import Engine
+from threeregime.fleet.fleet import Fleet
+from threeregime.metrics.pairs import measure_pairs
+from threeregime.models.registry import PreResNet
 from threeregime.protocol import Protocol
-from threeregime.results import Results
-from threeregime.sweep import RetrainJob, plan
-from threeregime.task import stream
+from threeregime.pruning import magnitude
+from threeregime.results import tables
+from threeregime.results.tables import Results
+from threeregime.sweep import compute as cluster
+from threeregime.sweep.plan import RetrainJob, plan
+from threeregime.training import run as training
 
 FLEET = 8  # as the fixture ``smoke``
 
@@ -47,7 +52,7 @@ def tiny(experiment: Experiment) -> Experiment:
 
 def compute(experiment: Experiment, root: Path, fleet: int = FLEET) -> Results:
     assert cluster.compute(experiment, root, device="cpu", workers=1, fleet=fleet)
-    return results.load(experiment, root)
+    return tables.load(experiment, root)
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -110,7 +115,7 @@ def finish(job: RetrainJob, at: Path, kinds: tuple[str, ...] = ("nets", "pairs")
         ]
     )
     for kind in kinds:
-        results.write_shard(at / f"{kind}-{job.fleet}.parquet", rows, {"fleet": job.fleet})
+        tables.write_shard(at / f"{kind}-{job.fleet}.parquet", rows, {"fleet": job.fleet})
 
 
 @pytest.mark.parametrize("finished", list(itertools.product([False, True], repeat=4)))
@@ -193,7 +198,7 @@ def test_work_is_counted_in_net_epochs(experiment: Experiment, tmp_path: Path) -
 
 
 def test_the_tables_hold_the_whole_grid(experiment: Experiment, smoke: Path) -> None:
-    got = results.load(experiment, smoke)
+    got = tables.load(experiment, smoke)
     assert (got.temperature, got.load) == ("epochs", "density")
     assert list(got.dense) == [
         *("variant", "epochs", "dense_seed", "test_error", "train_error", "diverged", "fleet")
@@ -222,7 +227,7 @@ def test_the_tables_hold_the_whole_grid(experiment: Experiment, smoke: Path) -> 
 
 
 def test_the_numbers_of_a_pair_fit_together(experiment: Experiment, smoke: Path) -> None:
-    pairs = results.load(experiment, smoke).pairs
+    pairs = tables.load(experiment, smoke).pairs
     for row in pairs.to_dict("records"):
         curve = np.array(row["curve"])
         assert curve.shape == (11,)
@@ -237,7 +242,7 @@ def test_the_numbers_of_a_pair_fit_together(experiment: Experiment, smoke: Path)
 
 def test_better_trained_denser_nets_are_better(experiment: Experiment, smoke: Path) -> None:
     """Even at this scale the numbers mean something: a mix-up of members would show."""
-    got = results.load(experiment, smoke)
+    got = tables.load(experiment, smoke)
     error = got.nets.groupby("density")["test_error"].mean()
     assert error[0.05] > error[0.2] > error[0.8]
     assert error[0.8] < 0.5
@@ -255,8 +260,8 @@ def test_only_tables_and_dense_checkpoints_are_left(smoke: Path) -> None:
 
 def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smoke: Path) -> None:
     """Recomputed with a plain module from the checkpoint's file."""
-    digits = data.load("digits")
-    dense = results.load(experiment, smoke).dense
+    digits = registry.load("digits")
+    dense = tables.load(experiment, smoke).dense
     at = smoke / "figure_02" / "smoke" / "state"
     for row in dense.to_dict("records"):
         file = f"dense-{experiment.protocol.dense_hash}-{row['dense_seed']}-{row['epochs']}"
@@ -278,7 +283,7 @@ def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smok
 def engine_of(root: Path, kind: str, fleet: str) -> Engine:
     """The engine that a fleet's table says it was run by."""
     path = root / "figure_02" / "smoke" / f"{kind}-{fleet}.parquet"
-    return Engine.named(results.read_shard(path)[1]["engine"])
+    return Engine.named(tables.read_shard(path)[1]["engine"])
 
 
 def test_dense_checkpoints_are_what_the_engine_computes(
@@ -293,7 +298,7 @@ def test_dense_checkpoints_are_what_the_engine_computes(
         mechanism=engine.mechanism,
     )
     streams = [stream("dense", seed) for seed in (0, 1)]
-    loader = Loader(data.load("digits"), streams, 32, crop=1, flip=False)
+    loader = Loader(registry.load("digits"), streams, 32, crop=1, flip=False)
     run = training.Run(fleet, loader, experiment.protocol.dense, engine)
     for epoch in range(1, 5):
         run.run_epoch()
@@ -307,9 +312,9 @@ def test_dense_checkpoints_are_what_the_engine_computes(
 
 def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, smoke: Path) -> None:
     """One fleet again without the sweep: which checkpoint, mask, stream and epochs count."""
-    got = results.load(experiment, smoke)
+    got = tables.load(experiment, smoke)
     job = plan(experiment, Path("nowhere"), FLEET).retrain[1]
-    digits = data.load("digits")
+    digits = registry.load("digits")
     at = smoke / "figure_02" / "smoke" / "state"
     starts = [
         load_file(
@@ -325,7 +330,7 @@ def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, sm
     loader = Loader(digits, streams, 32, crop=1, flip=False)
     run = training.Run(fleet, loader, experiment.protocol.retraining, engine)
     run.prune(
-        pruning.masks(
+        magnitude.masks(
             {name: state[name] for name in fleet.prunable()},
             ["uniform"] * job.nets,
             [unit.load for unit, _ in job.members],
@@ -352,7 +357,7 @@ def test_every_shard_says_where_it_comes_from(experiment: Experiment, smoke: Pat
     paths = sorted((smoke / "figure_02" / "smoke").glob("*.parquet"))
     assert len(paths) == 7
     for path in paths:
-        rows, origin = results.read_shard(path)
+        rows, origin = tables.read_shard(path)
         kind, _, fleet = path.stem.partition("-")
         assert origin["fleet"] == fleet
         assert set(rows["fleet"]) == {fleet}
@@ -375,7 +380,7 @@ def test_every_shard_says_where_it_comes_from(experiment: Experiment, smoke: Pat
             for row in rows.to_dict("records"):
                 assert recipes[row["cell"]].pruning.density == row["density"]
                 assert recipes[row["cell"]].dense.stop == row["epochs"]
-    got = results.load(experiment, smoke).provenance
+    got = tables.load(experiment, smoke).provenance
     assert sorted(got["shard"]) == [path.name for path in paths]
     assert json.dumps(got["protocols"].tolist())
 
@@ -399,8 +404,8 @@ def test_the_same_plan_run_twice_is_bit_identical(tiny: Experiment, tmp_path: Pa
     state = [name for name in one if "/state/" in name]
     assert len(state) == 1
     assert {name: one[name] for name in state} == {name: two[name] for name in state}
-    for kind in results.KINDS:
-        first, second = (results.load(tiny, tmp_path / root) for root in ("one", "two"))
+    for kind in tables.KINDS:
+        first, second = (tables.load(tiny, tmp_path / root) for root in ("one", "two"))
         pd.testing.assert_frame_equal(getattr(first, kind), getattr(second, kind), check_exact=True)
 
 
@@ -415,12 +420,12 @@ def test_cells_off_the_grid_are_added_beside_it(
     got = compute(off, tmp_path)
     assert got.nets[["epochs", "density"]].to_numpy().tolist() == [[1, 0.33]] * 2 + [[2, 0.33]] * 2
     # each is found by its own place, and what was there has stayed
-    pd.testing.assert_frame_equal(results.load(tiny, tmp_path).nets, on_grid.nets)
+    pd.testing.assert_frame_equal(tables.load(tiny, tmp_path).nets, on_grid.nets)
     both = tiny.only(epochs=[1, 2], density=[0.2, 0.33])
-    assert len(results.load(both, tmp_path).nets) == 6
+    assert len(tables.load(both, tmp_path).nets) == 6
     assert len(plan(both, tmp_path).retrain) == 1  # epochs 1, density 0.2
     with pytest.raises(ThreeRegimeError, match="no results of figure_02 at scale smoke"):
-        results.load(tiny.only(density=[0.5]), tmp_path)
+        tables.load(tiny.only(density=[0.5]), tmp_path)
 
 
 def test_more_seeds_take_up_the_dense_runs_that_are_there(
@@ -441,16 +446,16 @@ def test_seeds_that_were_computed_twice_are_found_once(tiny: Experiment, tmp_pat
     assert got.nets["retrain_seed"].tolist() == [0, 1, 2]
     pairs = got.pairs[["seed_a", "seed_b"]].to_numpy().tolist()
     assert pairs == [[0, 1], [0, 2], [1, 2]]
-    again = results.load(tiny, tmp_path)
+    again = tables.load(tiny, tmp_path)
     assert len(again.nets) == len(two.nets) == 2
     assert len(again.pairs) == 1
 
 
 def test_seeds_filter_what_is_loaded(experiment: Experiment, smoke: Path) -> None:
-    one = results.load(experiment.with_seeds(1, 2), smoke)
+    one = tables.load(experiment.with_seeds(1, 2), smoke)
     assert set(one.dense["dense_seed"]) == set(one.nets["dense_seed"]) == {0}
     assert len(one.nets) == 12
-    cell = results.load(experiment.only(epochs=[4], density=[0.8]), smoke)
+    cell = tables.load(experiment.only(epochs=[4], density=[0.8]), smoke)
     assert len(cell.nets) == 4
     assert set(cell.dense["epochs"]) == {4}
 
@@ -462,12 +467,12 @@ def test_another_protocol_is_kept_apart_in_the_same_folder(
     uniform, alike = compute(tiny, tmp_path), compute(changed, tmp_path)
     assert len(uniform.nets) == len(alike.nets) == 2
     assert set(uniform.nets["cell"]) & set(alike.nets["cell"]) == set()
-    pd.testing.assert_frame_equal(results.load(tiny, tmp_path).nets, uniform.nets)
+    pd.testing.assert_frame_equal(tables.load(tiny, tmp_path).nets, uniform.nets)
     # the dense run is shared: pruning has no part in it
     assert alike.dense["fleet"].tolist() == uniform.dense["fleet"].tolist()
-    assert not results.load(changed, tmp_path).nets.equals(uniform.nets)
+    assert not tables.load(changed, tmp_path).nets.equals(uniform.nets)
     with pytest.raises(ThreeRegimeError, match=r"run `threeregime sweep figure_02 --scale smoke`"):
-        results.load(tiny.override({"net.width": 0.5}), tmp_path)
+        tables.load(tiny.override({"net.width": 0.5}), tmp_path)
 
 
 def test_of_the_same_row_in_two_folders_the_first_counts(tiny: Experiment, tmp_path: Path) -> None:
@@ -475,19 +480,19 @@ def test_of_the_same_row_in_two_folders_the_first_counts(tiny: Experiment, tmp_p
     compute(tiny, first)
     at = first / "figure_02" / "smoke"
     for path in at.glob("nets-*.parquet"):
-        rows, origin = results.read_shard(path)
+        rows, origin = tables.read_shard(path)
         rows["test_error"] = 0.125
         shard = second / "figure_02" / "smoke" / path.name
-        results.write_shard(shard, rows, origin)
-    assert (results.load(tiny, second, first).nets["test_error"] == 0.125).all()
-    assert (results.load(tiny, first, second).nets["test_error"] != 0.125).all()
+        tables.write_shard(shard, rows, origin)
+    assert (tables.load(tiny, second, first).nets["test_error"] == 0.125).all()
+    assert (tables.load(tiny, first, second).nets["test_error"] != 0.125).all()
 
 
 def test_obtain_computes_what_the_shipped_tables_do_not_hold(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped, own = tmp_path / "results", tmp_path / "own"
-    monkeypatch.setattr(results, "ROOT", shipped)
+    monkeypatch.setattr(tables, "ROOT", shipped)
     compute(tiny, shipped)
     before = contents(shipped)
     there = cluster.obtain(tiny, device="cpu", runs=own)
@@ -497,10 +502,10 @@ def test_obtain_computes_what_the_shipped_tables_do_not_hold(
     got = cluster.obtain(more, device="cpu", runs=own)
     assert sorted(got.nets["density"]) == [0.2, 0.2, 0.6, 0.6]
     assert contents(shipped) == before
-    mine = results.load(tiny.only(density=[0.6]), own)
+    mine = tables.load(tiny.only(density=[0.6]), own)
     assert len(mine.nets) == 2
     cluster.obtain(tiny, device="cpu", recompute=True, runs=own)
-    assert len(results.load(tiny, own).nets) == 2
+    assert len(tables.load(tiny, own).nets) == 2
 
 
 def test_variants_lie_side_by_side(tmp_path: Path) -> None:
@@ -535,7 +540,7 @@ def with_a_broken_start(smoke: Path, tmp_path: Path, experiment: Experiment) -> 
 def test_a_net_that_diverged_does_not_stop_or_touch_its_fleet(
     experiment: Experiment, smoke: Path, with_a_broken_start: Path
 ) -> None:
-    healthy, got = results.load(experiment, smoke), compute(experiment, with_a_broken_start)
+    healthy, got = tables.load(experiment, smoke), compute(experiment, with_a_broken_start)
     for kind, columns in (
         ("nets", ["test_error", "train_error"]),
         ("pairs", ["lmc", "t_star", "cka_softmax", "cka_logits"]),
@@ -586,7 +591,7 @@ def test_a_damaged_shard_is_named_in_one_line(
     else:
         path.write_bytes(b"" if damage == "empty" else path.read_bytes()[:500])
     with pytest.raises(ThreeRegimeError) as caught:
-        results.load(experiment, tmp_path)
+        tables.load(experiment, tmp_path)
     message = str(caught.value)
     assert str(path) in message
     assert "delete it and run the sweep again" in message
@@ -607,7 +612,7 @@ def test_other_files_in_the_folder_do_not_matter(
     pd.DataFrame({"a": [1]}).to_parquet(at / "notes.parquet")
     (at / ".nets-0123.parquet.99").write_bytes(b"PAR1")  # left by a run that was killed
     (at / "README.md").write_text("notes")
-    got, clean = (results.load(experiment, root) for root in (tmp_path, smoke))
+    got, clean = (tables.load(experiment, root) for root in (tmp_path, smoke))
     pd.testing.assert_frame_equal(got.nets, clean.nets)
     assert plan(experiment, tmp_path, FLEET).jobs == ()
 
@@ -615,22 +620,22 @@ def test_other_files_in_the_folder_do_not_matter(
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "nets-1.parquet"
     rows = pd.DataFrame({"a": [1.5, math.nan]})
-    results.write_shard(path, rows, {"fleet": "1"})
+    tables.write_shard(path, rows, {"fleet": "1"})
 
     def fail(partial: Path) -> None:
         partial.write_bytes(b"half of it")
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        results.atomic_write(path, fail)
+        tables.atomic_write(path, fail)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    got, origin = results.read_shard(path)
+    got, origin = tables.read_shard(path)
     pd.testing.assert_frame_equal(got, rows)
     assert origin == {"fleet": "1"}
 
 
 def test_the_papers_values_are_there() -> None:
-    table = results.reference()
+    table = tables.reference()
     assert list(table) == [
         *("epochs", "density", "test_error", "normalized_test_error", "lmc", "cka")
     ]
@@ -642,7 +647,7 @@ def test_batch_size_is_a_temperature(tmp_path: Path) -> None:
     """Runs of equally many steps, not epochs: 96 of them are two epochs of 49 or eight of 12."""
     experiment = catalogue.experiment("figure_07", "smoke").only(density=[0.4]).with_seeds(1, 2)
     assert cluster.compute(experiment, tmp_path, device="cpu", workers=1)
-    got = results.load(experiment, tmp_path)
+    got = tables.load(experiment, tmp_path)
     assert got.dense["batch_size"].tolist() == [16, 64]
     assert got.nets["batch_size"].tolist() == [16, 16, 64, 64]
     assert not got.nets["diverged"].any()

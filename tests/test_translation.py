@@ -14,19 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime import memory, pruning
-from threeregime.data import resident
-from threeregime.decoding import beam_search, bleu
+from threeregime.data.decoding import beam_search, bleu
+from threeregime.data.registry import resident
+from threeregime.data.task import UNKNOWN, stream
+from threeregime.data.translation import TRANSLATIONS, Translation
+from threeregime.data.vocabulary import BOS, EOS, PAD, SPECIAL, Numerals, numerals
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet import Fleet
-from threeregime.measure import measure_pairs
-from threeregime.models import NETS, builder
+from threeregime.fleet.fleet import Fleet
+from threeregime.metrics.pairs import measure_pairs
+from threeregime.models.registry import NETS, builder
+from threeregime.models.transformer import Attention, Transformer, positions
 from threeregime.protocol import Data, Dense, Net, Protocol, Training
-from threeregime.task import UNKNOWN, stream
-from threeregime.training import Run, errors, outputs
-from threeregime.transformer import Attention, Transformer, positions
-from threeregime.translation import TRANSLATIONS, Translation
-from threeregime.vocabulary import BOS, EOS, PAD, SPECIAL, Numerals, numerals
+from threeregime.pruning import magnitude
+from threeregime.sweep import memory
+from threeregime.training.run import Run, errors, outputs
 
 NOWHERE = Path("nowhere")
 ADAM = Training(
@@ -274,7 +275,7 @@ def test_linear_layers_are_pruned_and_stay_so(mechanism: str) -> None:
     assert len(names) == 6 + 10  # a layer of the encoder and one of the decoder
     assert not any("embedding" in name or "norm" in name for name in names)
     state = run.fleet.state()
-    run.prune(pruning.masks({n: state[n] for n in names}, ["uniform", "global"], [0.1, 0.3]))
+    run.prune(magnitude.masks({n: state[n] for n in names}, ["uniform", "global"], [0.1, 0.3]))
     before = {name: run.fleet.state()[name] != 0 for name in names}
     run.run_epoch()
     after = run.state()
@@ -517,6 +518,6 @@ def test_memory_is_foreseen() -> None:
 
 
 def place() -> memory.Place:
-    from threeregime import catalogue
+    from threeregime.experiments import catalogue
 
     return memory.Place(catalogue.experiment("figure_14", "smoke"), NOWHERE, NOWHERE)

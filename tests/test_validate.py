@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from threeregime.data import DATASETS
+from threeregime.data.registry import DATASETS
+from threeregime.data.translation import TRANSLATIONS
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiments.validate import validate
 from threeregime.protocol import Protocol
-from threeregime.translation import TRANSLATIONS
-from threeregime.validate import validate
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from threeregime.advice import advise
-    from threeregime.answer import Advice
+    from threeregime.advice.advice import Advice
+    from threeregime.advice.advise import advise
 
 __all__ = ["Advice", "__version__", "advise"]
 __version__ = "0.1.0"
@@ -15,11 +15,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """What the package offers by itself, imported when it is asked for: PyTorch takes seconds."""
     if name == "advise":
-        from threeregime.advice import advise
+        from threeregime.advice.advise import advise
 
         return advise
     if name == "Advice":
-        from threeregime.answer import Advice
+        from threeregime.advice.advice import Advice
 
         return Advice
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

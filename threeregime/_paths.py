@@ -8,9 +8,9 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 """The checkout; without one, the folder that the package is installed in."""
 
-PROTOCOLS = PACKAGE / "protocols"
-REFERENCE = PACKAGE / "reference"
-WEB = PACKAGE / "web"
-KERNELS = PACKAGE / "lanes.cpp"
+PROTOCOLS = PACKAGE / "experiments" / "protocols"
+REFERENCE = PACKAGE / "results" / "reference"
+WEB = PACKAGE / "figures" / "web"
+KERNELS = PACKAGE / "fleet" / "lanes.cpp"
 RESULTS = ROOT / "results"
 """The shipped tables."""

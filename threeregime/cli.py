@@ -66,16 +66,18 @@ def sweep(
     ] = False,
 ) -> None:
     """Compute what is missing of an experiment; run it again to go on where it stopped."""
-    from threeregime import catalogue, cluster, results
+    from threeregime.experiments import catalogue
+    from threeregime.results import tables
+    from threeregime.sweep import compute
 
     budget = parse_duration(time_budget) if time_budget else None
     chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
     chosen = chosen.only(**parse_cells(only))
     if seeds:
         chosen = chosen.with_seeds(*parse_seeds(seeds))
-    cluster.compute(
+    compute.compute(
         chosen,
-        out or results.ROOT,
+        out or tables.ROOT,
         device=device,
         workers=workers,
         dask=dask,
@@ -98,9 +100,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Where the executed notebook goes.")] = None,
 ) -> None:
     """Run a notebook with parameters of your own, through papermill."""
-    from threeregime import book
+    from threeregime.book import build
 
-    print(book.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
+    print(build.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
 
 
 @app.command()
@@ -109,7 +111,7 @@ def claims(
     only: Annotated[str, typer.Option(help="Keys of some claims, e.g. heating_helps,depth.")] = "",
 ) -> None:
     """What holds of the paper's statements on the shipped tables, a line each."""
-    from threeregime import claims as ledger
+    from threeregime.claims import verdicts as ledger
 
     names = list(filter(None, only.split(",")))
     for line in ledger.lines(ledger.judge(scale, names=names)):
@@ -131,7 +133,8 @@ def trace_boundary(
     ] = False,
 ) -> None:
     """Find where Regime I begins by bisection, with a fraction of the diagram's cells."""
-    from threeregime import boundary, catalogue
+    from threeregime.analysis import boundary
+    from threeregime.experiments import catalogue
 
     chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
     found = boundary.of_experiment(chosen, variant, lmc_threshold, device, recompute)
@@ -143,11 +146,12 @@ def build_book(
     pdf: Annotated[bool, typer.Option("--pdf", help="Print it as a PDF, too.")] = False,
 ) -> None:
     """Run every notebook and build the Jupyter Book; prints where its first page is."""
-    from threeregime import book, printing
+    from threeregime.book import build
+    from threeregime.book import pdf as printing
 
     if pdf:
         printing.chromium()  # says that there is none before all the work
-    print(book.build())
+    print(build.build())
     if pdf:
         with printing.browsing() as browser:
             print(printing.print_book(browser))
@@ -156,7 +160,7 @@ def build_book(
 @app.command()
 def experiments() -> None:
     """List the experiments: scales, cells, seeds, shipped results, and what each costs here."""
-    from threeregime import listing
+    from threeregime.results import listing
 
     for line in listing.lines():
         print(line)
@@ -198,18 +202,19 @@ def advise(
     ] = None,
 ) -> None:
     """Tell whether your net wants hotter or colder training before it is pruned."""
-    from threeregime import advice, checkpoints
+    from threeregime.advice import advise as advice
+    from threeregime.advice import user_files
 
     if figure is not None:
-        checkpoints.check_figure(figure)
-    model = checkpoints.made(net)
-    paths = checkpoints.named(checkpoints.files([*(weights or []), *(more or [])]))
-    train_data, test_data = checkpoints.data(data, model, most, seed, mean, std)
+        user_files.check_figure(figure)
+    model = user_files.made(net)
+    paths = user_files.named(user_files.files([*(weights or []), *(more or [])]))
+    train_data, test_data = user_files.data(data, model, most, seed, mean, std)
     answer = advice.advise(
         model,
         train_data,
         density=density,
-        test_data=checkpoints.made(test) if test else test_data,
+        test_data=user_files.made(test) if test else test_data,
         checkpoints=paths or None,
         epochs=epochs,
         batch_size=batch_size,

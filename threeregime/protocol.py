@@ -15,15 +15,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from threeregime.fields import Tables, built, merged, require, table
+from threeregime._fields import Tables, built, merged, require, table
 
 
 @dataclass(frozen=True)
 class Data:
     """The data set and its augmentation.
 
-    ``name`` is an entry of :data:`threeregime.data.DATASETS` or, of sentences,
-    :data:`threeregime.translation.TRANSLATIONS`, or ``folder:PATH`` for a folder in torchvision's
+    ``name`` is an entry of :data:`threeregime.data.registry.DATASETS` or, of sentences,
+    :data:`threeregime.data.translation.TRANSLATIONS`, or ``folder:PATH`` for a folder in
+    torchvision's
     ``ImageFolder`` layout with ``train`` and ``test`` below it. ``crop`` is the zero
     padding in pixels of the random crop; ``flip`` mirrors half of the images left to right.
     ``images`` keeps so many training images, the same number of each class, and ``size`` shrinks
@@ -45,7 +46,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Net:
-    """The architecture: an entry of :data:`threeregime.models.NETS`, its depth and width factor."""
+    """The architecture: an entry of :data:`threeregime.models.registry.NETS`, its depth and width
+    factor.
+    """
 
     name: str = "preresnet"
     depth: int = 20
@@ -169,8 +172,9 @@ class Pruning:
     ``density`` is the kept fraction of the convolution weights, the largest ones. ``uniform``
     prunes every convolution alike (UniformMP), ``global`` sets one threshold over all of them
     (GlobalMP); Section 2.3. ``n:m`` keeps ``density * group`` of each ``group`` neighbours
-    (:mod:`threeregime.pruning`). ``quantization`` keeps every weight, and of each so many ``bits``
-    (:mod:`threeregime.quantization`). Of a Transformer it is the linear layers.
+    (:mod:`threeregime.pruning.magnitude`). ``quantization`` keeps every weight, and of each so
+    many ``bits``
+    (:mod:`threeregime.pruning.quantization`). Of a Transformer it is the linear layers.
     """
 
     method: str = "uniform"
@@ -210,7 +214,7 @@ class Metrics:
     ``samples``: CKA uses the first so many training images, or all when there are fewer (scripts).
     ``early``: LMC, CKA and the test error are also taken after these epochs of retraining.
     ``hessian``: the Hessian's trace and leading eigenvalue of every net are taken from so many
-    random vectors and so many iterations (:mod:`threeregime.hessian`); 0: not at all.
+    random vectors and so many iterations (:mod:`threeregime.metrics.hessian`); 0: not at all.
     """
 
     error_epochs: int = 5

@@ -1,7 +1,8 @@
 """Under every figure: its notebook, its tables as CSV with checksums, and where they come from.
 
 Nothing here knows which page shows what: the outputs of a stored notebook say which tables they
-were made from (`threeregime.outputs`). ``{shipped-tables}`` lists all that there are to download.
+were made from (`threeregime.results.marks`). ``{shipped-tables}`` lists all that there are to
+download.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
 
-from threeregime import exports, outputs
-from threeregime.exports import Export
-from threeregime.outputs import Said
-from threeregime.results import Name
+from threeregime.book import downloads
+from threeregime.book.downloads import Export
+from threeregime.results import marks
+from threeregime.results.marks import Said
+from threeregime.results.tables import Name
 
 FOLDER = "tables"  # of the downloads, beside the pages
 PAGE = "book/tables"
@@ -29,7 +31,7 @@ Exports = dict[tuple[str, str, str], Export]
 
 def write_tables(app: Sphinx, config: Config) -> None:
     """Write the downloads; what is in them is configuration: pages are read anew if it changes."""
-    made = exports.write(Path(app.outdir) / FOLDER)
+    made = downloads.write(Path(app.outdir) / FOLDER)
     config.shipped_tables = {(e.name.experiment, e.name.scale, e.name.data): e for e in made}
 
 
@@ -39,7 +41,7 @@ def caption_figures(app: Sphinx, tree: nodes.document) -> None:
     path = Path(app.env.doc2path(page))
     if path.suffix != ".ipynb":
         return
-    said = list(outputs.said(path))
+    said = list(marks.said(path))
     every = _names(one.facts for one in said)
     pictures = [one for one in said if one.picture]
     shown = [b for b in tree.findall(nodes.container) if _is_picture(b)]

@@ -12,7 +12,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from threeregime import explorer
+from threeregime.figures import explorer
 
 
 class ExplorerDirective(SphinxDirective):

@@ -13,7 +13,10 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-from threeregime import catalogue, hessian, models, quantization
+from threeregime.experiments import catalogue
+from threeregime.metrics import hessian
+from threeregime.models import registry
+from threeregime.pruning import quantization
 
 # Training images and (channels, classes) of the data sets named by the scales. CIFAR-10 is not
 # loaded to count them: the book is built without it.
@@ -24,7 +27,7 @@ def scale(name: str) -> dict[str, Any]:
     """All constants of a scale, numbers as the text prints them."""
     protocol = catalogue.protocol(name)
     images, channels, classes = SIZES[protocol.data.name]
-    net = models.NETS[protocol.net.name].build(
+    net = registry.NETS[protocol.net.name].build(
         protocol.net.depth, protocol.net.width, channels, classes
     )
     steps = images // protocol.dense.batch_size

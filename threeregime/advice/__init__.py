@@ -1,0 +1,1 @@
+"""Advice for a net of your own."""

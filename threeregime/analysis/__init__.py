@@ -1,0 +1,1 @@
+"""Phase diagrams and what can be read off them."""

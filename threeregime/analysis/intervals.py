@@ -1,0 +1,79 @@
+"""Effects on grids over dense seeds, and their 95 % intervals by Student's t."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+from threeregime.analysis.bootstrap import Array, mean
+
+
+def contrast(of: NDArray[np.bool_], minus: NDArray[np.bool_]) -> Callable[[Array], Array]:
+    """Function of grids [..., T, L]: mean over ``of`` minus mean over ``minus`` inside each load.
+
+    Averaged over the loads that have both.
+    """
+
+    def contrast(values: Array) -> Array:
+        one, other = (mean(np.where(mask, values, np.nan), -2) for mask in (of, minus))
+        return mean(one - other, -1)
+
+    return contrast
+
+
+def held_out(values: Array) -> Array:
+    """Gain of the best hotter temperature, chosen on all units but the one it is measured on.
+
+    Args:
+        values: errors [units, T, n], hot to cold.
+
+    Returns:
+        Error at the coldest minus that at the chosen temperature [units, n].
+    """
+    return values[:, -1] - chosen_elsewhere(values[:, :-1])
+
+
+def chosen_elsewhere(values: Array) -> Array:
+    """Error of each unit at the temperature that is best on all the others.
+
+    Args:
+        values: errors [units, T, n].
+
+    Returns:
+        [units, n]; NaN for a single unit, and where the others have no error.
+    """
+    errors = np.full((len(values), values.shape[2]), np.nan)
+    for unit in range(len(values) if len(values) > 1 else 0):
+        others = mean(np.delete(values, unit, axis=0), 0)
+        for j in range(values.shape[2]):
+            if np.isfinite(others[:, j]).any():
+                errors[unit, j] = values[unit, np.nanargmin(others[:, j]), j]
+    return errors
+
+
+def spearman(error: Array) -> float:
+    """Rank correlation of error with coldness; NaN where the error does not change."""
+    known = error[np.isfinite(error)]
+    if len(known) < 2 or np.ptp(known) == 0:
+        return np.nan
+    return float(np.corrcoef(np.arange(len(known)), pd.Series(known).rank())[0, 1])
+
+
+def spread(values: Array) -> float:
+    """Half of the 95 % interval of a mean over dense seeds, from a value of each [D].
+
+    Those that are no number are left out; NaN for fewer than two.
+    """
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return np.nan
+    return half_width(known.std(ddof=1) / np.sqrt(len(known)), len(known))
+
+
+def half_width(error: float, seeds: int) -> float:
+    """Half of a 95 % interval from a standard error and the dense seeds behind it; NaN for one."""
+    return float(stdtrit(seeds - 1, 0.975) * error) if seeds > 1 else np.nan

@@ -1,0 +1,1 @@
+"""The book: its notebooks, pages and downloads."""

@@ -1,0 +1,146 @@
+"""The shipped tables as files to download: CSV with checksums, and where each table comes from."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from threeregime.experiments import catalogue
+from threeregime.experiments.experiment import Experiment, Unit
+from threeregime.results import provenance, status
+from threeregime.results import tables as results
+from threeregime.results.tables import Name, Results
+
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class File:
+    """A table as a file.
+
+    Attributes:
+        name: of the file.
+        kind: what its rows are, one of `threeregime.results.tables.KINDS`.
+        rows: how many.
+        size: in bytes.
+        sha256: its checksum, 64 hexadecimal digits.
+    """
+
+    name: str
+    kind: str
+    rows: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Export:
+    """The tables of one experiment and scale as files.
+
+    Attributes:
+        name: which tables.
+        stem: what the names of the files begin with.
+        title: what the experiment is about.
+        files: one a kind of rows.
+        line: where the numbers come from, in a line.
+        facts: the same in full, fact by fact.
+    """
+
+    name: Name
+    stem: str
+    title: str
+    files: tuple[File, ...]
+    line: str
+    facts: dict[str, str]
+
+
+def write(folder: Path, root: Path = results.ROOT) -> list[Export]:
+    """Write every shipped table as gzipped CSV, and a file for ``sha256sum --check``.
+
+    Args:
+        folder: where to.
+        root: where the tables lie.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [_export(folder, *found) for found in status.shipped(root)]
+    sums = [f"{file.sha256}  {file.name}\n" for export in made for file in export.files]
+    (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+    return made
+
+
+def csv(table: pd.DataFrame) -> str:
+    """A table as CSV: numbers to the last bit, lists (the curves of LMC) as JSON."""
+    lists = [str(c) for c in table if isinstance(table[c].iloc[0], (list, np.ndarray))]
+    texts = {c: [json.dumps([float(x) for x in row]) for row in table[c]] for c in lists}
+    return str(table.assign(**texts).to_csv(index=False, lineterminator="\n"))
+
+
+def _export(folder: Path, experiment: Experiment, tables: Results) -> Export:
+    assert tables.name is not None
+    own = catalogue.experiment(experiment.name, experiment.scale).protocol.data.name
+    data = experiment.protocol.data.name
+    stem = "-".join([experiment.name, experiment.scale, *([data] if data != own else [])])
+    parts = {kind: part for kind in results.KINDS if len(part := getattr(tables, kind))}
+    files = tuple(
+        _file(folder, f"{stem}-{kind}.csv.gz", kind, part) for kind, part in parts.items()
+    )
+    facts = _facts(experiment, tables)
+    return Export(tables.name, stem, experiment.title, files, _line(facts, tables), facts)
+
+
+def _file(folder: Path, name: str, kind: str, table: pd.DataFrame) -> File:
+    # Without the time of writing, so that the same table is the same bytes.
+    content = gzip.compress(csv(table).encode(), 9, mtime=0)
+    (folder / name).write_bytes(content)
+    return File(name, kind, len(table), len(content), hashlib.sha256(content).hexdigest())
+
+
+def _facts(experiment: Experiment, tables: Results) -> dict[str, str]:
+    """What was asked for, by its hashes, the seeds there are, and the provenance of the fleets."""
+    protocols = {v: experiment.base(cell.protocol) for v, cell in _first_cells(experiment).items()}
+    dense, retrain = (_span(tables.nets[c]) for c in ("dense_seed", "retrain_seed"))
+    return {
+        "experiment": _identity(experiment, protocols),
+        "protocol": ", ".join(f"{v} {base}".strip() for v, base in protocols.items()),
+        "data": experiment.protocol.data.name,
+        "seeds": f"dense {dense}; retraining {retrain}",
+        **provenance.facts(tables.origins),
+    }
+
+
+def _first_cells(experiment: Experiment) -> dict[str, Unit]:
+    at = (experiment.temperatures[0], experiment.loads[0], experiment.dense_seeds[0])
+    return {variant: experiment.unit(variant, *at) for variant in experiment.variants}
+
+
+def _identity(experiment: Experiment, protocols: Mapping[str, str]) -> str:
+    """Hash of protocols, grid and seeds: 12 hexadecimal digits."""
+    asked = {
+        "protocols": dict(protocols),
+        experiment.temperature: experiment.temperatures,
+        experiment.load: experiment.loads,
+        "seeds": [experiment.dense_seeds, experiment.retrain_seeds],
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _span(seeds: pd.Series) -> str:
+    low, high = seeds.min(), seeds.max()
+    return f"{low} to {high}" if low < high else str(low)
+
+
+def _line(facts: Mapping[str, str], tables: Results) -> str:
+    dense, retrain = (tables.nets[c].nunique() for c in ("dense_seed", "retrain_seed"))
+    torch = sorted({versions["torch"] for versions in tables.origins["versions"]})
+    minutes = tables.origins["seconds"].sum() / 60
+    return (
+        f"experiment {facts['experiment']}, {dense} × {retrain} seeds, {facts['code']}, "
+        f"{facts['device']}, torch {' and '.join(torch)}, {minutes:.0f} min"
+    )

@@ -1,0 +1,1 @@
+"""Data sets as tasks: examples, batches, losses and errors."""

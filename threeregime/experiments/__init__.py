@@ -1,0 +1,1 @@
+"""Experiments: grids of temperatures and loads under a protocol."""

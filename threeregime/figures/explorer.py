@@ -1,0 +1,160 @@
+"""The explorer: every shipped phase diagram cell by cell, in a page that needs no running Python.
+
+Python lays the numbers out once (`threeregime.figures.explorer_data.grid`); what readers do with
+them is done in
+their browser, by the scripts in ``web/``. The same scripts run in JupyterLab and in the rendered
+notebook, through anywidget (`Explorer`), and in any other page (`embed`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from threeregime._paths import WEB
+from threeregime.analysis.study import Report, diagrams
+from threeregime.analysis.thresholds import LMC_THRESHOLD
+from threeregime.errors import ThreeRegimeError
+from threeregime.experiments import catalogue
+from threeregime.figures.explorer_data import grid
+from threeregime.results import tables as results
+
+SCALES = ("digits", "mini", "paper")
+
+
+def script() -> str:
+    """The widget's script: its parts as one module, since a module in a page can import none."""
+    parts = ("grid.js", "drawing.js", "explorer.js")
+    return "\n".join((WEB / name).read_text(encoding="utf-8") for name in parts)
+
+
+def _as_text(value: Any, widget: object = None) -> str:
+    """JSON as one text: stored notebooks put every number of a list on a line of its own."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+class Explorer(anywidget.AnyWidget):
+    """The widget. What it shows is in its traits, which `ipywidgets.jslink` can join to others.
+
+    Attributes:
+        grid: the numbers, as `threeregime.figures.explorer_data.grid` makes them.
+        experiment: key of the diagram shown.
+        row: the cell's temperature, counted from the hottest.
+        column: the cell's load, counted from the lowest value.
+        lmc_threshold: below it a cell is in Regime I.
+        cka_threshold: from it on a connected cell is in II-B.
+        paper: whether the paper's own values lie over ours.
+    """
+
+    _esm = script()
+    _css = (WEB / "explorer.css").read_text(encoding="utf-8")
+
+    grid = traitlets.Dict().tag(sync=True, to_json=_as_text)
+    experiment = traitlets.Unicode().tag(sync=True)
+    row = traitlets.Int().tag(sync=True)
+    column = traitlets.Int().tag(sync=True)
+    lmc_threshold = traitlets.Float(LMC_THRESHOLD).tag(sync=True)
+    cka_threshold = traitlets.Float().tag(sync=True)
+    paper = traitlets.Bool(False).tag(sync=True)
+
+    def __repr__(self) -> str:
+        return f"Explorer({self.experiment!r}, row={self.row}, column={self.column})"
+
+
+STATE = ("experiment", "row", "column", "lmc_threshold", "cka_threshold", "paper")
+
+
+def explorer(
+    reports: Sequence[Report],
+    temperature: float | None = None,
+    load: float | None = None,
+) -> Explorer:
+    """Make the widget over some diagrams, opened at one cell of the first.
+
+    Args:
+        reports: what to show, the first one first.
+        temperature: where to begin, at the nearest there is; None: the coldest.
+        load: where to begin, at the nearest there is; None: the highest load.
+
+    Raises:
+        ThreeRegimeError: nothing to show.
+    """
+    made = grid(reports)
+    first = made["diagrams"][0]
+    temperatures, loads = first["temperature"]["values"], first["load"]["values"]
+    return Explorer(
+        grid=made,
+        experiment=first["key"],
+        row=_nearest(temperatures, temperatures[-1] if temperature is None else temperature),
+        column=_nearest(loads, loads[0] if load is None else load),
+        lmc_threshold=first["lmc_threshold"],
+        cka_threshold=first["cka_threshold"],
+    )
+
+
+def _nearest(values: Sequence[float], wanted: float) -> int:
+    return min(range(len(values)), key=lambda i: abs(values[i] - wanted))
+
+
+def stored(notebook: Path) -> dict[str, Any]:
+    """The traits of the `Explorer` that an executed notebook holds.
+
+    Raises:
+        ThreeRegimeError: it holds none.
+    """
+    widgets = json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("widgets", {})
+    for part in widgets.values():
+        for model in part["state"].values():
+            if {"grid", *STATE} <= model["state"].keys():
+                return {**model["state"], "grid": json.loads(model["state"]["grid"])}
+    raise ThreeRegimeError(f"{notebook} holds no explorer: run `threeregime book`")
+
+
+def shipped(
+    lmc_threshold: float = LMC_THRESHOLD,
+    cka_threshold: float = 0.0,
+    root: Path = results.ROOT,
+    scales: Iterable[str] = SCALES,
+) -> list[Report]:
+    """Every experiment with results and a single variant, at every scale that has some.
+
+    Where a protocol asks for CIFAR-10, results on its JPEG copy count as well.
+    """
+    found = []
+    for name in catalogue.names():
+        for scale in [s for s in catalogue.scales(name) if s in set(scales)]:
+            if not any(results.folder(root, name, scale).glob("nets-*.parquet")):
+                continue
+            for experiment in catalogue.experiment(name, scale).on_copies():
+                try:
+                    tables = results.load(experiment, root)
+                except ThreeRegimeError:
+                    continue
+                if len(experiment.variants) == 1 and len(tables.pairs):
+                    drawn = diagrams(experiment, tables, lmc_threshold, cka_threshold)
+                    found.append(Report(experiment, tables, drawn))
+    return found
+
+
+def embed(state: Mapping[str, Any]) -> str:
+    """The explorer as a piece of HTML that needs nothing else, for one place in a page.
+
+    Args:
+        state: the traits of an `Explorer`, such as a notebook stores them; others are left out.
+    """
+    traits = {name: state[name] for name in ("grid", *STATE)}
+    # A script's text ends at the first "</", whatever it means in JSON.
+    data = _as_text(traits).replace("</", r"<\/")
+    return "\n".join(
+        [
+            "<div data-explorer></div>",
+            f"<style>{Explorer._css}</style>",
+            f'<script type="application/json" id="explorer-grid">{data}</script>',
+            f'<script type="module">\n{script()}\nstandalone(document);\n</script>',
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Fleets: many nets of one architecture that run as one program."""

@@ -1,0 +1,1 @@
+"""Metrics of retrained nets: LMC, CKA and the Hessian."""

@@ -1,0 +1,1 @@
+"""Pruning and quantisation of the weights of a fleet."""

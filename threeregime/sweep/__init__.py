@@ -1,0 +1,1 @@
+"""Sweeps: computing an experiment, fleet by fleet."""

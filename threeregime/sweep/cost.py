@@ -1,0 +1,158 @@
+"""What a plan costs on this machine: a few steps of each kind of fleet, timed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from threeregime.data.registry import resident
+from threeregime.data.task import Task
+from threeregime.fleet.cuda_graph import WARM_UP
+from threeregime.fleet.device import prepare
+from threeregime.fleet.engine import Engine, pick
+from threeregime.fleet.fleet import Fleet
+from threeregime.models.registry import builder
+from threeregime.protocol import Protocol, Training
+from threeregime.sweep.plan import DenseJob, Job, Place, Plan
+from threeregime.training.run import Run
+
+MEMBERS = 16
+"""A larger fleet is tried with so many: what is fastest for these is for more."""
+STEPS = 3
+
+
+def engine_for(place: Place, protocol: Protocol, training: Training, members: int) -> Engine:
+    """The engine for a fleet: the one asked for, or the fastest in a trial that is kept."""
+    if place.engine != "auto":
+        return Engine.named(place.engine)
+    tried = min(members, MEMBERS)
+    return pick(
+        place.device,
+        tried,
+        f"{protocol.hash('data', 'net')} batch {training.batch_size}",
+        lambda engine, limit: step_seconds(place, protocol, training, tried, engine, limit),
+    )
+
+
+def step_seconds(
+    place: Place,
+    protocol: Protocol,
+    training: Training,
+    members: int,
+    engine: Engine,
+    limit: float = math.inf,
+) -> float:
+    """Measured seconds of a step of a fleet, the least of a few.
+
+    Args:
+        place, protocol, training: what is trained, and where.
+        members: nets in the fleet.
+        engine: how it is run.
+        limit: seconds; a step that takes longer is the last one.
+    """
+    data = resident(protocol.data, place.data_dir, place.download, place.device)
+    return timed(data, place.device, protocol, training, members, engine, limit)
+
+
+def timed(
+    data: Task,
+    device: str,
+    protocol: Protocol,
+    training: Training,
+    members: int,
+    engine: Engine,
+    limit: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """The same on given data, which lie on the device and may be no more than an outline.
+
+    Args:
+        clock: what tells seconds; :func:`time.process_time` leaves out what other processes take.
+    """
+    prepare(device)
+    seeds = range(members)
+    fleet = Fleet.initial(
+        builder(protocol.net, data),
+        seeds,
+        device,
+        **engine.of_fleet,
+    )
+    loader = data.loader(seeds, training.batch_size, protocol.data)
+    run = Run(fleet, loader, training, engine)
+    fleet.module.train()
+    draws = loader.draw(0)
+    unmeasured = WARM_UP + 1 if engine.graphed else 1
+    best = math.inf
+    for number in range(unmeasured + STEPS):
+        begin = clock()
+        run.advance(*loader.part(draws, number % loader.steps))
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        if number >= unmeasured:
+            best = min(best, clock() - begin)
+            if best > limit:
+                break
+    return best
+
+
+def describe(plan: Plan) -> str:
+    """The plan in a few words."""
+    experiment = plan.experiment
+    cells = len(experiment.variants) * len(experiment.temperatures) * len(experiment.loads)
+    nets = sum(job.nets for job in plan.retrain)
+    return (
+        f"{experiment.name} at scale {experiment.scale}: {cells} cells, "
+        f"{len(experiment.dense_seeds)} x {len(experiment.retrain_seeds)} seeds; left to do: "
+        f"{sum(job.nets for job in plan.dense)} dense runs in {len(plan.dense)} fleets, "
+        f"{nets} retrainings in {len(plan.retrain)} fleets, {plan.cost:.0f} net-epochs"
+    )
+
+
+def seconds(plan: Plan, place: Place) -> tuple[float, float]:
+    """Predicted seconds of a plan on one worker, and of its longest epoch.
+
+    From a trial of a few steps of each kind of fleet.
+
+    Raises:
+        ThreeRegimeError: a batch or an augmentation that the data set does not allow.
+    """
+    for job in plan.jobs:
+        # At once, and not as something that every engine fails at, each in its turn.
+        _data(job, place).check(_training(job).batch_size, job.protocol.data)
+    trials: dict[tuple[str, int], float] = {}
+    total = 0.0
+    for job in plan.jobs:
+        key = (job.protocol.hash("data", "net", _section(job)), job.nets)
+        if key not in trials:
+            trials[key] = _epoch_seconds(job, place)
+        total += job.cost / job.nets * trials[key]
+    return total, max(trials.values())
+
+
+def _section(job: Job) -> str:
+    return "dense" if isinstance(job, DenseJob) else "retraining"
+
+
+def _training(job: Job) -> Training:
+    return job.protocol.dense if isinstance(job, DenseJob) else job.protocol.retraining
+
+
+def _data(job: Job, place: Place) -> Task:
+    return resident(job.protocol.data, place.data_dir, place.download, place.device)
+
+
+def _epoch_seconds(job: Job, place: Place) -> float:
+    """Seconds of one epoch of a job's fleet, from a trial of at most so many of its members.
+
+    Where the number of steps is given, it is an epoch of the schedule that is stretched over them.
+    """
+    protocol, training, data = job.protocol, _training(job), _data(job, place)
+    tried = min(job.nets, MEMBERS)
+    # Timed anew even where the engine is known: how busy the machine is changes.
+    engine = engine_for(place, protocol, training, job.nets)
+    seconds = step_seconds(place, protocol, training, tried, engine)
+    steps = training.steps(data.count // training.batch_size)
+    return seconds * job.nets / tried * steps / training.epochs
