@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 
-import golden
 import pytest
 
+from tests.helpers import golden
 from threeregime.fleet import lanes
 
 TOLERANCE = 1e-4  # on a processor of which no numbers are stored: it rounds in another way

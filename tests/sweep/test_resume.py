@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparing import checkpoints, tables
 from safetensors.torch import load_file
 
+from tests.helpers.comparing import checkpoints, tables
 from threeregime import cli
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from test_regimes import diagram, like_the_paper, tables, the_paper
 
+from tests.analysis.test_regimes import diagram, like_the_paper, tables, the_paper
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.errors import ThreeRegimeError
 from threeregime.figures import diagrams

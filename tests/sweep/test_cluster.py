@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparing import checkpoints, tables
 
+from tests.helpers.comparing import checkpoints, tables
 from threeregime import cli
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import diagram, tables
 
+from tests.helpers.made import diagram, tables
 from threeregime.analysis.cells import METRICS
 from threeregime.analysis.intervals import held_out
 from threeregime.analysis.phase_diagram import PhaseDiagram

@@ -13,11 +13,12 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import Visit
 from ipywidgets.embed import dependency_state
-from made import diagram, tables
 
+from tests.helpers.browsing import Visit
+from tests.helpers.made import diagram, tables
 from threeregime import cli
+from threeregime._paths import ROOT
 from threeregime.analysis import study
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.study import Report
@@ -31,7 +32,6 @@ from threeregime.figures.explorer_data import grid
 from threeregime.results import tables as results
 from threeregime.sweep import compute
 
-ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
 PAGE = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
 EXACT = ("lmc", "cka_softmax")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.helpers.comparing import tables
 from threeregime.analysis.cells import in_print
 from threeregime.data.images import Loader
 from threeregime.data.registry import load

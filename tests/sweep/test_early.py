@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from comparing import tables
 
+from tests.helpers.comparing import tables
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.fleet.fleet import Fleet

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made import diagram, tables
 
+from tests.helpers.made import diagram, tables
 from threeregime.algorithms import accuracy, selection
 from threeregime.algorithms.replay import Replay, outcome, play, replays
 from threeregime.algorithms.selection import Measured

@@ -1,6 +1,7 @@
 """A few cells of four experiments, every metric: numbers that a change of the code must not change.
 
-``python -m tests.golden`` writes what this code computes on this processor into ``golden.json``.
+``python -m tests.helpers.golden`` writes what this code computes on this processor into
+``golden.json``.
 """
 
 from __future__ import annotations

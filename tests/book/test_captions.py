@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from tests.helpers import made
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.book import build, downloads
 from threeregime.experiments import catalogue

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from browsing import Visit
 from sphinx.errors import ConfigError
 
+from tests.helpers.browsing import Visit
 from threeregime.book import build, notebooks, pdf
 from threeregime.errors import ThreeRegimeError
 

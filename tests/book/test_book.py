@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Visit
 
+from tests.helpers.browsing import Visit
 from threeregime.book import build
 from threeregime.errors import ThreeRegimeError
 

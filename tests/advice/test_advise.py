@@ -29,6 +29,7 @@ from torch.utils.data import (
 
 import threeregime
 from threeregime import cli
+from threeregime._paths import ROOT
 from threeregime.advice import advise, calibration, user_data, user_files
 from threeregime.advice.advice import Advice, Cost
 from threeregime.advice.candidates import Dense, Evidence, Live, retraining
@@ -763,7 +764,7 @@ def test_the_command_says_what_is_wrong(
 def test_the_readme_s_example_works_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = Path(__file__).parent.parent
+    root = ROOT
     section = (root / "README.md").read_text().split("## Advice for a net of your own")[1]
     section = section.split("\n## ")[0]
     (tmp_path / "examples").symlink_to(root / "examples")
