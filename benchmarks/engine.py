@@ -29,12 +29,12 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.fleet.backends import MECHANISMS
 from threeregime.fleet.cuda_graph import WARM_UP
-from threeregime.fleet.device import device_name, prepare
+from threeregime.fleet.device import device_name
 from threeregime.fleet.engine import Engine, candidates
 from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import builder
 from threeregime.results.provenance import commit
-from threeregime.training.run import Run
+from threeregime.training.run import TrainingRun
 
 PROTOCOL = catalogue.protocol("paper")
 TRAINING = PROTOCOL.retraining
@@ -123,7 +123,6 @@ def reference(device: str, workers: int) -> Step:
 
 def fleet_of(members: int, engine: Engine, device: str) -> Step:
     """A fleet in training, as a sweep trains it."""
-    prepare(device)
     data, seeds = pictures().to(device), range(members)
     fleet = Fleet.initial(
         builder(PROTOCOL.net, data),
@@ -132,7 +131,7 @@ def fleet_of(members: int, engine: Engine, device: str) -> Step:
         **engine.of_fleet,
     )
     loader = Loader(data, seeds, TRAINING.batch_size, PROTOCOL.data.crop, PROTOCOL.data.flip)
-    run = Run(fleet, loader, TRAINING, engine)
+    run = TrainingRun(fleet, loader, TRAINING, engine)
     draws = loader.draw(0)
     fleet.module.train()
 

@@ -24,8 +24,8 @@ from threeregime.fleet import lanes
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import builder
-from threeregime.pruning.magnitude import masks
-from threeregime.training.run import Run
+from threeregime.pruning.magnitude import magnitude_masks
+from threeregime.training.run import TrainingRun
 
 PROTOCOL = catalogue.protocol("digits")
 
@@ -42,7 +42,7 @@ def one_at_a_time() -> Step:
         weight_decay=retraining.weight_decay,
     )
     weights = {n: p for n, p in net.named_parameters() if p.dim() == 4}
-    kept = masks({n: w.detach()[None] for n, w in weights.items()}, ["uniform"], [0.1])
+    kept = magnitude_masks({n: w.detach()[None] for n, w in weights.items()}, ["uniform"], [0.1])
     loader = Loader(digits, [0], retraining.batch_size, crop=1, flip=False)
     draws = loader.draw(0)
 
@@ -68,9 +68,9 @@ def fleet_of(members: int, engine: Engine) -> Step:
         **engine.of_fleet,
     )
     loader = Loader(digits, seeds, PROTOCOL.retraining.batch_size, 1, False)
-    run = Run(fleet, loader, PROTOCOL.retraining, engine)
+    run = TrainingRun(fleet, loader, PROTOCOL.retraining, engine)
     weights = {name: fleet.state()[name] for name in fleet.prunable()}
-    run.prune(masks(weights, ["uniform"] * members, [0.1] * members))
+    run.prune(magnitude_masks(weights, ["uniform"] * members, [0.1] * members))
     draws = loader.draw(0)
     fleet.module.train()
     return lambda number: run.step(*loader.part(draws, number % loader.steps))

@@ -30,8 +30,8 @@ from threeregime.fleet.device import device_name
 from threeregime.fleet.engine import Engine, candidates
 from threeregime.results import tables as results
 from threeregime.results.provenance import commit
-from threeregime.sweep.jobs import perform
-from threeregime.sweep.plan import MEMBERS, Place, plan
+from threeregime.sweep.jobs import run_job
+from threeregime.sweep.plan import MEMBERS, JobContext, plan
 
 PLAINEST = Engine().name
 METRICS = {"test_error": "test error", "lmc": "LMC", "cka_softmax": "CKA"}
@@ -57,9 +57,9 @@ def compute(engine: str, seeds: int, device: str, root: Path) -> str:
     """Run the experiment by one engine, with its tables below ``root``."""
     wanted = experiment(seeds)
     todo = plan(wanted, root / engine)
-    place = Place(wanted, todo.at, DATA_DIR, device=device, engine=engine)
+    place = JobContext(wanted, todo.at, DATA_DIR, device=device, engine=engine)
     for job in todo.jobs:
-        perform(job, place)
+        run_job(job, place)
     return engine
 
 

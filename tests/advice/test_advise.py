@@ -212,10 +212,10 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
     """The reference: an ordinary module, optimizer and mask; of the engine but the order."""
     model, data = made(build), pictures()
     trials = live(model, data)
-    run = trials.pruned("it")
-    masks = {n: run.fleet.state()[n][0] != 0 for n in trials.subject.prunable}
-    trials._train(run, "it", 2)
-    together = run.fleet.state()
+    fleet = trials._fleet("it", trials.copies)
+    trials._train(fleet, "it", 2)
+    together = fleet.state()
+    masks = {n: together[n][0] != 0 for n in trials.subject.prunable}
     split = trials.task.train
     for number in range(2):
         alone = copy.deepcopy(model).train()
@@ -602,7 +602,7 @@ def test_a_checkpoint_that_does_not_fit(change: Callable[[Any], Any], words_: st
 
 
 def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Live, run: Any, candidate: str, epochs: int) -> None:
+    def full(self: Live, fleet: Any, candidate: str, epochs: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Live, "_train", full)

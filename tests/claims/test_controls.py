@@ -9,6 +9,7 @@ from tests.helpers.made import diagram, tables
 from threeregime.claims import controls
 from threeregime.claims.diagram_statements import figure_2
 from threeregime.experiments import catalogue
+from threeregime.protocol import Pruning
 
 
 def test_pairs_of_copies_tell_one_dense_run_from_two() -> None:
@@ -20,10 +21,15 @@ def test_pairs_of_copies_tell_one_dense_run_from_two() -> None:
         "metrics.points": 3,
     }
     protocol = catalogue.protocol("smoke").update(fields)
-    pairs = controls.pairs_of_copies(protocol, [0, 1], [0, 1, 2])
-    assert pairs["from"].value_counts().to_dict() == {"one dense run": 6, "two dense runs": 9}
+    prunings = [Pruning(density=0.2), Pruning("n:m", 0.5, group=4)]
+    prunings.append(Pruning("quantization", 1.0, bits=2))
+    pairs = controls.pairs_of_copies(protocol, prunings, [0, 1], [0, 1, 2])
+    for group in range(3):
+        counts = pairs.loc[pairs["pruning"] == group, "from"].value_counts().to_dict()
+        assert counts == {"one dense run": 6, "two dense runs": 9}
+    assert pairs.groupby("pruning")["cka"].mean().nunique() == 3
     assert np.isfinite(pairs[["lmc", "cka"]]).all(axis=None)
-    again = controls.pairs_of_copies(protocol, [0, 1], [0, 1, 2])
+    again = controls.pairs_of_copies(protocol, prunings, [0, 1], [0, 1, 2])
     pd.testing.assert_frame_equal(pairs, again)
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from threeregime.data.decoding import beam_search, bleu
-from threeregime.data.registry import resident
+from threeregime.data.registry import load_task
 from threeregime.data.task import UNKNOWN, stream
 from threeregime.data.translation import TRANSLATIONS, Translation
 from threeregime.data.vocabulary import BOS, EOS, PAD, SPECIAL, Numerals, numerals
@@ -27,7 +27,8 @@ from threeregime.models.transformer import Attention, Transformer, positions
 from threeregime.protocol import Data, Dense, Net, Protocol, Training
 from threeregime.pruning import magnitude
 from threeregime.sweep import memory
-from threeregime.training.run import Run, errors, outputs
+from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
+from threeregime.training.run import TrainingRun
 
 NOWHERE = Path("nowhere")
 ADAM = Training(
@@ -61,9 +62,9 @@ def build() -> nn.Module:
     return builder(Net("transformer", depth=1, width=0.03125), small())()
 
 
-def make_run(seeds: list[int], mechanism: str, dtype: torch.dtype = torch.float64) -> Run:
+def make_run(seeds: list[int], mechanism: str, dtype: torch.dtype = torch.float64) -> TrainingRun:
     fleet = Fleet.initial(build, seeds, dtype=dtype, mechanism=mechanism)
-    return Run(fleet, small().loader(seeds, 8, Data(crop=0, flip=False)), ADAM)
+    return TrainingRun(fleet, small().loader(seeds, 8), ADAM)
 
 
 def text(data: Translation, row: Tensor) -> tuple[str, str]:
@@ -129,7 +130,7 @@ def test_rows_are_source_begin_target_end() -> None:
 
 def test_batches_follow_each_members_own_order() -> None:
     data = numbers()
-    batches = data.loader([3, 8], 16, Data(crop=0, flip=False))
+    batches = data.loader([3, 8], 16)
     assert batches.steps == 125
     draws = batches.draw(1)
     told, following = batches.batch(batches.part(draws, 4), torch.float32)
@@ -275,7 +276,9 @@ def test_linear_layers_are_pruned_and_stay_so(mechanism: str) -> None:
     assert len(names) == 6 + 10  # a layer of the encoder and one of the decoder
     assert not any("embedding" in name or "norm" in name for name in names)
     state = run.fleet.state()
-    run.prune(magnitude.masks({n: state[n] for n in names}, ["uniform", "global"], [0.1, 0.3]))
+    run.prune(
+        magnitude.magnitude_masks({n: state[n] for n in names}, ["uniform", "global"], [0.1, 0.3])
+    )
     before = {name: run.fleet.state()[name] != 0 for name in names}
     run.run_epoch()
     after = run.state()
@@ -296,12 +299,12 @@ def test_statistics_do_not_run_vmapped() -> None:
 
 def test_a_tiny_set_is_learned_and_measured() -> None:
     run = make_run([1, 2, 3, 4], "vmapped", torch.float32)
-    start = errors(run.fleet, small(), train=False)
+    start = evaluate_errors(run.fleet, small(), train=False)
     for _ in range(ADAM.epochs):
         run.run_epoch()
     assert (start > 0.9).all()
-    assert (errors(run.fleet, small(), train=False) < 0.15).all()
-    taught = errors(run.fleet, small(), train=True)
+    assert (evaluate_errors(run.fleet, small(), train=False) < 0.15).all()
+    taught = evaluate_errors(run.fleet, small(), train=True)
     assert (taught < 0.05).all()
     # both ends of the line are the nets themselves; a net is like itself
     pairs = measure_pairs(run.fleet, [(0, 1), (2, 2)], small(), points=3, samples=100)
@@ -340,19 +343,19 @@ def test_training_error_is_the_share_of_pieces_guessed_wrong() -> None:
         told, following = small().taught(small().train)
         guess, known = plain(told).argmax(-1), following != UNKNOWN
         wrong = (guess != following)[known].double().mean()
-        assert errors(fleet, small(), train=True)[member] == wrong
+        assert evaluate_errors(fleet, small(), train=True)[member] == wrong
         expected = plain(told)[known][:50]
-        made = outputs(fleet, small(), 50)[member]
+        made = evaluate_outputs(fleet, small(), 50)[member]
         torch.testing.assert_close(made, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_diverged_member_has_no_error_and_touches_no_other() -> None:
     fleet = Fleet.initial(build, [1, 2], mechanism="vmapped")
-    healthy = errors(fleet, small(), train=False)
+    healthy = evaluate_errors(fleet, small(), train=False)
     state = fleet.state()
     state["embedding.weight"][1] = torch.nan
     fleet.load(state)
-    ill = errors(fleet, small(), train=False)
+    ill = evaluate_errors(fleet, small(), train=False)
     assert ill[0] == healthy[0]
     assert ill[1].isnan()
 
@@ -453,10 +456,9 @@ def test_what_does_not_fit_sentences_is_refused() -> None:
     data = numbers()
     assert "data.size = 4 is not allowed" in refusal(lambda: data.reduced(None, 4))
     assert "has 2000 training sentences" in refusal(lambda: data.reduced(2001, None))
-    assert "data.crop = 4, data.flip = True" in refusal(lambda: data.loader([0], 8, Data()))
-    plain = Data(crop=0, flip=False)
-    assert "2000 training sentences" in refusal(lambda: data.loader([0], 2001, plain))
-    pictures = resident(Data("digits"), NOWHERE, False, "cpu")
+    assert "data.crop = 4, data.flip = True" in refusal(lambda: data.augmented(4, True))
+    assert "2000 training sentences" in refusal(lambda: data.loader([0], 2001))
+    pictures = load_task(Data("digits"), NOWHERE, False, "cpu")
     assert "digits holds images: preresnet" in refusal(
         lambda: builder(Net("transformer"), pictures)
     )
@@ -517,7 +519,7 @@ def test_memory_is_foreseen() -> None:
     assert 1.5 < two / one < 2.5
 
 
-def place() -> memory.Place:
+def place() -> memory.JobContext:
     from threeregime.experiments import catalogue
 
-    return memory.Place(catalogue.experiment("figure_14", "smoke"), NOWHERE, NOWHERE)
+    return memory.JobContext(catalogue.experiment("figure_14", "smoke"), NOWHERE, NOWHERE)

@@ -21,7 +21,7 @@ from threeregime import cli
 from threeregime._paths import ROOT
 from threeregime.analysis import study
 from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.study import Report
+from threeregime.analysis.study import Study
 from threeregime.analysis.thresholds import classify
 from threeregime.analysis.transitions import gains
 from threeregime.errors import ThreeRegimeError
@@ -38,7 +38,7 @@ EXACT = ("lmc", "cka_softmax")
 
 
 @pytest.fixture(scope="module")
-def reports() -> list[Report]:
+def reports() -> list[Study]:
     """Figure 2 and whatever else is shipped on the digits and at the scale ``mini``."""
     found = explorer.shipped(scales=("digits", "mini"))
     found.sort(key=lambda r: (r.experiment.name, r.experiment.scale) != ("figure_02", "digits"))
@@ -46,7 +46,7 @@ def reports() -> list[Report]:
 
 
 @pytest.fixture(scope="module")
-def box(reports: list[Report]) -> explorer.Explorer:
+def box(reports: list[Study]) -> explorer.Explorer:
     return explorer.explorer(reports, load=0.05)
 
 
@@ -76,7 +76,7 @@ def at(shown: dict[str, Any], name: str, row: int, column: int) -> Any:
 # --- the numbers ----------------------------------------------------------------------------------
 
 
-def test_grid_holds_the_diagrams_numbers(reports: list[Report], box: explorer.Explorer) -> None:
+def test_grid_holds_the_diagrams_numbers(reports: list[Study], box: explorer.Explorer) -> None:
     assert len(box.grid["diagrams"]) == len(reports)
     for shown, made in zip(box.grid["diagrams"], reports, strict=True):
         best, *gained = gains(made.diagram)
@@ -97,7 +97,7 @@ def test_grid_holds_the_diagrams_numbers(reports: list[Report], box: explorer.Ex
         assert regime.tolist() == made.diagram.grid("regime").ravel().tolist()
 
 
-def test_curves_are_the_means_over_pairs(reports: list[Report], box: explorer.Explorer) -> None:
+def test_curves_are_the_means_over_pairs(reports: list[Study], box: explorer.Explorer) -> None:
     for shown, made in zip(box.grid["diagrams"], reports, strict=True):
         d, pairs = made.diagram, made.tables.pairs
         for _ in range(10):
@@ -141,7 +141,7 @@ def test_gain_needs_two_seeds() -> None:
 def test_several_variants_are_refused() -> None:
     experiment = catalogue.experiment("weight_decay", "digits")
     found = results.load(experiment)
-    several = Report(experiment, found, study.diagrams(experiment, found, -0.05, 0.0))
+    several = Study(experiment, found, study.diagrams(experiment, found, -0.05, 0.0))
     with pytest.raises(ThreeRegimeError, match=r"weight_decay has several diagrams, 1e-4, "):
         grid([several])
     with pytest.raises(ThreeRegimeError, match="nothing to explore"):
@@ -188,7 +188,7 @@ def numbers(text: str) -> list[float]:
     return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text.replace("−", "-"))]
 
 
-def test_text_is_the_results_table(visit: Visit, reports: list[Report]) -> None:
+def test_text_is_the_results_table(visit: Visit, reports: list[Study]) -> None:
     """The numbers of 60 cells by click, against the diagram made from the tables."""
     tab, seen = visit.page, 0
     for made in reports[:3]:
@@ -250,7 +250,7 @@ def regimes(visit: Visit) -> list[str]:
     return [str(regime) for regime in found]
 
 
-def test_thresholds_redraw_the_regimes(visit: Visit, reports: list[Report]) -> None:
+def test_thresholds_redraw_the_regimes(visit: Visit, reports: list[Study]) -> None:
     d = reports[0].diagram
     lmc, cka = visit.page.locator("input.lmc"), visit.page.locator("input.cka")
     assert regimes(visit) == d.grid("regime").ravel().tolist()
@@ -328,7 +328,7 @@ def test_other_addresses_do_no_harm(browser: Any, page: Path, address: str) -> N
         assert visit.wrong == []
 
 
-def test_papers_regimes_lie_over_ours(visit: Visit, reports: list[Report]) -> None:
+def test_papers_regimes_lie_over_ours(visit: Visit, reports: list[Study]) -> None:
     tab, paper = visit.page, PhaseDiagram.from_reference()
     assert tab.locator(".cell .mark").count() == 0
     tab.locator("input[type=checkbox]").check()

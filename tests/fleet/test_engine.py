@@ -23,10 +23,10 @@ from threeregime.fleet import cuda_graph, device, engine
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
 from threeregime.protocol import Training
-from threeregime.pruning.magnitude import masks
+from threeregime.pruning.magnitude import magnitude_masks
 from threeregime.results import tables
 from threeregime.sweep import jobs, memory, resumable
-from threeregime.sweep.plan import Place, RetrainJob, half_trained, plan
+from threeregime.sweep.plan import JobContext, RetrainJob, half_trained, plan
 from threeregime.training import run as training
 
 SGD = Training(lr=0.05, batch_size=32, epochs=2, milestones=(1,))
@@ -45,13 +45,15 @@ class Small(nn.Module):
         return self.head(torch.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))
 
 
-def make_run(chosen: Engine, members: int = 3) -> training.Run:
+def make_run(chosen: Engine, members: int = 3) -> training.TrainingRun:
     fleet = Fleet.initial(Small, range(members), **chosen.of_fleet)
-    run = training.Run(
+    run = training.TrainingRun(
         fleet, Loader(load("digits"), range(members), 32, crop=1, flip=True), SGD, chosen
     )
     run.prune(
-        masks({"conv.weight": fleet.state()["conv.weight"]}, ["uniform"] * members, [0.5] * members)
+        magnitude_masks(
+            {"conv.weight": fleet.state()["conv.weight"]}, ["uniform"] * members, [0.5] * members
+        )
     )
     return run
 
@@ -257,7 +259,7 @@ def test_a_step_is_called_then_recorded_once_then_replayed(
         seen.append(x)
         calls.append("call")
 
-    step = cuda_graph.Graphed(function, before=lambda: calls.append("before"))
+    step = cuda_graph.CudaGraphStep(function, before=lambda: calls.append("before"))
     for number in range(cuda_graph.WARM_UP + 3):
         step(torch.tensor(float(number)))
     warm = ["call"] * cuda_graph.WARM_UP
@@ -269,7 +271,7 @@ def test_a_step_is_called_then_recorded_once_then_replayed(
 def test_going_back_to_a_state_records_anew(fake_cuda: None) -> None:
     run = make_run(Engine(graphed=True))
     first = run.advance
-    assert isinstance(first, cuda_graph.Graphed)
+    assert isinstance(first, cuda_graph.CudaGraphStep)
     for step in range(2):
         run.advance(*run.loader.part(run.loader.draw(0), step))
     run.load(run.state())
@@ -280,12 +282,12 @@ def test_going_back_to_a_state_records_anew(fake_cuda: None) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(catalogue.experiment("figure_02", "digits"), tmp_path, tmp_path)
+def place(tmp_path: Path) -> JobContext:
+    return JobContext(catalogue.experiment("figure_02", "digits"), tmp_path, tmp_path)
 
 
 def test_fleets_are_as_large_as_memory_allows(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = place.experiment.protocol
     each = memory._bytes(protocol.net, protocol.data, 32, place)
@@ -295,7 +297,7 @@ def test_fleets_are_as_large_as_memory_allows(
     assert memory.most_members(protocol, place, 100) == 1
 
 
-def test_memory_grows_with_net_image_and_batch(place: Place) -> None:
+def test_memory_grows_with_net_image_and_batch(place: JobContext) -> None:
     protocol = place.experiment.protocol
     wide = protocol.replace("net.width", 2 * protocol.net.width)
     each = memory._bytes(protocol.net, protocol.data, 32, place)
@@ -318,16 +320,18 @@ def tiny() -> Experiment:
 
 
 @pytest.fixture
-def place_of(tmp_path: Path) -> Callable[[Experiment, str], Place]:
-    def made(experiment: Experiment, name: str) -> Place:
-        return Place(experiment, plan(experiment, tmp_path / name).at, tmp_path, engine="grouped")
+def place_of(tmp_path: Path) -> Callable[[Experiment, str], JobContext]:
+    def made(experiment: Experiment, name: str) -> JobContext:
+        return JobContext(
+            experiment, plan(experiment, tmp_path / name).at, tmp_path, engine="grouped"
+        )
 
     return made
 
 
-def done(place: Place) -> bool:
+def done(place: JobContext) -> bool:
     root = place.at.parent.parent
-    finished = [jobs.perform(job, place) for job in plan(place.experiment, root).jobs]
+    finished = [jobs.run_job(job, place) for job in plan(place.experiment, root).jobs]
     return all(finished)
 
 
@@ -335,7 +339,7 @@ def done(place: Place) -> bool:
 def test_a_fleet_that_does_not_fit_goes_on_as_two(
     at_epoch: int,
     tiny: Experiment,
-    place_of: Callable[[Experiment, str], Place],
+    place_of: Callable[[Experiment, str], JobContext],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Eight nets run out of memory in training (at_epoch < 4) or in measuring, four do not."""
@@ -343,9 +347,9 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
     assert done(whole)
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     epochs: list[tuple[int, int]] = []
-    run_epoch, measure = training.Run.run_epoch, jobs.measure_pairs
+    run_epoch, measure = training.TrainingRun.run_epoch, jobs.measure_pairs
 
-    def epoch(run: training.Run) -> None:
+    def epoch(run: training.TrainingRun) -> None:
         if run.fleet.members == 8 and run.epoch == at_epoch:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
         run_epoch(run)
@@ -356,7 +360,7 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return measure(fleet, *rest)
 
-    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
     monkeypatch.setattr(jobs, "measure_pairs", measured)
     assert done(halved)
     dense = [(1, 1), (1, 2)]
@@ -373,13 +377,13 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
 
 def test_copies_of_one_net_that_do_not_fit_are_one_line(
     tiny: Experiment,
-    place_of: Callable[[Experiment, str], Place],
+    place_of: Callable[[Experiment, str], JobContext],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def full(run: training.Run) -> None:
+    def full(run: training.TrainingRun) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nand more")
 
-    monkeypatch.setattr(training.Run, "run_epoch", full)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", full)
     with pytest.raises(ThreeRegimeError, match=r"^out of memory with the smallest fleet, 1 nets.*"):
         done(place_of(tiny, "full"))
 

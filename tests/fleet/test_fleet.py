@@ -14,7 +14,8 @@ from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import NETS, PreResNet
 from threeregime.protocol import Training
 from threeregime.pruning import magnitude
-from threeregime.training.run import Run, errors
+from threeregime.training.evaluation import evaluate_errors
+from threeregime.training.run import TrainingRun
 
 SEEDS = [11, 12, 13, 14, 15]
 DENSITIES = [0.05, 0.1, 0.3, 0.7, 1.0]
@@ -35,17 +36,17 @@ def needs_compiler(request: pytest.FixtureRequest) -> None:
         pytest.skip("no C++ compiler: apt-get install g++")
 
 
-def make_run(members: list[int], mechanism: str, dtype: torch.dtype = torch.float64) -> Run:
+def make_run(members: list[int], mechanism: str, dtype: torch.dtype = torch.float64) -> TrainingRun:
     fleet = Fleet.initial(build, [SEEDS[m] for m in members], dtype=dtype, mechanism=mechanism)
     loader = Loader(registry.load("digits"), [SEEDS[m] for m in members], 32, crop=1, flip=True)
-    run = Run(fleet, loader, SGD)
+    run = TrainingRun(fleet, loader, SGD)
     weights = {name: fleet.state()[name] for name in fleet.prunable()}
     methods = [["uniform", "global"][m % 2] for m in members]
-    run.prune(magnitude.masks(weights, methods, [DENSITIES[m] for m in members]))
+    run.prune(magnitude.magnitude_masks(weights, methods, [DENSITIES[m] for m in members]))
     return run
 
 
-def steps(run: Run, count: int) -> dict[str, Tensor]:
+def steps(run: TrainingRun, count: int) -> dict[str, Tensor]:
     run.fleet.module.train()
     draws = run.loader.draw(epoch=0)
     for step in range(count):
@@ -109,7 +110,7 @@ def test_a_fleet_of_every_net_is_its_plain_nets(
     labels = torch.arange(24) % 10
     mean, std = (0.5, 0.4), (0.3, 0.2)
     noise = Dataset("noise", images, labels, images, labels, mean, std, classes=10)
-    run = Run(fleet, Loader(noise, SEEDS[:3], 12, crop=1, flip=True), SGD)
+    run = TrainingRun(fleet, Loader(noise, SEEDS[:3], 12, crop=1, flip=True), SGD)
     drawn = run.loader.part(run.loader.draw(0), 0)
     images, labels = run.loader.batch(drawn, torch.float64)
     before = fleet.state()
@@ -143,7 +144,7 @@ def test_a_diverged_member_does_not_touch_the_others(mechanism: str) -> None:
     for name in set(expected) - {"epoch"}:
         for member in (0, 2):
             torch.testing.assert_close(got[name][member], expected[name][member])
-    error = errors(ill.fleet, registry.load("digits"), train=False)
+    error = evaluate_errors(ill.fleet, registry.load("digits"), train=False)
     assert error.isnan().tolist() == [False, True, False]
     assert ill.fleet.finite().tolist() == [True, False, True]
 

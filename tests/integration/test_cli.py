@@ -16,7 +16,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import tables
 from threeregime.sweep import compute as cluster
-from threeregime.sweep import dask_checks
+from threeregime.sweep import dask_workers
 
 
 class Outcome:
@@ -300,8 +300,8 @@ def test_a_budget_counts_from_the_start_of_the_process(
 def test_the_device_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert dask_checks.device_here("auto") == expected
-    assert dask_checks.device_here("cpu") == "cpu"
+        assert dask_workers.device_here("auto") == expected
+    assert dask_workers.device_here("cpu") == "cpu"
 
 
 # --- the words of the language

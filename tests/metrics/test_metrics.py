@@ -18,7 +18,8 @@ from threeregime.metrics.functional import cka, line_points, lmc
 from threeregime.metrics.pairs import interpolate, line_errors, measure_pairs, reestimate_norms
 from threeregime.models.registry import PreResNet
 from threeregime.protocol import Training
-from threeregime.training.run import Run, errors, outputs
+from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
+from threeregime.training.run import TrainingRun
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -198,7 +199,7 @@ def trained(digits: Dataset) -> Fleet:
     """Four small nets after two epochs: two copies of one start, a third start, a broken one."""
     fleet = Fleet.initial(build, [1, 1, 2, 2])
     loader = Loader(digits, [5, 6, 7, 8], 32, crop=1, flip=False)
-    run = Run(fleet, loader, Training(lr=0.1, epochs=2, milestones=(), batch_size=32))
+    run = TrainingRun(fleet, loader, Training(lr=0.1, epochs=2, milestones=(), batch_size=32))
     run.run_epoch()
     run.run_epoch()
     state = fleet.state()
@@ -237,7 +238,7 @@ def test_pairs_are_measured_beside_one_that_diverged(trained: Fleet, digits: Dat
     # different copies do differ, and different starts are further apart
     assert 0 < got.cka_logits[2] < got.cka_logits[0] < 1
     # both kinds of output are measured, and they are not the same
-    logits = outputs(trained, digits, 6464)
+    logits = evaluate_outputs(trained, digits, 6464)
     assert logits.shape == (4, 797, 10)
     for features, values in (
         (logits, got.cka_logits),
@@ -248,7 +249,7 @@ def test_pairs_are_measured_beside_one_that_diverged(trained: Fleet, digits: Dat
             assert value == pytest.approx(expected, abs=1e-10)
     fewer = measure_pairs(trained, [(0, 1)], digits, points=3, samples=100)
     assert fewer.curve.shape == (1, 3)
-    logits = outputs(trained, digits, 100)
+    logits = evaluate_outputs(trained, digits, 100)
     assert logits.shape == (4, 100, 10)
     assert fewer.cka_logits.item() == pytest.approx(gram_cka(logits[0], logits[1]), abs=1e-10)
 
@@ -256,9 +257,9 @@ def test_pairs_are_measured_beside_one_that_diverged(trained: Fleet, digits: Dat
 def test_both_ends_of_the_curve_are_the_copies_own_errors(trained: Fleet, digits: Dataset) -> None:
     curve = line_errors(trained, members(trained, [0, 2]), members(trained, [1, 0]), digits, 5)
     own = trained.holding(members(trained, [0, 2, 1, 0]))
-    before = errors(own, digits, train=True)
+    before = evaluate_errors(own, digits, train=True)
     reestimate_norms(own, digits)
-    after = errors(own, digits, train=True)
+    after = evaluate_errors(own, digits, train=True)
     assert curve.shape == (2, 5)
     assert curve[:, 0].tolist() == after[:2].tolist()
     assert curve[:, -1].tolist() == after[2:].tolist()
@@ -335,7 +336,7 @@ def test_norms_are_re_estimated_along_the_line(flags: Dataset) -> None:
     states = [line_state(sign, **{"norm.running_mean": off * sign}) for sign in (1.0, 2.0)]
     both = {name: torch.cat([state[name] for state in states]) for name in states[0]}
     fleet = Fleet(Line, both, dtype=torch.float64)
-    assert errors(fleet, flags, train=True).tolist() == [0.5, 0.5]
+    assert evaluate_errors(fleet, flags, train=True).tolist() == [0.5, 0.5]
     got = measure_pairs(fleet, [(0, 1)], flags)
     assert got.curve.tolist() == [[0.0] * 11]
     # measuring works on copies: the fleet keeps its own statistics
@@ -393,7 +394,7 @@ def test_errors_are_fractions_of_a_whole_split(flags: Dataset) -> None:
     state = line_state(1.0)
     # with statistics of an untrained norm (mean 0, variance 1) pictures are told apart already
     fleet = Fleet(Line, {n: torch.cat([t, t]) for n, t in state.items()}, dtype=torch.float64)
-    assert errors(fleet, flags, train=True).tolist() == [0.0, 0.0]
+    assert evaluate_errors(fleet, flags, train=True).tolist() == [0.0, 0.0]
     wrong = Dataset(
         "three of eight",
         flags.train_images,
@@ -404,8 +405,8 @@ def test_errors_are_fractions_of_a_whole_split(flags: Dataset) -> None:
         flags.std,
         classes=2,
     )
-    assert errors(fleet, wrong, train=True).tolist() == [0.375, 0.375]
-    assert errors(fleet, wrong, train=False).tolist() == [0.0, 0.0]
+    assert evaluate_errors(fleet, wrong, train=True).tolist() == [0.375, 0.375]
+    assert evaluate_errors(fleet, wrong, train=False).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("batch", [1, 300])
@@ -424,7 +425,7 @@ def test_errors_do_not_depend_on_the_batch_they_are_taken_in(
         digits.std,
         classes=10,
     )
-    expected = errors(fleet, few, train=False)
+    expected = evaluate_errors(fleet, few, train=False)
     assert (expected > 0).all()
     monkeypatch.setattr("threeregime.data.task.EVALUATION_BATCH", batch)
-    assert torch.equal(errors(fleet, few, train=False), expected)
+    assert torch.equal(evaluate_errors(fleet, few, train=False), expected)

@@ -22,7 +22,7 @@ from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.figures.style import axis_label
 from threeregime.fleet import lanes
-from threeregime.fleet.cuda_graph import WARM_UP, Graphed
+from threeregime.fleet.cuda_graph import WARM_UP, CudaGraphStep
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import PreResNet
@@ -33,7 +33,7 @@ from threeregime.results import tables as results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
 from threeregime.training import run as training
-from threeregime.training.run import Run
+from threeregime.training.run import TrainingRun
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 MECHANISMS = [
@@ -137,16 +137,16 @@ def build() -> nn.Module:
 
 def make_run(
     bits: list[int | None], mechanism: str = "grouped", dtype: torch.dtype = torch.float64
-) -> Run:
+) -> TrainingRun:
     seeds = range(3, 3 + len(bits))
     fleet = Fleet.initial(build, seeds, dtype=dtype, mechanism=mechanism)
     loader = Loader(load("digits"), seeds, SGD.batch_size, crop=1, flip=False)
-    run = Run(fleet, loader, SGD, Engine(mechanism))
+    run = TrainingRun(fleet, loader, SGD, Engine(mechanism))
     run.quantize(bits)
     return run
 
 
-def steps(run: Run, count: int) -> dict[str, Tensor]:
+def steps(run: TrainingRun, count: int) -> dict[str, Tensor]:
     run.fleet.module.train()
     draws = run.loader.draw(0)
     for step in range(count):
@@ -251,7 +251,7 @@ def test_a_recording_quantises_the_weights_of_its_time() -> None:
             for copy, weight in zip(found, quantizer.weights, strict=True):
                 copy.copy_(weight.detach())
 
-    recorded = Graphed(look)
+    recorded = CudaGraphStep(look)
     for _ in range(WARM_UP + 3):
         with torch.no_grad():
             for weight in quantizer.weights:
@@ -306,13 +306,13 @@ def test_what_is_measured_has_so_many_levels(
 
         monkeypatch.setattr(jobs, name, counted)
     trained: list[list[int]] = []
-    save = resumable.Trainer.save
+    save = resumable.ResumableTraining.save
 
-    def saved(self: resumable.Trainer) -> None:
+    def saved(self: resumable.ResumableTraining) -> None:
         trained.append(levels(self.run.fleet))
         save(self)
 
-    monkeypatch.setattr(resumable.Trainer, "save", saved)
+    monkeypatch.setattr(resumable.ResumableTraining, "save", saved)
     assert compute(tiny, tmp_path)
     dense, quantised = seen["errors"][:2], seen["errors"][2:]
     assert min(itertools.chain(*dense, *trained)) > 100  # the weights of a layer, all different
@@ -338,9 +338,9 @@ def test_a_fleet_that_was_killed_gives_the_same_tables(
 ) -> None:
     assert compute(tiny, tmp_path / "whole")
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
-    run_epoch, begun = training.Run.run_epoch, []
+    run_epoch, begun = training.TrainingRun.run_epoch, []
 
-    def killed(run: training.Run) -> None:
+    def killed(run: training.TrainingRun) -> None:
         if run.quantizer:
             begun.append(run.epoch)
             if begun == list(range(epoch + 1)):
@@ -348,7 +348,7 @@ def test_a_fleet_that_was_killed_gives_the_same_tables(
         run_epoch(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "run_epoch", killed)
+        patch.setattr(training.TrainingRun, "run_epoch", killed)
         with pytest.raises(Killed):
             compute(tiny, tmp_path / "killed")
         assert compute(tiny, tmp_path / "killed")

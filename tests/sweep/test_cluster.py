@@ -23,7 +23,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.sweep import compute as cluster
-from threeregime.sweep import dask_checks, dask_workers
+from threeregime.sweep import dask_workers
 from threeregime.sweep.plan import Plan, plan
 
 FLEET = 2
@@ -321,9 +321,9 @@ def test_other_code(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = (
-        f"runs threeregime {dask_checks.code_here()}, not 9.9 (fedcba) as here: install the same"
+        f"runs threeregime {dask_workers.code_here()}, not 9.9 (fedcba) as here: install the same"
     )
-    monkeypatch.setattr(dask_checks, "code_here", lambda: "9.9 (fedcba)")
+    monkeypatch.setattr(dask_workers, "code_here", lambda: "9.9 (fedcba)")
     assert expected in line(lambda: compute(tiny, tmp_path, pair))
     assert not list(tmp_path.rglob("*.*"))
 
@@ -404,10 +404,10 @@ def test_answers_of_workers(
     answers: tuple[Any, ...], words: str, tiny: Experiment, tmp_path: Path
 ) -> None:
     made = plan(tiny, tmp_path, FLEET)
-    place = cluster.Place(tiny, made.at, tmp_path, device="auto")
+    place = cluster.JobContext(tiny, made.at, tmp_path, device="auto")
 
     def check() -> None:
-        with dask_checks.checked(Answers(*answers), place):
+        with dask_workers.checked(Answers(*answers), place):
             pass
 
     assert words in line(check)
@@ -415,8 +415,8 @@ def test_answers_of_workers(
 
 
 def test_a_clock_that_is_off() -> None:
-    dask_checks._check_clock("tcp://10.0.0.1:1", 1000.0, 998.0, 1003.0)
-    got = line(lambda: dask_checks._check_clock("tcp://10.0.0.1:1", 1100.0, 998.0, 1003.0))
+    dask_workers._check_clock("tcp://10.0.0.1:1", 1000.0, 998.0, 1003.0)
+    got = line(lambda: dask_workers._check_clock("tcp://10.0.0.1:1", 1100.0, 998.0, 1003.0))
     assert "clock of the worker tcp://10.0.0.1:1 is 97 s off" in got
 
 

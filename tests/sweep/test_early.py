@@ -110,16 +110,16 @@ def test_a_killed_fleet_loses_nothing(
     after: int, tiny: Experiment, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
-    save, times = resumable.Trainer.save, []
+    save, times = resumable.ResumableTraining.save, []
 
-    def killed(own: resumable.Trainer) -> None:
+    def killed(own: resumable.ResumableTraining) -> None:
         save(own)
         if own.job.nets == 12:
             times.append(own.run.epoch)
             if len(times) == after:
                 raise Killed
 
-    monkeypatch.setattr(resumable.Trainer, "save", killed)
+    monkeypatch.setattr(resumable.ResumableTraining, "save", killed)
     with pytest.raises(Killed):
         compute(tiny, tmp_path / "killed")
     measured: list[int] = []
@@ -142,14 +142,14 @@ def test_a_fleet_that_does_not_fit_keeps_them_as_two(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
-    run_epoch = training.Run.run_epoch
+    run_epoch = training.TrainingRun.run_epoch
 
-    def epoch(run: training.Run) -> None:
+    def epoch(run: training.TrainingRun) -> None:
         if run.fleet.members == 12 and run.epoch == 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         run_epoch(run)
 
-    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
     assert compute(tiny, tmp_path / "halved")
     got = results.load(tiny, tmp_path / "halved")
     assert got.nets["fleet"].nunique() == 2
@@ -178,9 +178,9 @@ def test_the_plan_and_the_progress_count_every_measuring(
     pairs = 4 * 12 * 3 * MEASURE_FORWARDS
     assert job.cost == pytest.approx(12 * 4 + pairs + job.nets * HESSIAN_EPOCHS)
     told: list[float] = []
-    place = jobs.Place(made.experiment, made.at, tmp_path, engine="grouped")
+    place = jobs.JobContext(made.experiment, made.at, tmp_path, engine="grouped")
     for part in made.jobs:
-        assert jobs.perform(part, place, told.append)
+        assert jobs.run_job(part, place, told.append)
     assert sum(told) == pytest.approx(made.cost)
 
 
@@ -199,9 +199,9 @@ def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, began, (job,) = Clock(), [], plan(tiny, tmp_path).retrain
-    run_epoch, measure = training.Run.run_epoch, jobs.measure_pairs
+    run_epoch, measure = training.TrainingRun.run_epoch, jobs.measure_pairs
 
-    def epoch(run: training.Run) -> None:
+    def epoch(run: training.TrainingRun) -> None:
         run_epoch(run)
         clock.now += 1
 
@@ -212,7 +212,7 @@ def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
 
     for module in (jobs, resumable):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
     monkeypatch.setattr(jobs, "measure_pairs", pairs)
     slices = 0
     while not compute(tiny, tmp_path, deadline=clock.now + 6):

@@ -23,7 +23,7 @@ from threeregime.metrics import pairs as measure
 from threeregime.results import tables as results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
-from threeregime.sweep.plan import MEASURE_FORWARDS, Place, plan
+from threeregime.sweep.plan import MEASURE_FORWARDS, JobContext, plan
 from threeregime.training import run as training
 
 FLEET = 8  # as the fixture ``smoke``
@@ -58,7 +58,7 @@ main()
 
 
 def command(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own, as a user would at a terminal."""
+    """TrainingRun Python code in a process of its own, as a user would at a terminal."""
     words = [sys.executable, "-c", code, *arguments]
     return subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
 
@@ -162,13 +162,13 @@ def test_a_killed_sweep_goes_on_from_its_last_checkpoint(
     """At most the fleet in flight is lost, and of it what came after its checkpoint."""
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     epochs: list[int] = []
-    run_epoch = training.Run.run_epoch
+    run_epoch = training.TrainingRun.run_epoch
 
-    def counted(run: training.Run) -> None:
+    def counted(run: training.TrainingRun) -> None:
         run_epoch(run)
         epochs.append(run.epoch)
 
-    monkeypatch.setattr(training.Run, "run_epoch", counted)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", counted)
     with monkeypatch.context() as patch:
         stop_after(3 + 4 + 1 + 7, patch)
         with pytest.raises(Killed):
@@ -211,10 +211,10 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A second an epoch, and for measuring as long as a sweep reckons that it takes."""
     clock = Clock()
-    run_epoch = training.Run.run_epoch
+    run_epoch = training.TrainingRun.run_epoch
     measured: Callable[..., Any] = measure.measure_pairs
 
-    def epoch(run: training.Run) -> None:
+    def epoch(run: training.TrainingRun) -> None:
         run_epoch(run)
         clock.now += 1
 
@@ -224,7 +224,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     monkeypatch.setattr(jobs, "time", clock)
     monkeypatch.setattr(resumable, "time", clock)
-    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
     monkeypatch.setattr(jobs, "measure_pairs", pairs)
     return clock
 
@@ -260,8 +260,8 @@ def test_a_first_epoch_that_would_overrun_is_not_begun(
 ) -> None:
     """Before any was timed, an epoch is thought to take what a trial of a few steps says."""
     made = plan(tiny, tmp_path, FLEET)
-    place = Place(tiny, made.at, tmp_path, deadline=5.0, epoch_seconds=expected)
-    assert not jobs.perform(made.jobs[0], place)
+    place = JobContext(tiny, made.at, tmp_path, deadline=5.0, epoch_seconds=expected)
+    assert not jobs.run_job(made.jobs[0], place)
     assert (clock.now > 0) == begun
 
 

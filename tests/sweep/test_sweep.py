@@ -34,6 +34,7 @@ from threeregime.results.tables import Results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep.plan import RetrainJob, plan
 from threeregime.training import run as training
+from threeregime.training.evaluation import evaluate_errors
 
 FLEET = 8  # as the fixture ``smoke``
 
@@ -299,7 +300,7 @@ def test_dense_checkpoints_are_what_the_engine_computes(
     )
     streams = [stream("dense", seed) for seed in (0, 1)]
     loader = Loader(registry.load("digits"), streams, 32, crop=1, flip=False)
-    run = training.Run(fleet, loader, experiment.protocol.dense, engine)
+    run = training.TrainingRun(fleet, loader, experiment.protocol.dense, engine)
     for epoch in range(1, 5):
         run.run_epoch()
         for seed in (0, 1) if epoch in job.stops else ():
@@ -328,9 +329,9 @@ def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, sm
     fleet = Fleet(lambda: PreResNet(8, 0.25, 1, 10), state, mechanism=engine.mechanism)
     streams = [stream("retrain", unit.dense_seed, seed) for unit, seed in job.members]
     loader = Loader(digits, streams, 32, crop=1, flip=False)
-    run = training.Run(fleet, loader, experiment.protocol.retraining, engine)
+    run = training.TrainingRun(fleet, loader, experiment.protocol.retraining, engine)
     run.prune(
-        magnitude.masks(
+        magnitude.magnitude_masks(
             {name: state[name] for name in fleet.prunable()},
             ["uniform"] * job.nets,
             [unit.load for unit, _ in job.members],
@@ -339,13 +340,13 @@ def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, sm
     test = []
     for _ in range(2):  # both epochs count: error_epochs is 2 at this scale
         run.run_epoch()
-        test.append(training.errors(fleet, digits, train=False))
+        test.append(evaluate_errors(fleet, digits, train=False))
     pairs = measure_pairs(fleet, job.pairs, digits, samples=256)
     nets = got.nets[got.nets["fleet"] == job.fleet]
     keys = [(u.temperature, u.load, u.dense_seed, seed) for u, seed in job.members]
     nets = nets.set_index(["epochs", "density", "dense_seed", "retrain_seed"]).loc[keys]
     assert nets["test_error"].tolist() == ((test[0] + test[1]) / 2).tolist()
-    assert nets["train_error"].tolist() == training.errors(fleet, digits, train=True).tolist()
+    assert nets["train_error"].tolist() == evaluate_errors(fleet, digits, train=True).tolist()
     rows = got.pairs[got.pairs["fleet"] == job.fleet]
     rows = rows.set_index(["epochs", "density", "dense_seed"]).loc[names(job)]
     for column in ("lmc", "t_star", "cka_softmax", "cka_logits"):

@@ -19,7 +19,7 @@ from threeregime.fleet.fleet import Fleet
 from threeregime.fleet.lanes import available
 from threeregime.models.registry import PreResNet
 from threeregime.protocol import Dense, Training
-from threeregime.training.run import Run
+from threeregime.training.run import TrainingRun
 
 SEEDS = [3, 7]
 PLAIN = Dense(lr=0.05, weight_decay=1e-3, batch_size=32, epochs=2, milestones=(1,))
@@ -34,13 +34,13 @@ def build() -> nn.Module:
     return PreResNet(8, 0.25, 1, 10)
 
 
-def make_run(training: Training, mechanism: str = "grouped") -> Run:
+def make_run(training: Training, mechanism: str = "grouped") -> TrainingRun:
     fleet = Fleet.initial(build, SEEDS, dtype=torch.float64, mechanism=mechanism)
     loader = Loader(load("digits"), SEEDS, training.batch_size, crop=1, flip=False)
-    return Run(fleet, loader, training, Engine(mechanism))
+    return TrainingRun(fleet, loader, training, Engine(mechanism))
 
 
-def steps(run: Run, count: int) -> dict[str, Tensor]:
+def steps(run: TrainingRun, count: int) -> dict[str, Tensor]:
     run.fleet.module.train()
     draws = run.loader.draw(0)
     for step in range(count):
@@ -48,13 +48,13 @@ def steps(run: Run, count: int) -> dict[str, Tensor]:
     return run.state()
 
 
-def plain_net(run: Run, member: int) -> nn.Module:
+def plain_net(run: TrainingRun, member: int) -> nn.Module:
     net = build().double().train()
     net.load_state_dict({n: t[member] for n, t in run.fleet.state().items()}, strict=False)
     return net
 
 
-def batch(run: Run, step: int, member: int) -> tuple[Tensor, Tensor]:
+def batch(run: TrainingRun, step: int, member: int) -> tuple[Tensor, Tensor]:
     images, labels = run.loader.batch(run.loader.part(run.loader.draw(0), step), torch.float64)
     return images[:, member], labels[member]
 

@@ -25,7 +25,7 @@ from threeregime.sweep.plan import is_complete
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Study:
     """An experiment with its tables and the diagram of each of its variants.
 
     Attributes:
@@ -98,7 +98,7 @@ def make(
     device: str = "auto",
     recompute: bool = False,
     fields: Mapping[str, Any] | None = None,
-) -> Report:
+) -> Study:
     """Read what is shipped of an experiment, compute now what is missing, and make its diagrams.
 
     Args:
@@ -126,7 +126,7 @@ def make(
             retrain_seeds or len(experiment.retrain_seeds),
         )
     tables = compute.obtain(experiment, device, recompute)
-    return Report(experiment, tables, diagrams(experiment, tables, lmc_threshold, cka_threshold))
+    return Study(experiment, tables, diagrams(experiment, tables, lmc_threshold, cka_threshold))
 
 
 def diagrams(
@@ -142,7 +142,7 @@ def diagrams(
     }
 
 
-def shipped(experiment: Experiment, root: Path | None = None) -> Report | None:
+def shipped(experiment: Experiment, root: Path | None = None) -> Study | None:
     """The study of an experiment from tables that hold all of it; None where they do not.
 
     Args:
@@ -153,12 +153,12 @@ def shipped(experiment: Experiment, root: Path | None = None) -> Report | None:
     if not is_complete(experiment, at):
         return None
     tables = results.load(experiment, at)
-    return Report(experiment, tables, diagrams(experiment, tables, LMC_THRESHOLD, 0.0))
+    return Study(experiment, tables, diagrams(experiment, tables, LMC_THRESHOLD, 0.0))
 
 
 def at_paper_scale(
     name: str, lmc_threshold: float = LMC_THRESHOLD, cka_threshold: float = 0.0
-) -> list[Report]:
+) -> list[Study]:
     """What is shipped of an experiment at the paper's own scale; nothing is computed.
 
     The original data set and, of CIFAR-10, its JPEG copy are looked for; prints a line where there
@@ -176,7 +176,7 @@ def at_paper_scale(
         whole = len(chosen.units()) // len(chosen.dense_seeds)
         print(f"{source}: {cells} of {whole} cells")
         made = diagrams(chosen, tables, lmc_threshold, cka_threshold)
-        found.append(Report(chosen, tables, made))
+        found.append(Study(chosen, tables, made))
     return found
 
 

@@ -14,11 +14,11 @@ import pandas as pd
 
 from threeregime.algorithms import accuracy
 from threeregime.algorithms.selection import EARLY_EPOCHS
-from threeregime.analysis.study import Report
+from threeregime.analysis.study import Study
 from threeregime.claims import diagram_statements, figure_statements
 from threeregime.claims.statement import Statement, judge_seeds
 
-Studies = Mapping[str, Report]
+Studies = Mapping[str, Study]
 Parts = Callable[[Studies], Sequence[Statement]]
 
 
@@ -80,7 +80,7 @@ def _figure_6(studies_: Studies) -> Sequence[Statement]:
 
 
 @functools.lru_cache(maxsize=8)
-def _played(study: Report) -> pd.DataFrame:
+def _played(study: Study) -> pd.DataFrame:
     """What all rules choose on a study: several claims ask for it."""
     epochs, threshold = study.experiment.protocol.retraining.epochs, study.diagram.lmc_threshold
     return figure_statements.selections(study.tables, epochs, EARLY_EPOCHS, threshold)

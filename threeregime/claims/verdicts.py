@@ -19,7 +19,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from threeregime.analysis import study as report
-from threeregime.analysis.study import Report
+from threeregime.analysis.study import Study
 from threeregime.claims import tables
 from threeregime.claims.ledger import CLAIMS, Claim
 from threeregime.claims.statement import Statement
@@ -74,7 +74,7 @@ def judge(
     return [_judged(CLAIMS[name], scale, read) for name in wanted]
 
 
-def _study(scale: str, root: Path, name: str) -> Report | None:
+def _study(scale: str, root: Path, name: str) -> Study | None:
     """The whole shipped study of an experiment; None where a part of it is missing."""
     if scale not in catalogue.scales(name):
         return None
@@ -82,7 +82,7 @@ def _study(scale: str, root: Path, name: str) -> Report | None:
     return report.shipped(experiment, root)
 
 
-def _judged(claim: Claim, scale: str, read: Callable[[str], Report | None]) -> Verdict:
+def _judged(claim: Claim, scale: str, read: Callable[[str], Study | None]) -> Verdict:
     found = {name: read(name) for name in claim.experiments}
     there = {name: study for name, study in found.items() if study is not None}
     if len(there) < len(found):

@@ -15,7 +15,7 @@ from threeregime.data.task import EVALUATION_BATCH, Batches, Draws, Task
 from threeregime.errors import ThreeRegimeError
 
 if TYPE_CHECKING:
-    from threeregime.protocol import Data
+    pass
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Dataset(Task):
     """Images and labels of both splits.
 
     ``train_images`` and ``test_images`` are uint8 [count, channels, height, width]; labels are
-    int64 [count]; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1].
+    int64 [count]; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]. ``crop`` and
+    ``flip`` augment the training images, see :meth:`augmented`.
     """
 
     of: ClassVar[str] = "images"
@@ -35,6 +36,8 @@ class Dataset(Task):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: int
+    crop: int = 0
+    flip: bool = False
 
     @property
     def channels(self) -> int:
@@ -91,9 +94,13 @@ class Dataset(Task):
         """Images [batch, channels, height, width]."""
         return torch.empty(batch, *self.train_images.shape[1:])
 
-    def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Loader:
-        """Images cropped and flipped at random."""
-        return Loader(self, seeds, batch_size, wanted.crop, wanted.flip)
+    def augmented(self, crop: int, flip: bool) -> Dataset:
+        """Return the same data set, its training images cropped and flipped at random."""
+        return replace(self, crop=crop, flip=flip)
+
+    def loader(self, seeds: Sequence[int], batch_size: int) -> Loader:
+        """Return batches of training images, augmented as the data set says."""
+        return Loader(self, seeds, batch_size, self.crop, self.flip)
 
     def examples(
         self, train: bool, dtype: torch.dtype, first: int | None = None

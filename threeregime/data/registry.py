@@ -123,13 +123,13 @@ DATASETS: dict[str, Loads] = {
 
 
 @functools.cache
-def resident(wanted: Data, data_dir: Path, download: bool, device: str) -> Task:
+def load_task(wanted: Data, data_dir: Path, download: bool, device: str) -> Task:
     """The data set of a protocol on the device, loaded once a process."""
     if wanted.name in TRANSLATIONS:
         whole: Task = TRANSLATIONS[wanted.name](data_dir, download)
     else:
         whole = load(wanted.name, data_dir, download)
-    return whole.reduced(wanted.images, wanted.size).to(device)
+    return whole.reduced(wanted.images, wanted.size).augmented(wanted.crop, wanted.flip).to(device)
 
 
 def _folder(path: Path) -> Dataset:

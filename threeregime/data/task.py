@@ -10,15 +10,12 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from threeregime.errors import ThreeRegimeError
-
-if TYPE_CHECKING:
-    from threeregime.protocol import Data
 
 EVALUATION_BATCH = 256
 UNKNOWN = -100
@@ -76,16 +73,29 @@ class Task(ABC):
     def blank(self, batch: int) -> Tensor:
         """A plain net's input of the right shape, [batch, ...], with nothing in it."""
 
-    def check(self, batch_size: int, wanted: Data) -> None:
-        """Refuse what no loader can do with these data.
+    def augmented(self, crop: int, flip: bool) -> Task:
+        """Return the same task, its training examples augmented at random.
+
+        Args:
+            crop: zero padding of the random crop, in pixels.
+            flip: whether to mirror half of the images left to right.
 
         Raises:
-            ThreeRegimeError: more examples a batch than there are, or an unfit augmentation.
+            ThreeRegimeError: the examples are not images.
         """
-        self.check_batch(batch_size)
+        if crop or flip:
+            raise ThreeRegimeError(
+                f"data.crop = {crop}, data.flip = {flip} are not allowed: {self.name} holds "
+                f"{self.of}; set them to 0 and false"
+            )
+        return self
 
     def check_batch(self, batch_size: int) -> None:
-        """Refuse a batch for which there are not enough training examples."""
+        """Refuse a batch for which there are not enough training examples.
+
+        Raises:
+            ThreeRegimeError: more examples in a batch than there are.
+        """
         if batch_size > self.count:
             raise ThreeRegimeError(
                 f"batch_size = {batch_size} is not allowed: {self.name} has {self.count} training "
@@ -93,8 +103,8 @@ class Task(ABC):
             )
 
     @abstractmethod
-    def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Batches:
-        """Batches of training examples for a fleet, augmented as the protocol wants."""
+    def loader(self, seeds: Sequence[int], batch_size: int) -> Batches:
+        """Return batches of training examples for a fleet, one random stream a member."""
 
     @abstractmethod
     def examples(

@@ -14,7 +14,7 @@ from threeregime.data.task import EVALUATION_BATCH, UNKNOWN, Batches, Draws, Tas
 from threeregime.errors import ThreeRegimeError
 
 if TYPE_CHECKING:
-    from threeregime.protocol import Data
+    pass
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Examples(Task):
         """Inputs [batch, ...] of the right kind."""
         return torch.zeros_like(self.train.inputs[:1]).expand(batch, *self.train.inputs.shape[1:])
 
-    def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data | None = None) -> Orders:
+    def loader(self, seeds: Sequence[int], batch_size: int) -> Orders:
         """Examples as they are, in an order of each member's own."""
         return Orders(self, seeds, batch_size)
 

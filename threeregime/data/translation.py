@@ -22,7 +22,7 @@ from threeregime.data.vocabulary import PAD, Numerals, SubWords, Vocabulary, row
 from threeregime.errors import ThreeRegimeError
 
 if TYPE_CHECKING:
-    from threeregime.protocol import Data
+    pass
 
 Pairs = list[tuple[str, str]]
 
@@ -96,19 +96,9 @@ class Translation(Task):
         """Rows without the last piece, [batch, places + t - 1]."""
         return torch.zeros(batch, self.train.shape[1] - 1, dtype=torch.int64)
 
-    def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Sentences:
-        """Pairs in an order of each member's own."""
-        self.check(batch_size, wanted)
+    def loader(self, seeds: Sequence[int], batch_size: int) -> Sentences:
+        """Return batches of pairs, in an order of each member's own."""
         return Sentences(self, seeds, batch_size)
-
-    def check(self, batch_size: int, wanted: Data) -> None:
-        """Sentences cannot be cropped or mirrored."""
-        super().check(batch_size, wanted)
-        if wanted.crop or wanted.flip:
-            raise ThreeRegimeError(
-                f"data.crop = {wanted.crop}, data.flip = {wanted.flip} are not allowed: "
-                f"{self.name} holds sentences; set them to 0 and false"
-            )
 
     def taught(self, taken: Tensor) -> tuple[Tensor, Tensor]:
         """What a net is told [..., places + t - 1], and which piece comes next [..., t - 1].

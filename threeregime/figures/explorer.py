@@ -17,7 +17,7 @@ import anywidget
 import traitlets
 
 from threeregime._paths import WEB
-from threeregime.analysis.study import Report, diagrams
+from threeregime.analysis.study import Study, diagrams
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
@@ -70,7 +70,7 @@ STATE = ("experiment", "row", "column", "lmc_threshold", "cka_threshold", "paper
 
 
 def explorer(
-    reports: Sequence[Report],
+    reports: Sequence[Study],
     temperature: float | None = None,
     load: float | None = None,
 ) -> Explorer:
@@ -120,7 +120,7 @@ def shipped(
     cka_threshold: float = 0.0,
     root: Path = results.ROOT,
     scales: Iterable[str] = SCALES,
-) -> list[Report]:
+) -> list[Study]:
     """Every experiment with results and a single variant, at every scale that has some.
 
     Where a protocol asks for CIFAR-10, results on its JPEG copy count as well.
@@ -137,7 +137,7 @@ def shipped(
                     continue
                 if len(experiment.variants) == 1 and len(tables.pairs):
                     drawn = diagrams(experiment, tables, lmc_threshold, cka_threshold)
-                    found.append(Report(experiment, tables, drawn))
+                    found.append(Study(experiment, tables, drawn))
     return found
 
 

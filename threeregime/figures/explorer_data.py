@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from threeregime.analysis.cells import in_print
 from threeregime.analysis.phase_diagram import CHANCES, PhaseDiagram
-from threeregime.analysis.study import Report
+from threeregime.analysis.study import Study
 from threeregime.analysis.transitions import gains
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
@@ -23,7 +23,7 @@ _DIGITS = 6
 _MEANS = ("test_error", "lmc", "cka_softmax")
 
 
-def grid(reports: Sequence[Report]) -> dict[str, Any]:
+def grid(reports: Sequence[Study]) -> dict[str, Any]:
     """The numbers that the explorer shows, ready for JSON: one entry a diagram, and the paper's.
 
     Of two reports on the same experiment, scale and protocol the first counts.
@@ -31,7 +31,7 @@ def grid(reports: Sequence[Report]) -> dict[str, Any]:
     Raises:
         ThreeRegimeError: no diagram, or one of several variants.
     """
-    chosen: dict[str, Report] = {}
+    chosen: dict[str, Study] = {}
     for report in reports:
         chosen.setdefault(_key(report.experiment), report)
     if not chosen:
@@ -46,7 +46,7 @@ def _key(experiment: Experiment) -> str:
     return "/".join([experiment.name, experiment.scale, *map(str, _changes(experiment).values())])
 
 
-def _entry(key: str, report: Report) -> dict[str, Any]:
+def _entry(key: str, report: Study) -> dict[str, Any]:
     """One diagram with what there is to say about it."""
     experiment, diagram = report.experiment, report.diagram
     if len(report.diagrams) > 1:
@@ -122,7 +122,7 @@ def _changes(experiment: Experiment) -> Mapping[str, Any]:
     return changed
 
 
-def _curves(report: Report) -> list[list[float | None] | None]:
+def _curves(report: Study) -> list[list[float | None] | None]:
     """Mean error along the line between two copies, cell by cell; None where there is none."""
     diagram, pairs = report.diagram, report.tables.pairs
     pairs = pairs[np.isfinite(pairs["lmc"].to_numpy(dtype=float))]

@@ -8,7 +8,8 @@ of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,21 @@ class Fleet:
         """The batch norm layers, of any dimension, that keep statistics."""
         norms = [m for m in self.module.modules() if isinstance(m, _BatchNorm)]
         return [norm for norm in norms if norm.running_mean is not None]
+
+    @contextmanager
+    def mode(self, training: bool) -> Iterator[None]:
+        """Put all layers into training or evaluation mode, and back afterwards."""
+        before = {layer: layer.training for layer in self.module.modules()}
+        self.module.train(training)
+        try:
+            yield
+        finally:
+            for layer, was_training in before.items():
+                layer.training = was_training
+
+    def select(self, members: Sequence[int]) -> Fleet:
+        """Return a fleet of the given members, in this order; one may come more than once."""
+        return self.holding({name: tensor[list(members)] for name, tensor in self.state().items()})
 
     def alike(self, inputs: Tensor) -> Tensor:
         """Inputs [batch, ...] for every member: [batch, M, ...]."""

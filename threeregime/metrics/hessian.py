@@ -135,7 +135,9 @@ class Hessian:
         return value
 
 
-def curvature(fleet: Fleet, kept: Masks, data: Task, vectors: int, samples: int) -> Curvature:
+def measure_curvature(
+    fleet: Fleet, kept: Masks, data: Task, vectors: int, samples: int
+) -> Curvature:
     """Trace and leading eigenvalue of every member's Hessian (Appendix A.2).
 
     Args:

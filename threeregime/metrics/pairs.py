@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from threeregime.data.task import Task
+from threeregime.fleet.device import compute_settings
 from threeregime.fleet.fleet import Fleet, State
 from threeregime.metrics.functional import cka, line_points, lmc
-from threeregime.training.run import errors, outputs
+from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
 
 STATISTICS_BATCH = 256
 
@@ -37,14 +38,14 @@ def reestimate_norms(fleet: Fleet, data: Task) -> None:
     norms = fleet.norms()
     if not norms:
         return
-    fleet.module.train()
     kept = [norm.momentum for norm in norms]
     seen = 0
-    for inputs in data.inputs(STATISTICS_BATCH, fleet.dtype):
-        seen += len(inputs)
-        for norm in norms:
-            norm.momentum = len(inputs) / seen
-        fleet.logits(fleet.alike(inputs))
+    with fleet.mode(training=True):
+        for inputs in data.inputs(STATISTICS_BATCH, fleet.dtype):
+            seen += len(inputs)
+            for norm in norms:
+                norm.momentum = len(inputs) / seen
+            fleet.logits(fleet.alike(inputs))
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
 
@@ -71,7 +72,7 @@ def line_errors(fleet: Fleet, a: State, b: State, data: Task, points: int) -> Te
     for t in line_points(points).tolist():
         between.load(interpolate(a, b, t))
         reestimate_norms(between, data)
-        curve.append(errors(between, data, train=True))
+        curve.append(evaluate_errors(between, data, train=True))
     return torch.stack(curve, dim=1)
 
 
@@ -81,6 +82,7 @@ def measure_pairs(
     data: Task,
     points: int = 11,
     samples: int = 6464,
+    threads: int | None = 1,
 ) -> PairMetrics:
     """LMC (Equation 1) and CKA (Equation 2) of pairs of members of one fleet.
 
@@ -90,6 +92,7 @@ def measure_pairs(
         data: the training set that errors, statistics and outputs are taken on.
         points: number of points on the line.
         samples: number of training examples for CKA, or of places in sentences.
+        threads: of PyTorch on a CPU; None leaves them.
 
     Returns:
         float64 tensors on the CPU. Pairs with a diverged member are NaN throughout.
@@ -97,8 +100,9 @@ def measure_pairs(
     left, right = (torch.tensor([pair[side] for pair in pairs]) for side in (0, 1))
     state = fleet.state()
     a, b = ({n: t[side.to(t.device)] for n, t in state.items()} for side in (left, right))
-    curve = line_errors(fleet, a, b, data, points).cpu()
-    logits = outputs(fleet, data, samples).cpu()
+    with compute_settings(fleet.device, threads):
+        curve = line_errors(fleet, a, b, data, points).cpu()
+        logits = evaluate_outputs(fleet, data, samples).cpu()
     value, t_star = lmc(curve)
     similarity = {
         kind: cka(features[left], features[right])

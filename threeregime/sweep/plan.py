@@ -293,7 +293,7 @@ def _dense_jobs(
 
 
 @dataclass(frozen=True)
-class Place:
+class JobContext:
     """Where and how long jobs run; travels to workers."""
 
     experiment: Experiment

@@ -14,7 +14,7 @@ from threeregime.fleet.fleet import Fleet, State
 from threeregime.protocol import Training
 
 
-def optimizer(
+def make_optimizer(
     training: Training, parameters: Iterable[nn.Parameter], rate: Tensor, recorded: bool
 ) -> torch.optim.Optimizer:
     """The protocol's optimizer.
@@ -42,7 +42,7 @@ def optimizer(
     )
 
 
-def saved(fleet: Fleet, optimizer: torch.optim.Optimizer) -> State:
+def optimizer_state(fleet: Fleet, optimizer: torch.optim.Optimizer) -> State:
     """What an optimizer remembers, each [M, ...], or without a dimension where members share it."""
     state = {}
     for name, parameter in fleet.module.named_parameters():
@@ -54,8 +54,8 @@ def saved(fleet: Fleet, optimizer: torch.optim.Optimizer) -> State:
     return state
 
 
-def restore(fleet: Fleet, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Give an optimizer back what :func:`saved` returned."""
+def load_optimizer_state(fleet: Fleet, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Give an optimizer back what :func:`optimizer_state` returned."""
     for name, parameter in fleet.module.named_parameters():
         own = optimizer.state[parameter]
         for path, value in state.items():
@@ -69,7 +69,7 @@ def restore(fleet: Fleet, optimizer: torch.optim.Optimizer, state: State) -> Non
                 own[path.split("/", 2)[1]] = buffer
 
 
-def ascend(fleet: Fleet, rho: float, backward: Callable[[], None]) -> None:
+def sam_gradients(fleet: Fleet, rho: float, backward: Callable[[], None]) -> None:
     """Leave the gradients of sharpness-aware minimization (Foret et al., 2021, Equation 2).
 
     Each member's weights move by ``rho`` along its own gradient, whose norm is over all of its
