@@ -29,8 +29,8 @@ from threeregime.sweep import jobs, resumable
 from threeregime.sweep.dask_workers import (
     TELL_SECONDS,
     WorkerRequirements,
-    checked,
-    local,
+    checked_workers,
+    local_workers,
     run_plan,
 )
 from threeregime.sweep.plan import JobContext, Plan, plan, state_folder
@@ -43,8 +43,12 @@ SHORT = {
     "metrics.error_epochs": 2,
     "metrics.points": 3,
 }
-WHOLE = catalogue.experiment("figure_02", "digits")
-SMALL = WHOLE.override(SHORT).only(epochs=[1, 2], density=[0.05, 0.1, 0.2, 0.4]).with_seeds(1, 3)
+WHOLE = catalogue.load_experiment("figure_02", "digits")
+SMALL = (
+    WHOLE.with_fields(SHORT)
+    .with_values(epochs=[1, 2], density=[0.05, 0.1, 0.2, 0.4])
+    .with_seeds(1, 3)
+)
 """The digits experiment but for the length of its runs, and with few of them."""
 
 
@@ -183,7 +187,7 @@ def run(folder: Path, members: int, many: int) -> None:
     for workers in (1, 2):
         todo, place = again(folder / str(workers))
         _, elsewhere = again(folder / f"warm-{workers}")
-        with local(workers) as client, checked(client, place) as site:
+        with local_workers(workers) as client, checked_workers(client, place) as site:
             client.run(jobs.run_job, todo.retrain[0], elsewhere)
             rates[workers] = work(client, todo, place, site)
             if workers == 2:

@@ -71,8 +71,8 @@ def sweep(
     from threeregime.sweep import compute
 
     budget = parse_duration(time_budget) if time_budget else None
-    chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
-    chosen = chosen.only(**parse_cells(only))
+    chosen = catalogue.load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
+    chosen = chosen.with_values(**parse_cells(only))
     if seeds:
         chosen = chosen.with_seeds(*parse_seeds(seeds))
     compute.compute(
@@ -114,7 +114,7 @@ def claims(
     from threeregime.claims import verdicts as ledger
 
     names = list(filter(None, only.split(",")))
-    for line in ledger.lines(ledger.judge(scale, names=names)):
+    for line in ledger.verdict_lines(ledger.judge_claims(scale, names=names)):
         print(line)
 
 
@@ -136,8 +136,8 @@ def trace_boundary(
     from threeregime.analysis import boundary
     from threeregime.experiments import catalogue
 
-    chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
-    found = boundary.of_experiment(chosen, variant, lmc_threshold, device, recompute)
+    chosen = catalogue.load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
+    found = boundary.describe_boundary(chosen, variant, lmc_threshold, device, recompute)
     print(found)
 
 
@@ -207,14 +207,14 @@ def advise(
 
     if figure is not None:
         user_files.check_figure(figure)
-    model = user_files.made(net)
-    paths = user_files.named(user_files.files([*(weights or []), *(more or [])]))
-    train_data, test_data = user_files.data(data, model, most, seed, mean, std)
+    model = user_files.call_function(net)
+    paths = user_files.name_files(user_files.files([*(weights or []), *(more or [])]))
+    train_data, test_data = user_files.load_data(data, model, most, seed, mean, std)
     answer = advice.advise(
         model,
         train_data,
         density=density,
-        test_data=user_files.made(test) if test else test_data,
+        test_data=user_files.call_function(test) if test else test_data,
         checkpoints=paths or None,
         epochs=epochs,
         batch_size=batch_size,

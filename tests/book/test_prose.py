@@ -33,9 +33,9 @@ LEFT_OUT = (
 
 def constants() -> dict[str, set[str]]:
     """Constants that a page may name, from where they are constants."""
-    protocol = catalogue.protocol("paper")
-    adam = catalogue.experiment("figure_13", "paper").variants["Adam, SGD"]["dense.lr"]
-    five = f"{100 * catalogue.experiment('figure_15', 'paper').protocol.pruning.density:g} %"
+    protocol = catalogue.load_scale("paper")
+    adam = catalogue.load_experiment("figure_13", "paper").variants["Adam, SGD"]["dense.lr"]
+    five = f"{100 * catalogue.load_experiment('figure_15', 'paper').protocol.pruning.density:g} %"
     threshold = f"{LMC_THRESHOLD:g}"
     assert protocol.dense.lr == 0.1
     return {

@@ -20,7 +20,7 @@ def test_pairs_of_copies_tell_one_dense_run_from_two() -> None:
         "retraining.milestones": [],
         "metrics.points": 3,
     }
-    protocol = catalogue.protocol("smoke").update(fields)
+    protocol = catalogue.load_scale("smoke").update(fields)
     prunings = [Pruning(density=0.2), Pruning("n:m", 0.5, group=4)]
     prunings.append(Pruning("quantization", 1.0, bits=2))
     pairs = controls.pairs_of_copies(protocol, prunings, [0, 1], [0, 1, 2])
@@ -40,7 +40,7 @@ def clear(t: float, x: float) -> tuple[float, float, float]:
 
 def test_shuffling_keeps_every_row_and_breaks_what_rests_on_the_temperature() -> None:
     made = tables((10, 20, 30, 40), dense_seeds=5, values=clear, noise=1e-3)
-    mixed = controls.shuffled(made, 0)
+    mixed = controls.shuffle_temperatures(made, 0)
     for kind in ("nets", "pairs"):
         before, after = getattr(made, kind), getattr(mixed, kind)
         assert (before.drop(columns="epochs") == after.drop(columns="epochs")).all(axis=None)
@@ -54,5 +54,5 @@ def test_shuffling_keeps_every_row_and_breaks_what_rests_on_the_temperature() ->
         return [s.holds is True for s in judged if s.name in ("heating_helps", "cooling_helps")]
 
     assert held(made) == [True, True]
-    found = [held(controls.shuffled(made, seed)) for seed in range(10)]
+    found = [held(controls.shuffle_temperatures(made, seed)) for seed in range(10)]
     assert np.mean(found) < 0.2

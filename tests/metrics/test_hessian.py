@@ -17,7 +17,7 @@ from threeregime.metrics import hessian
 from threeregime.metrics.hessian import Hessian, measure_curvature
 from threeregime.pruning.magnitude import Masks, magnitude_masks
 
-DATA = registry.load("digits")
+DATA = registry.load_images("digits")
 SAMPLES, MEMBERS, DENSITY = 100, 3, 0.5
 
 
@@ -34,7 +34,7 @@ class Tiny(nn.Module):
         return self.head(F.silu(self.norm(self.conv(x))).mean(dim=(2, 3)))
 
 
-def make(members: int = MEMBERS, mechanism: str = "grouped") -> tuple[Fleet, Masks]:
+def make(members: int = MEMBERS, backend: str = "grouped") -> tuple[Fleet, Masks]:
     """A fleet in float64 whose statistics are not those of a fresh net."""
     state = Fleet.initial(Tiny, range(MEMBERS), dtype=torch.float64).state()
     noise = torch.Generator().manual_seed(0)
@@ -47,7 +47,7 @@ def make(members: int = MEMBERS, mechanism: str = "grouped") -> tuple[Fleet, Mas
         Tiny,
         {name: tensor[:members] for name, tensor in state.items()},
         dtype=torch.float64,
-        mechanism=mechanism,
+        backend=backend,
     )
     return fleet, {name: mask[:members] for name, mask in kept.items()}
 
@@ -56,7 +56,7 @@ def make(members: int = MEMBERS, mechanism: str = "grouped") -> tuple[Fleet, Mas
 def exact() -> list[Tensor]:
     """The Hessian of each member by PyTorch, rows and columns of pruned weights left out."""
     fleet, kept = make()
-    images, labels = next(DATA.examples(True, torch.float64, SAMPLES))
+    images, labels = next(DATA.evaluation_batches(True, torch.float64, SAMPLES))
     state, net = fleet.state(), Tiny().double().eval()
     sizes = {name: p.shape for name, p in net.named_parameters()}
     found = []
@@ -97,14 +97,14 @@ def whole(found: Hessian) -> list[Tensor]:
     return [m[k][:, k] for m, k in zip(matrix, kept, strict=True)]
 
 
-@pytest.mark.parametrize("mechanism", ["grouped", "separate", "lanes"])
-def test_products_with_all_basis_vectors_are_the_exact_hessian(mechanism: str) -> None:
-    if mechanism == "lanes":  # which has 32 bits only, and hands its state over
+@pytest.mark.parametrize("backend", ["grouped", "separate", "lanes"])
+def test_products_with_all_basis_vectors_are_the_exact_hessian(backend: str) -> None:
+    if backend == "lanes":  # which has 32 bits only, and hands its state over
         fleet, kept = make()
-        lanes = Fleet(Tiny, fleet.state(), mechanism="lanes")
+        lanes = Fleet(Tiny, fleet.state(), backend="lanes")
         found, exactness = Hessian(lanes, kept, DATA, SAMPLES), 1e-4
     else:
-        found, exactness = Hessian(*make(mechanism=mechanism), DATA, SAMPLES), 1e-10
+        found, exactness = Hessian(*make(backend=backend), DATA, SAMPLES), 1e-10
     for got, expected in zip(whole(found), exact(), strict=True):
         assert len(got) == 14 + 6 + 40  # 14 of the 27 weights of the convolution are kept
         torch.testing.assert_close(got.double(), expected, rtol=exactness, atol=exactness)
@@ -138,7 +138,7 @@ def test_a_member_that_diverged_has_none_and_harms_no_other() -> None:
     healthy = measure_curvature(fleet, kept, DATA, 2, SAMPLES)
     state = fleet.state()
     state["conv.weight"][1, 0] = torch.nan
-    broken = measure_curvature(fleet.holding(state), kept, DATA, 2, SAMPLES)
+    broken = measure_curvature(fleet.with_state(state), kept, DATA, 2, SAMPLES)
     assert broken.trace.isnan().tolist() == broken.top.isnan().tolist() == [False, True, False]
     for name in ("trace", "top"):
         torch.testing.assert_close(getattr(broken, name)[::2], getattr(healthy, name)[::2])

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from threeregime.data import registry
-from threeregime.data.images import Dataset, Loader, plain_images
+from threeregime.data.images import Dataset, ImageBatches, plain_images
 from threeregime.fleet.fleet import Fleet, State
 from threeregime.metrics.functional import cka, line_points, lmc
-from threeregime.metrics.pairs import interpolate, line_errors, measure_pairs, reestimate_norms
+from threeregime.metrics.pairs import interpolate, line_errors, measure_pairs, reestimate_batch_norm
 from threeregime.models.registry import PreResNet
 from threeregime.protocol import Training
 from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
@@ -191,20 +191,20 @@ def build() -> PreResNet:
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return registry.load("digits")
+    return registry.load_images("digits")
 
 
 @pytest.fixture(scope="module")
 def trained(digits: Dataset) -> Fleet:
     """Four small nets after two epochs: two copies of one start, a third start, a broken one."""
     fleet = Fleet.initial(build, [1, 1, 2, 2])
-    loader = Loader(digits, [5, 6, 7, 8], 32, crop=1, flip=False)
+    loader = ImageBatches(digits, [5, 6, 7, 8], 32, crop=1, flip=False)
     run = TrainingRun(fleet, loader, Training(lr=0.1, epochs=2, milestones=(), batch_size=32))
     run.run_epoch()
     run.run_epoch()
     state = fleet.state()
     state["linear.weight"][3, 0, 0] = math.nan
-    return fleet.holding(state)
+    return fleet.with_state(state)
 
 
 def members(fleet: Fleet, which: list[int]) -> State:
@@ -226,7 +226,7 @@ def test_pairs_are_measured_beside_one_that_diverged(trained: Fleet, digits: Dat
         warnings.simplefilter("error")
         got = measure_pairs(trained, pairs, digits)
         alone = measure_pairs(
-            trained.holding(members(trained, [0, 1, 2])), [(0, 1), (1, 2)], digits
+            trained.with_state(members(trained, [0, 1, 2])), [(0, 1), (1, 2)], digits
         )
     for field in ("lmc", "t_star", "cka_softmax", "cka_logits"):
         values = getattr(got, field)
@@ -256,9 +256,9 @@ def test_pairs_are_measured_beside_one_that_diverged(trained: Fleet, digits: Dat
 
 def test_both_ends_of_the_curve_are_the_copies_own_errors(trained: Fleet, digits: Dataset) -> None:
     curve = line_errors(trained, members(trained, [0, 2]), members(trained, [1, 0]), digits, 5)
-    own = trained.holding(members(trained, [0, 2, 1, 0]))
+    own = trained.with_state(members(trained, [0, 2, 1, 0]))
     before = evaluate_errors(own, digits, train=True)
-    reestimate_norms(own, digits)
+    reestimate_batch_norm(own, digits)
     after = evaluate_errors(own, digits, train=True)
     assert curve.shape == (2, 5)
     assert curve[:, 0].tolist() == after[:2].tolist()
@@ -362,7 +362,7 @@ def test_norms_of_a_set_of_one_batch_have_its_statistics(count: int, digits: Dat
         classes=10,
     )
     fleet = Fleet.initial(build, [1, 2], dtype=torch.float64)
-    reestimate_norms(fleet, small)
+    reestimate_batch_norm(fleet, small)
     seen = first_norm_inputs(fleet, plain_images(small, small.train_images, torch.float64))
     state = fleet.state()
     name = "stages.0.norm1"
@@ -374,7 +374,7 @@ def test_norms_of_a_set_of_one_batch_have_its_statistics(count: int, digits: Dat
 
 def test_norms_of_a_larger_set_weigh_its_batches_by_size(digits: Dataset) -> None:
     fleet = Fleet.initial(build, [1, 2], dtype=torch.float64)
-    reestimate_norms(fleet, digits)
+    reestimate_batch_norm(fleet, digits)
     seen = first_norm_inputs(fleet, plain_images(digits, digits.train_images, torch.float64))
     state = fleet.state()
     torch.testing.assert_close(
@@ -387,7 +387,7 @@ def test_norms_of_a_larger_set_weigh_its_batches_by_size(digits: Dataset) -> Non
         state["stages.0.norm1.running_var"], expected, rtol=1e-10, atol=1e-12
     )
     # and the momentum of training is as before
-    assert all(norm.momentum == 0.1 for norm in fleet.norms())
+    assert all(norm.momentum == 0.1 for norm in fleet.batch_norms())
 
 
 def test_errors_are_fractions_of_a_whole_split(flags: Dataset) -> None:
@@ -414,7 +414,7 @@ def test_errors_do_not_depend_on_the_batch_they_are_taken_in(
     batch: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = Fleet.initial(build, [1, 2], dtype=torch.float64)
-    reestimate_norms(fleet, digits)
+    reestimate_batch_norm(fleet, digits)
     few = Dataset(
         "few",
         digits.train_images[:40],

@@ -135,8 +135,8 @@ def test_an_experiment_at_smoke_scale(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a dense net to the tables; pruned weights, and no others, are zero all the way."""
-    experiment = catalogue.experiment(name, "smoke").only(epochs=[2]).with_seeds(1, 2)
-    experiment = experiment.override({"data.images": 160})
+    experiment = catalogue.load_experiment(name, "smoke").with_values(epochs=[2]).with_seeds(1, 2)
+    experiment = experiment.with_fields({"data.images": 160})
     seen: list[dict[str, Tensor]] = []
     measure = jobs.measure_pairs
 

@@ -140,8 +140,8 @@ def tiny() -> Experiment:
         "metrics.error_epochs": 3,
         "metrics.points": 3,
     }
-    experiment = catalogue.experiment("figure_02", "smoke").override(fields)
-    return experiment.only(epochs=[1, 3], density=[0.2])
+    experiment = catalogue.load_experiment("figure_02", "smoke").with_fields(fields)
+    return experiment.with_values(epochs=[1, 3], density=[0.2])
 
 
 def compute(experiment: Experiment, root: Path, dask: str = "", **options: Any) -> bool:
@@ -206,7 +206,7 @@ def test_a_worker_that_leaves_in_good_order_is_no_death(
     made = plan(tiny, tmp_path, FLEET)
 
     def retire() -> None:
-        with dask_workers.connect(scheduler) as client:
+        with dask_workers.connect_workers(scheduler) as client:
             client.wait_for_workers(2)
             wait_for(lambda: len(half_trained(made)) == 2)
             client.retire_workers([next(iter(client.nthreads()))])
@@ -218,7 +218,7 @@ def test_a_worker_that_leaves_in_good_order_is_no_death(
 
 
 def test_a_time_budget_holds_on_a_cluster(pair: str, tiny: Experiment, tmp_path: Path) -> None:
-    long = tiny.override({"retraining.epochs": 3000})
+    long = tiny.with_fields({"retraining.epochs": 3000})
     begin = time.time()
     assert not compute(long, tmp_path, pair, deadline=begin + 6)
     assert time.time() - begin < 6 + cli.ENDING_SECONDS
@@ -229,7 +229,7 @@ def test_a_relative_folder_means_the_clients(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    one = tiny.only(epochs=[1], density=[0.2]).with_seeds(1, 2)
+    one = tiny.with_values(epochs=[1], density=[0.2]).with_seeds(1, 2)
     assert compute(one, Path("here"), pair)
     assert list((tmp_path / "here").rglob("nets-*.parquet"))
 
@@ -238,7 +238,7 @@ def test_an_interrupt_ends_what_the_workers_do(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are free at once for somebody else, though their fleets would take minutes."""
-    long = tiny.override({"retraining.epochs": 30000})
+    long = tiny.with_fields({"retraining.epochs": 30000})
     made = plan(long, tmp_path, FLEET)
 
     def interrupt() -> None:
@@ -252,7 +252,7 @@ def test_an_interrupt_ends_what_the_workers_do(
         compute(long, tmp_path, pair)
     signal.signal(signal.SIGINT, before)
     assert not list(tmp_path.rglob(".run-*"))
-    with dask_workers.connect(pair) as client:
+    with dask_workers.connect_workers(pair) as client:
         free = [client.submit(os.getpid, workers=[one], pure=False) for one in client.nthreads()]
         assert len({future.result(timeout=PATIENCE) for future in free}) == 2
     assert len(half_trained(made)) == 2
@@ -342,7 +342,7 @@ def test_a_worker_of_many_threads(farm: Farm, tiny: Experiment, tmp_path: Path) 
 
 def test_a_job_that_fails_on_a_worker(pair: str, tiny: Experiment, tmp_path: Path) -> None:
     """An error of ours is as it would be here; any other one is named."""
-    pictures = tiny.override({"data.name": "folder:no/such"})
+    pictures = tiny.with_fields({"data.name": "folder:no/such"})
     assert "no/such/train is missing" in line(lambda: compute(pictures, tmp_path, pair))
     made = plan(tiny, tmp_path, FLEET)
     (made.at / "state").mkdir(parents=True, exist_ok=True)
@@ -407,7 +407,7 @@ def test_answers_of_workers(
     place = cluster.JobContext(tiny, made.at, tmp_path, device="auto")
 
     def check() -> None:
-        with dask_workers.checked(Answers(*answers), place):
+        with dask_workers.checked_workers(Answers(*answers), place):
             pass
 
     assert words in line(check)

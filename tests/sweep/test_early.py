@@ -34,8 +34,8 @@ def tiny() -> Experiment:
         "metrics.early": [1, 3, 4],
         "metrics.hessian": 0,
     }
-    experiment = catalogue.experiment("diagnostics", "smoke").override(fields)
-    return experiment.only(epochs=[2], density=[0.1, 0.2, 0.4, 0.8]).with_seeds(1, 3)
+    experiment = catalogue.load_experiment("diagnostics", "smoke").with_fields(fields)
+    return experiment.with_values(epochs=[2], density=[0.1, 0.2, 0.4, 0.8]).with_seeds(1, 3)
 
 
 def compute(experiment: Experiment, root: Path, **options: Any) -> bool:
@@ -70,7 +70,7 @@ def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: results
     pd.testing.assert_frame_equal(last[METRICS[:4]], pairs[METRICS[:4]])
     assert not early[early["epoch"] == 1]["lmc"].reset_index(drop=True).equals(pairs["lmc"])
     # nets are the same whether or not they are looked at on their way
-    blind = tiny.override({"metrics.early": []})
+    blind = tiny.with_fields({"metrics.early": []})
     assert compute(blind, tmp_path / "blind")
     found = results.load(blind, tmp_path / "blind")
     assert len(found.early) == 0
@@ -80,7 +80,7 @@ def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: results
 
 
 def test_the_error_is_the_mean_of_the_copies(tiny: Experiment, tmp_path: Path) -> None:
-    one = tiny.override({"metrics.error_epochs": 1}).only(density=[0.2])
+    one = tiny.with_fields({"metrics.error_epochs": 1}).with_values(density=[0.2])
     assert compute(one, tmp_path)
     got = results.load(one, tmp_path)
     nets = got.nets.set_index("retrain_seed")["test_error"]
@@ -92,7 +92,7 @@ def test_the_error_is_the_mean_of_the_copies(tiny: Experiment, tmp_path: Path) -
 
 
 def test_tables_are_filtered_as_the_others(tiny: Experiment, root: Path, whole: Any) -> None:
-    part = tiny.only(density=[0.2, 0.8]).with_seeds(1, 2)
+    part = tiny.with_values(density=[0.2, 0.8]).with_seeds(1, 2)
     early = results.load(part, root).early
     assert early[["density", "seed_a", "seed_b", "epoch"]].to_numpy().tolist() == [
         [density, 0, 1, epoch] for density in (0.2, 0.8) for epoch in (1, 3, 4)
@@ -173,7 +173,7 @@ def test_a_missing_table_is_wanted_again(tiny: Experiment, tmp_path: Path, root:
 def test_the_plan_and_the_progress_count_every_measuring(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = plan(tiny.override({"metrics.hessian": 1}), tmp_path)
+    made = plan(tiny.with_fields({"metrics.hessian": 1}), tmp_path)
     (job,) = made.retrain
     pairs = 4 * 12 * 3 * MEASURE_FORWARDS
     assert job.cost == pytest.approx(12 * 4 + pairs + job.nets * HESSIAN_EPOCHS)
@@ -224,14 +224,14 @@ def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
 
 
 def test_the_hessian_is_a_column_of_the_nets(tiny: Experiment, tmp_path: Path) -> None:
-    local = tiny.override({"metrics.early": [], "metrics.hessian": 2}).only(density=[0.2])
+    local = tiny.with_fields({"metrics.early": [], "metrics.hessian": 2}).with_values(density=[0.2])
     assert compute(local, tmp_path)
     nets = results.load(local, tmp_path).nets
     for column in ("hessian_trace", "hessian_top"):
         assert nets[column].nunique() == 3
     # one without lies beside it in the same folder
-    assert compute(local.override({"metrics.hessian": 0}), tmp_path)
+    assert compute(local.with_fields({"metrics.hessian": 0}), tmp_path)
     again = results.load(local, tmp_path).nets
     pd.testing.assert_frame_equal(again, nets)
-    blind = results.load(local.override({"metrics.hessian": 0}), tmp_path).nets
+    blind = results.load(local.with_fields({"metrics.hessian": 0}), tmp_path).nets
     assert "hessian_top" not in blind or blind["hessian_top"].isna().all()

@@ -65,13 +65,13 @@ def command(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def experiment() -> Experiment:
-    return catalogue.experiment("figure_02", "smoke")
+    return catalogue.load_experiment("figure_02", "smoke")
 
 
 @pytest.fixture
 def tiny() -> Experiment:
     """Two stops of two dense runs, two copies of each, on few images: one fleet of each kind."""
-    experiment = catalogue.experiment("figure_02", "smoke")
+    experiment = catalogue.load_experiment("figure_02", "smoke")
     fields: dict[str, Any] = {
         "data.images": 160,
         "dense.epochs": 3,
@@ -82,7 +82,7 @@ def tiny() -> Experiment:
         "metrics.error_epochs": 3,
         "metrics.points": 3,
     }
-    return experiment.override(fields).only(epochs=[1, 3], density=[0.2])
+    return experiment.with_fields(fields).with_values(epochs=[1, 3], density=[0.2])
 
 
 def compute(experiment: Experiment, root: Path, deadline: float | None = None) -> bool:

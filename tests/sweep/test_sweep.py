@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from threeregime.data import registry
-from threeregime.data.images import Loader, plain_images
-from threeregime.data.task import stream
+from threeregime.data.images import ImageBatches, plain_images
+from threeregime.data.task import stream_seed
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
@@ -41,14 +41,14 @@ FLEET = 8  # as the fixture ``smoke``
 
 @pytest.fixture
 def experiment() -> Experiment:
-    return catalogue.experiment("figure_02", "smoke")
+    return catalogue.load_experiment("figure_02", "smoke")
 
 
 @pytest.fixture
 def tiny(experiment: Experiment) -> Experiment:
     """One cell, one dense seed, two copies, few images: a sweep in a fraction of a second."""
     fields = {"dense.epochs": 2, "dense.milestones": [1], "data.images": 160}
-    return experiment.override(fields).only(epochs=[2], density=[0.2]).with_seeds(1, 2)
+    return experiment.with_fields(fields).with_values(epochs=[2], density=[0.2]).with_seeds(1, 2)
 
 
 def compute(experiment: Experiment, root: Path, fleet: int = FLEET) -> Results:
@@ -97,7 +97,7 @@ def test_members_and_pairs_of_a_fleet(experiment: Experiment, tmp_path: Path) ->
 def test_fleets_are_as_large_as_allowed_and_nearly_equal(
     members: int, dense: int, copies: int
 ) -> None:
-    experiment = catalogue.experiment("figure_02", "smoke").with_seeds(dense, copies)
+    experiment = catalogue.load_experiment("figure_02", "smoke").with_seeds(dense, copies)
     made = plan(experiment, Path("nowhere"), members)
     units = [len(job.units) for job in made.retrain]
     assert sum(units) == 6 * dense
@@ -152,14 +152,14 @@ def test_results_elsewhere_count_as_finished(experiment: Experiment, tmp_path: P
     for job in there.retrain:
         finish(job, there.at)
     assert plan(experiment, own, FLEET, also=[shipped]).jobs == ()
-    more = experiment.only(density=[0.05, 0.2, 0.33, 0.8])
+    more = experiment.with_values(density=[0.05, 0.2, 0.33, 0.8])
     left = plan(more, own, FLEET, also=[shipped])
     assert {unit.load for job in left.retrain for unit in job.units} == {0.33}
     assert left.at.is_relative_to(own)
 
 
 def test_recipes_that_cannot_run_together_are_not_packed_together(tmp_path: Path) -> None:
-    experiment = catalogue.experiment("weight_decay", "smoke")
+    experiment = catalogue.load_experiment("weight_decay", "smoke")
     made = plan(experiment, tmp_path)
     assert len(made.retrain) == len(made.dense) == 2
     for job in made.jobs:
@@ -177,21 +177,21 @@ def test_the_identity_of_a_fleet_is_its_recipe_and_who_is_in_it(experiment: Expe
     assert ids(experiment) == first
     others = [
         experiment.with_seeds(2, 3),
-        experiment.override({"metrics.points": 5}),
-        experiment.override({"retraining.lr": 0.2}),
+        experiment.with_fields({"metrics.points": 5}),
+        experiment.with_fields({"retraining.lr": 0.2}),
     ]
     for other in others:
         assert ids(other)[0] == first[0]  # the same dense runs
         assert not set(ids(other)[1:]) & set(first)
-    assert not set(ids(experiment.override({"dense.lr": 0.2}))) & set(first)
-    assert ids(experiment.only(epochs=[2]))[0] != first[0]  # it leaves fewer checkpoints
+    assert not set(ids(experiment.with_fields({"dense.lr": 0.2}))) & set(first)
+    assert ids(experiment.with_values(epochs=[2]))[0] != first[0]  # it leaves fewer checkpoints
 
 
 def test_work_is_counted_in_net_epochs(experiment: Experiment, tmp_path: Path) -> None:
     made = plan(experiment, tmp_path, FLEET)
     # 2 dense nets of 4 epochs; 24 of 2, and two forward passes of three at 11 points of 12 pairs
     assert made.cost == pytest.approx(2 * 4 + 24 * 2 + 12 * 11 * 2 / 3)
-    (short,) = plan(experiment.only(epochs=[2]), tmp_path, FLEET).dense
+    (short,) = plan(experiment.with_values(epochs=[2]), tmp_path, FLEET).dense
     assert short.cost == 4  # it stops where nothing later is wanted
 
 
@@ -261,7 +261,7 @@ def test_only_tables_and_dense_checkpoints_are_left(smoke: Path) -> None:
 
 def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smoke: Path) -> None:
     """Recomputed with a plain module from the checkpoint's file."""
-    digits = registry.load("digits")
+    digits = registry.load_images("digits")
     dense = tables.load(experiment, smoke).dense
     at = smoke / "figure_02" / "smoke" / "state"
     for row in dense.to_dict("records"):
@@ -284,7 +284,7 @@ def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smok
 def engine_of(root: Path, kind: str, fleet: str) -> Engine:
     """The engine that a fleet's table says it was run by."""
     path = root / "figure_02" / "smoke" / f"{kind}-{fleet}.parquet"
-    return Engine.named(tables.read_shard(path)[1]["engine"])
+    return Engine.from_name(tables.read_shard(path)[1]["engine"])
 
 
 def test_dense_checkpoints_are_what_the_engine_computes(
@@ -295,11 +295,11 @@ def test_dense_checkpoints_are_what_the_engine_computes(
     engine = engine_of(smoke, "dense", job.fleet)
     fleet = Fleet.initial(
         lambda: PreResNet(8, 0.25, 1, 10),
-        [stream("initial", seed) for seed in (0, 1)],
-        mechanism=engine.mechanism,
+        [stream_seed("initial", seed) for seed in (0, 1)],
+        backend=engine.backend,
     )
-    streams = [stream("dense", seed) for seed in (0, 1)]
-    loader = Loader(registry.load("digits"), streams, 32, crop=1, flip=False)
+    streams = [stream_seed("dense", seed) for seed in (0, 1)]
+    loader = ImageBatches(registry.load_images("digits"), streams, 32, crop=1, flip=False)
     run = training.TrainingRun(fleet, loader, experiment.protocol.dense, engine)
     for epoch in range(1, 5):
         run.run_epoch()
@@ -315,7 +315,7 @@ def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, sm
     """One fleet again without the sweep: which checkpoint, mask, stream and epochs count."""
     got = tables.load(experiment, smoke)
     job = plan(experiment, Path("nowhere"), FLEET).retrain[1]
-    digits = registry.load("digits")
+    digits = registry.load_images("digits")
     at = smoke / "figure_02" / "smoke" / "state"
     starts = [
         load_file(
@@ -326,9 +326,9 @@ def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, sm
     ]
     state = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
     engine = engine_of(smoke, "nets", job.fleet)
-    fleet = Fleet(lambda: PreResNet(8, 0.25, 1, 10), state, mechanism=engine.mechanism)
-    streams = [stream("retrain", unit.dense_seed, seed) for unit, seed in job.members]
-    loader = Loader(digits, streams, 32, crop=1, flip=False)
+    fleet = Fleet(lambda: PreResNet(8, 0.25, 1, 10), state, backend=engine.backend)
+    streams = [stream_seed("retrain", unit.dense_seed, seed) for unit, seed in job.members]
+    loader = ImageBatches(digits, streams, 32, crop=1, flip=False)
     run = training.TrainingRun(fleet, loader, experiment.protocol.retraining, engine)
     run.prune(
         magnitude.magnitude_masks(
@@ -367,7 +367,7 @@ def test_every_shard_says_where_it_comes_from(experiment: Experiment, smoke: Pat
         assert origin["seeds"]["dense"] == sorted(set(rows["dense_seed"]))
         assert origin["seconds"] > 0
         assert origin["device"].startswith("CPU, ")
-        assert Engine.named(origin["engine"]).name == origin["engine"]
+        assert Engine.from_name(origin["engine"]).name == origin["engine"]
         assert origin["versions"]["torch"] == torch.__version__
         assert origin["commit"]
         assert pd.Timestamp(origin["created"]) <= pd.Timestamp.now("UTC")
@@ -392,7 +392,7 @@ def test_a_second_run_does_nothing(
     before = contents(smoke)
     stamps = {path: path.stat().st_mtime_ns for path in smoke.rglob("*")}
     compute(experiment, smoke)
-    compute(experiment.only(density=[0.2]).with_seeds(1, 2), smoke)
+    compute(experiment.with_values(density=[0.2]).with_seeds(1, 2), smoke)
     assert "nothing to do" in capsys.readouterr().out
     assert contents(smoke) == before
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*")} == stamps
@@ -417,16 +417,16 @@ def test_cells_off_the_grid_are_added_beside_it(
     experiment: Experiment, tiny: Experiment, tmp_path: Path
 ) -> None:
     on_grid = compute(tiny, tmp_path)
-    off = tiny.only(epochs=[1, 2], density=[0.33])
+    off = tiny.with_values(epochs=[1, 2], density=[0.33])
     got = compute(off, tmp_path)
     assert got.nets[["epochs", "density"]].to_numpy().tolist() == [[1, 0.33]] * 2 + [[2, 0.33]] * 2
     # each is found by its own place, and what was there has stayed
     pd.testing.assert_frame_equal(tables.load(tiny, tmp_path).nets, on_grid.nets)
-    both = tiny.only(epochs=[1, 2], density=[0.2, 0.33])
+    both = tiny.with_values(epochs=[1, 2], density=[0.2, 0.33])
     assert len(tables.load(both, tmp_path).nets) == 6
     assert len(plan(both, tmp_path).retrain) == 1  # epochs 1, density 0.2
     with pytest.raises(ThreeRegimeError, match="no results of figure_02 at scale smoke"):
-        tables.load(tiny.only(density=[0.5]), tmp_path)
+        tables.load(tiny.with_values(density=[0.5]), tmp_path)
 
 
 def test_more_seeds_take_up_the_dense_runs_that_are_there(
@@ -456,7 +456,7 @@ def test_seeds_filter_what_is_loaded(experiment: Experiment, smoke: Path) -> Non
     one = tables.load(experiment.with_seeds(1, 2), smoke)
     assert set(one.dense["dense_seed"]) == set(one.nets["dense_seed"]) == {0}
     assert len(one.nets) == 12
-    cell = tables.load(experiment.only(epochs=[4], density=[0.8]), smoke)
+    cell = tables.load(experiment.with_values(epochs=[4], density=[0.8]), smoke)
     assert len(cell.nets) == 4
     assert set(cell.dense["epochs"]) == {4}
 
@@ -464,7 +464,7 @@ def test_seeds_filter_what_is_loaded(experiment: Experiment, smoke: Path) -> Non
 def test_another_protocol_is_kept_apart_in_the_same_folder(
     tiny: Experiment, tmp_path: Path
 ) -> None:
-    changed = tiny.override({"pruning.method": "global"})
+    changed = tiny.with_fields({"pruning.method": "global"})
     uniform, alike = compute(tiny, tmp_path), compute(changed, tmp_path)
     assert len(uniform.nets) == len(alike.nets) == 2
     assert set(uniform.nets["cell"]) & set(alike.nets["cell"]) == set()
@@ -473,7 +473,7 @@ def test_another_protocol_is_kept_apart_in_the_same_folder(
     assert alike.dense["fleet"].tolist() == uniform.dense["fleet"].tolist()
     assert not tables.load(changed, tmp_path).nets.equals(uniform.nets)
     with pytest.raises(ThreeRegimeError, match=r"run `threeregime sweep figure_02 --scale smoke`"):
-        tables.load(tiny.override({"net.width": 0.5}), tmp_path)
+        tables.load(tiny.with_fields({"net.width": 0.5}), tmp_path)
 
 
 def test_of_the_same_row_in_two_folders_the_first_counts(tiny: Experiment, tmp_path: Path) -> None:
@@ -496,22 +496,24 @@ def test_obtain_computes_what_the_shipped_tables_do_not_hold(
     monkeypatch.setattr(tables, "ROOT", shipped)
     compute(tiny, shipped)
     before = contents(shipped)
-    there = cluster.obtain(tiny, device="cpu", runs=own)
+    there = cluster.obtain_results(tiny, device="cpu", runs=own)
     assert len(there.nets) == 2
     assert not own.exists()
-    more = tiny.only(density=[0.2, 0.6])
-    got = cluster.obtain(more, device="cpu", runs=own)
+    more = tiny.with_values(density=[0.2, 0.6])
+    got = cluster.obtain_results(more, device="cpu", runs=own)
     assert sorted(got.nets["density"]) == [0.2, 0.2, 0.6, 0.6]
     assert contents(shipped) == before
-    mine = tables.load(tiny.only(density=[0.6]), own)
+    mine = tables.load(tiny.with_values(density=[0.6]), own)
     assert len(mine.nets) == 2
-    cluster.obtain(tiny, device="cpu", recompute=True, runs=own)
+    cluster.obtain_results(tiny, device="cpu", recompute=True, runs=own)
     assert len(tables.load(tiny, own).nets) == 2
 
 
 def test_variants_lie_side_by_side(tmp_path: Path) -> None:
-    experiment = catalogue.experiment("weight_decay", "smoke").only(epochs=[2], density=[0.4])
-    experiment = experiment.override({"data.images": 160})
+    experiment = catalogue.load_experiment("weight_decay", "smoke").with_values(
+        epochs=[2], density=[0.4]
+    )
+    experiment = experiment.with_fields({"data.images": 160})
     got = compute(experiment, tmp_path)
     assert got.nets["variant"].tolist() == ["1e-4"] * 2 + ["2e-3"] * 2
     one = got.variant("2e-3")
@@ -564,7 +566,7 @@ def test_a_net_that_diverged_does_not_stop_or_touch_its_fleet(
 def test_a_rate_far_too_high_diverges_and_is_recorded(
     run: str, tiny: Experiment, tmp_path: Path
 ) -> None:
-    got = compute(tiny.override({f"{run}.lr": 1e30}), tmp_path)
+    got = compute(tiny.with_fields({f"{run}.lr": 1e30}), tmp_path)
     assert got.nets["diverged"].tolist() == [True, True]
     assert got.nets[["test_error", "train_error"]].isna().all(axis=None)
     assert got.pairs[["lmc", "t_star", "cka_softmax", "cka_logits"]].isna().all(axis=None)
@@ -646,7 +648,9 @@ def test_the_papers_values_are_there() -> None:
 
 def test_batch_size_is_a_temperature(tmp_path: Path) -> None:
     """Runs of equally many steps, not epochs: 96 of them are two epochs of 49 or eight of 12."""
-    experiment = catalogue.experiment("figure_07", "smoke").only(density=[0.4]).with_seeds(1, 2)
+    experiment = (
+        catalogue.load_experiment("figure_07", "smoke").with_values(density=[0.4]).with_seeds(1, 2)
+    )
     assert cluster.compute(experiment, tmp_path, device="cpu", workers=1)
     got = tables.load(experiment, tmp_path)
     assert got.dense["batch_size"].tolist() == [16, 64]

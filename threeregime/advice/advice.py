@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from threeregime.advice.candidates import Dense, Evidence
+from threeregime.advice.candidates import DenseErrors, Evidence
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 
 SURE = 0.6
@@ -70,7 +70,7 @@ class Advice:
     rule: str
     density: float
     evidence: dict[str, Evidence]
-    dense: dict[str, Dense]
+    dense: dict[str, DenseErrors]
     retraining: dict[str, Any]
     pruned: dict[str, Any]
     examples: dict[str, Any]

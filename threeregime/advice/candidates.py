@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from threeregime.advice.model import Subject
-from threeregime.algorithms.selection import Measured
-from threeregime.data.task import stream
-from threeregime.data.tensors import Examples
+from threeregime.advice.model import PrunableNet
+from threeregime.algorithms.selection import Measurement
+from threeregime.data.task import stream_seed
+from threeregime.data.tensors import TensorTask
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet.device import out_of_memory
+from threeregime.fleet.device import is_out_of_memory
 from threeregime.fleet.fleet import Fleet, State
 from threeregime.metrics.pairs import measure_pairs
 from threeregime.protocol import Retraining
@@ -38,7 +38,7 @@ RATES = {("sgd", True): 0.1, ("sgd", False): 1e-2, ("adam", True): 1e-2, ("adam"
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseErrors:
     """Errors of a net before it is pruned, fractions; ``test`` is None without test data."""
 
     train: float
@@ -64,7 +64,7 @@ class Evidence:
     test: tuple[float, ...] | None
 
 
-def retraining(
+def default_retraining(
     examples: int,
     batch_norm: bool,
     epochs: int | None = None,
@@ -115,7 +115,7 @@ class _Bar(Callback):
 
 
 @dataclass
-class Live:
+class LiveTrials:
     """Candidates by name; a `threeregime.algorithms.selection.Trials`.
 
     Attributes:
@@ -131,16 +131,16 @@ class Live:
         steps: training steps of all copies so far.
     """
 
-    subject: Subject
+    subject: PrunableNet
     states: Mapping[str, State]
-    task: Examples
+    task: TensorTask
     density: float
     recipe: Retraining
     copies: int
     seed: int
     bar: Any
     evidence: dict[str, Evidence] = field(default_factory=dict)
-    dense: dict[str, Dense] = field(default_factory=dict)
+    dense: dict[str, DenseErrors] = field(default_factory=dict)
     steps: int = 0
 
     @property
@@ -161,26 +161,26 @@ class Live:
                 train = float(evaluate_errors(fleet, self.task, train=True))
                 tested = self.task.test is not None
                 test = float(evaluate_errors(fleet, self.task, train=False)) if tested else None
-            self.dense[candidate] = Dense(train, test)
+            self.dense[candidate] = DenseErrors(train, test)
         found = self.dense[candidate]
         return found.train if found.test is None else found.test
 
-    def retrain(self, candidate: str, epochs: int) -> Measured:
+    def retrain(self, candidate: str, epochs: int) -> Measurement:
         """Prune a candidate, retrain its copies and measure them; one that diverged has no LMC."""
         if np.isnan(self.dense_error(candidate)):
-            return Measured(np.nan, np.nan, np.nan)
+            return Measurement(np.nan, np.nan, np.nan)
         with self._reproducible(), self._enough_memory():
             fleet = self._fleet(candidate, self.copies)
             self._train(fleet, candidate, epochs)
             found = self._measured(fleet)
         self.evidence[candidate] = found
         error = np.nan if found.test is None else float(np.mean(found.test))
-        return Measured(error, found.lmc, found.cka)
+        return Measurement(error, found.lmc, found.cka)
 
     def _fleet(self, candidate: str, copies: int) -> Fleet:
         state = {n: torch.stack([t] * copies) for n, t in self.states[candidate].items()}
         device = self.task.train.inputs.device
-        return Fleet(lambda: self.subject.net, state, device, mechanism="separate")
+        return Fleet(lambda: self.subject.net, state, device, backend="separate")
 
     def _train(self, fleet: Fleet, candidate: str, epochs: int) -> None:
         """Prune all copies alike and retrain them, each on its own order of the data."""
@@ -192,7 +192,7 @@ class Live:
             fleet,
             self.task,
             self.recipe,
-            [stream("copy", self.seed, number) for number in range(self.copies)],
+            [stream_seed("copy", self.seed, number) for number in range(self.copies)],
             masks=prune_masks(fleet, self.density, names=self.subject.prunable),
             epochs=epochs,
             threads=None,
@@ -222,7 +222,7 @@ class Live:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with undisturbed(stream("live", self.seed)):
+            with random_state_kept(stream_seed("live", self.seed)):
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
@@ -232,7 +232,7 @@ class Live:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise ThreeRegimeError(
                 f"{self.task.train.inputs.device} has no memory left for {self.copies} copies at "
@@ -241,7 +241,7 @@ class Live:
 
 
 @contextmanager
-def undisturbed(seed: int) -> Iterator[None]:
+def random_state_kept(seed: int) -> Iterator[None]:
     """Inside, random numbers of PyTorch start from a seed; outside they go on as if nothing was."""
     theirs = random.getstate(), np.random.get_state()  # noqa: NPY002 - what a user's code draws on
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

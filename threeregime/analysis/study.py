@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from threeregime.analysis.cells import in_print
+from threeregime.analysis.cells import format_value
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.analysis.transitions import best_temperatures
@@ -117,19 +117,23 @@ def make(
     Raises:
         ThreeRegimeError: a value that is not allowed.
     """
-    experiment = catalogue.experiment(name, scale).override(fields or {})
+    experiment = catalogue.load_experiment(name, scale).with_fields(fields or {})
     chosen = {experiment.temperature: temperatures, experiment.load: loads}
-    experiment = experiment.only(**{axis: values for axis, values in chosen.items() if values})
+    experiment = experiment.with_values(
+        **{axis: values for axis, values in chosen.items() if values}
+    )
     if dense_seeds or retrain_seeds:
         experiment = experiment.with_seeds(
             dense_seeds or len(experiment.dense_seeds),
             retrain_seeds or len(experiment.retrain_seeds),
         )
-    tables = compute.obtain(experiment, device, recompute)
-    return Study(experiment, tables, diagrams(experiment, tables, lmc_threshold, cka_threshold))
+    tables = compute.obtain_results(experiment, device, recompute)
+    return Study(
+        experiment, tables, phase_diagrams(experiment, tables, lmc_threshold, cka_threshold)
+    )
 
 
-def diagrams(
+def phase_diagrams(
     experiment: Experiment, tables: Results, lmc_threshold: float, cka_threshold: float
 ) -> dict[str, PhaseDiagram]:
     """The diagram of each variant, by its name; a ``cka_threshold`` of 0 takes Otsu's."""
@@ -153,7 +157,7 @@ def shipped(experiment: Experiment, root: Path | None = None) -> Study | None:
     if not is_complete(experiment, at):
         return None
     tables = results.load(experiment, at)
-    return Study(experiment, tables, diagrams(experiment, tables, LMC_THRESHOLD, 0.0))
+    return Study(experiment, tables, phase_diagrams(experiment, tables, LMC_THRESHOLD, 0.0))
 
 
 def at_paper_scale(
@@ -165,7 +169,7 @@ def at_paper_scale(
     is nothing yet.
     """
     found = []
-    for chosen in catalogue.experiment(name, "paper").on_copies():
+    for chosen in catalogue.load_experiment(name, "paper").data_variants():
         source = chosen.protocol.data.name
         try:
             tables = results.load(chosen)
@@ -175,12 +179,12 @@ def at_paper_scale(
         cells = len(tables.nets.drop_duplicates("cell"))
         whole = len(chosen.units()) // len(chosen.dense_seeds)
         print(f"{source}: {cells} of {whole} cells")
-        made = diagrams(chosen, tables, lmc_threshold, cka_threshold)
+        made = phase_diagrams(chosen, tables, lmc_threshold, cka_threshold)
         found.append(Study(chosen, tables, made))
     return found
 
 
-def best(diagram: PhaseDiagram) -> pd.DataFrame:
+def best_temperature_table(diagram: PhaseDiagram) -> pd.DataFrame:
     """Best temperature of each load with its error beside the hottest's and the coldest's."""
     found = best_temperatures(diagram)
     names = ("hottest", "best", "coldest")
@@ -192,7 +196,7 @@ def best(diagram: PhaseDiagram) -> pd.DataFrame:
     regimes = [
         " / ".join(str(row[f"regime_{name}"]) for name in names) for _, row in found.iterrows()
     ]
-    loads = [in_print(diagram.load, x) for x in found[diagram.load]]
-    best_at = [in_print(diagram.temperature, x) for x in found["best"]]
+    loads = [format_value(diagram.load, x) for x in found[diagram.load]]
+    best_at = [format_value(diagram.temperature, x) for x in found["best"]]
     head = {diagram.load.replace("_", " "): loads}
     return pd.DataFrame({**head, "best": best_at, **errors, "regimes there": regimes})

@@ -90,7 +90,9 @@ def sphinx(builder: str, out: Path | None = None, root: Path = ROOT) -> Path:
 
 def draw_picture(path: Path) -> None:
     """Draw the picture that the README shows, from the shipped results."""
-    diagram = PhaseDiagram.from_results(tables.load(catalogue.experiment("figure_02", "digits")))
+    diagram = PhaseDiagram.from_results(
+        tables.load(catalogue.load_experiment("figure_02", "digits"))
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     diagrams.regime_map(diagram).savefig(path, dpi=110, metadata={"Software": None})
 

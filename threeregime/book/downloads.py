@@ -84,7 +84,7 @@ def csv(table: pd.DataFrame) -> str:
 
 def _export(folder: Path, experiment: Experiment, tables: Results) -> Export:
     assert tables.name is not None
-    own = catalogue.experiment(experiment.name, experiment.scale).protocol.data.name
+    own = catalogue.load_experiment(experiment.name, experiment.scale).protocol.data.name
     data = experiment.protocol.data.name
     stem = "-".join([experiment.name, experiment.scale, *([data] if data != own else [])])
     parts = {kind: part for kind in results.KINDS if len(part := getattr(tables, kind))}
@@ -104,7 +104,9 @@ def _file(folder: Path, name: str, kind: str, table: pd.DataFrame) -> File:
 
 def _facts(experiment: Experiment, tables: Results) -> dict[str, str]:
     """What was asked for, by its hashes, the seeds there are, and the provenance of the fleets."""
-    protocols = {v: experiment.base(cell.protocol) for v, cell in _first_cells(experiment).items()}
+    protocols = {
+        v: experiment.base_hash(cell.protocol) for v, cell in _first_cells(experiment).items()
+    }
     dense, retrain = (_span(tables.nets[c]) for c in ("dense_seed", "retrain_seed"))
     return {
         "experiment": _identity(experiment, protocols),

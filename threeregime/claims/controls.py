@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from threeregime.data.registry import DATA_DIR, load_task
-from threeregime.data.task import stream
-from threeregime.fleet.engine import candidates
+from threeregime.data.task import stream_seed
+from threeregime.fleet.engine import candidate_engines
 from threeregime.fleet.fleet import Fleet
 from threeregime.metrics.pairs import measure_pairs
-from threeregime.models.registry import builder
+from threeregime.models.registry import net_builder
 from threeregime.protocol import Protocol, Pruning
 from threeregime.pruning.magnitude import prune_masks
 from threeregime.results.tables import Results
@@ -46,15 +46,15 @@ def pairs_of_copies(
         run), ``lmc``, ``cka``.
     """
     task = load_task(protocol.data, DATA_DIR, False, "cpu")
-    initial = [stream("initial", seed) for seed in dense_seeds]
-    dense = Fleet.initial(builder(protocol.net, task), initial)
-    seeds = [stream("dense", seed) for seed in dense_seeds]
+    initial = [stream_seed("initial", seed) for seed in dense_seeds]
+    dense = Fleet.initial(net_builder(protocol.net, task), initial)
+    seeds = [stream_seed("dense", seed) for seed in dense_seeds]
     train(dense, task, protocol.dense, seeds, epochs=protocol.dense.stopped)
     groups, runs = range(len(prunings)), range(len(dense_seeds))
     members = list(itertools.product(groups, runs, retrain_seeds))
     state = dense.select([run for _, run, _ in members]).state()
-    engine = candidates("cpu", len(members))[0]
-    copies = Fleet(builder(protocol.net, task), state, **engine.of_fleet)
+    engine = candidate_engines("cpu", len(members))[0]
+    copies = Fleet(net_builder(protocol.net, task), state, **engine.fleet_options)
     chosen = [prunings[group] for group, _, _ in members]
     masks = prune_masks(
         copies, [p.density for p in chosen], [p.method for p in chosen], [p.group for p in chosen]
@@ -63,7 +63,7 @@ def pairs_of_copies(
         copies,
         task,
         protocol.retraining,
-        [stream("retrain", dense_seeds[run], seed) for _, run, seed in members],
+        [stream_seed("retrain", dense_seeds[run], seed) for _, run, seed in members],
         masks=masks,
         bits=[p.bits for p in chosen],
     )
@@ -85,7 +85,7 @@ def pairs_of_copies(
     )
 
 
-def shuffled(tables: Results, seed: int) -> Results:
+def shuffle_temperatures(tables: Results, seed: int) -> Results:
     """The same tables with the temperatures shuffled, in each dense seed in another way."""
     generator = np.random.default_rng(seed)
     axis = tables.temperature

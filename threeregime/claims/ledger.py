@@ -16,7 +16,7 @@ from threeregime.algorithms import accuracy
 from threeregime.algorithms.selection import EARLY_EPOCHS
 from threeregime.analysis.study import Study
 from threeregime.claims import diagram_statements, figure_statements
-from threeregime.claims.statement import Statement, judge_seeds
+from threeregime.claims.statement import Statement, judge_seed_effects
 
 Studies = Mapping[str, Study]
 Parts = Callable[[Studies], Sequence[Statement]]
@@ -107,7 +107,7 @@ def _robust_threshold(studies_: Studies) -> Sequence[Statement]:
         by_seed.append(accuracy.accuracy_by_seed(studies_["figure_02"].diagram, threshold))
     moved = np.ptp(np.stack(by_seed), axis=0)
     return [
-        judge_seeds(
+        judge_seed_effects(
             "robust_threshold",
             f"From {NEAR[0]:g} to {NEAR[1]:g} the threshold moves Algorithm 1's accuracy by less "
             f"than {100 * STEADY:.0f} points.",
@@ -121,10 +121,10 @@ def _better_than_blind(studies_: Studies) -> Sequence[Statement]:
     """Algorithm 1 is right more often than a rule that does not look at the net (Section 4.1)."""
     diagram = studies_["figure_02"].diagram
     right = accuracy.accuracy_by_seed(diagram, diagram.lmc_threshold)
-    table = accuracy.accuracy(diagram, [diagram.lmc_threshold]).iloc[0]
+    table = accuracy.accuracy_table(diagram, [diagram.lmc_threshold]).iloc[0]
     blind = max(table["always hotter"], table["never hotter"])
     return [
-        judge_seeds(
+        judge_seed_effects(
             "better_than_blind",
             "Algorithm 1 points the right way more often than the better of two blind rules.",
             right - blind,

@@ -52,7 +52,7 @@ def verdict_of(parts: Sequence[Statement]) -> str:
     return "does not hold" if False in kinds else "open"
 
 
-def judge(
+def judge_claims(
     scale: str = "digits", root: Path | None = None, names: Iterable[str] = ()
 ) -> list[Verdict]:
     """Judge the claims on the tables there are; nothing is computed.
@@ -65,7 +65,7 @@ def judge(
     Raises:
         ThreeRegimeError: an unknown claim or scale.
     """
-    catalogue.protocol(scale)  # refuses one that there is not
+    catalogue.load_scale(scale)  # refuses one that there is not
     wanted = list(names) or list(CLAIMS)
     if unknown := set(wanted) - set(CLAIMS):
         known = ", ".join(CLAIMS)
@@ -76,9 +76,9 @@ def judge(
 
 def _study(scale: str, root: Path, name: str) -> Study | None:
     """The whole shipped study of an experiment; None where a part of it is missing."""
-    if scale not in catalogue.scales(name):
+    if scale not in catalogue.list_scales(name):
         return None
-    experiment = catalogue.experiment(name, scale)
+    experiment = catalogue.load_experiment(name, scale)
     return report.shipped(experiment, root)
 
 
@@ -105,7 +105,7 @@ def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     )
 
 
-def ledger(verdicts: Iterable[Verdict]) -> Markdown:
+def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
     """The verdicts as the ledger's page shows them; other pages quote it by what it says."""
     verdicts = list(verdicts)
     shown = table(verdicts).drop(columns="tables")
@@ -126,7 +126,7 @@ def ledger(verdicts: Iterable[Verdict]) -> Markdown:
     return marks.mark(Markdown("\n".join(f"| {line} |" for line in lines)), claims=said)
 
 
-def lines(verdicts: Iterable[Verdict]) -> list[str]:
+def verdict_lines(verdicts: Iterable[Verdict]) -> list[str]:
     """The verdicts for a terminal, one line each, their counts last."""
     verdicts = list(verdicts)
     wide = max(len(v.claim.name) for v in verdicts)
@@ -151,7 +151,7 @@ def effects(verdict: Verdict) -> str:
         experiments = ", ".join(verdict.claim.experiments)
         return f"some tables of {experiments} are missing at scale {verdict.scale}"
     if len(verdict.parts) == 1:
-        return tables.effect(verdict.parts[0])
+        return tables.format_effect(verdict.parts[0])
     hold = sum(part.holds is True for part in verdict.parts)
     fail = sum(part.holds is False for part in verdict.parts)
     return f"{hold} of {len(verdict.parts)} parts hold, {fail} do not"

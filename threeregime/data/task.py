@@ -18,7 +18,7 @@ from torch import Tensor
 from threeregime.errors import ThreeRegimeError
 
 EVALUATION_BATCH = 256
-UNKNOWN = -100
+IGNORED_TARGET = -100
 """The class of what is not to be guessed: the padding of a sentence. PyTorch's losses skip it."""
 
 
@@ -29,7 +29,7 @@ class Nets(Protocol):
     device: torch.device
     dtype: torch.dtype
 
-    def alike(self, inputs: Tensor) -> Tensor:
+    def broadcast(self, inputs: Tensor) -> Tensor:
         """Return inputs [batch, ...] for every member: [batch, M, ...]."""
         ...
 
@@ -44,7 +44,7 @@ class Task(ABC):
     A truth is int64: the class of an example, [], or of each place of a sentence, [places].
     """
 
-    of: ClassVar[str]
+    kind: ClassVar[str]
     """What the examples are: "images" or "sentences"."""
     name: str
 
@@ -55,7 +55,7 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def sides(self) -> tuple[int, int]:
+    def net_sizes(self) -> tuple[int, int]:
         """What a net has to know of what goes in, and the number of classes that come out.
 
         Of images it is the channels, of sentences the number of places of the source.
@@ -70,7 +70,7 @@ class Task(ABC):
         """The same with fewer training examples, and smaller ones; None: as they are."""
 
     @abstractmethod
-    def blank(self, batch: int) -> Tensor:
+    def dummy_input(self, batch: int) -> Tensor:
         """A plain net's input of the right shape, [batch, ...], with nothing in it."""
 
     def augmented(self, crop: int, flip: bool) -> Task:
@@ -86,7 +86,7 @@ class Task(ABC):
         if crop or flip:
             raise ThreeRegimeError(
                 f"data.crop = {crop}, data.flip = {flip} are not allowed: {self.name} holds "
-                f"{self.of}; set them to 0 and false"
+                f"{self.kind}; set them to 0 and false"
             )
         return self
 
@@ -99,7 +99,7 @@ class Task(ABC):
         if batch_size > self.count:
             raise ThreeRegimeError(
                 f"batch_size = {batch_size} is not allowed: {self.name} has {self.count} training "
-                f"{self.of}"
+                f"{self.kind}"
             )
 
     @abstractmethod
@@ -107,13 +107,13 @@ class Task(ABC):
         """Return batches of training examples for a fleet, one random stream a member."""
 
     @abstractmethod
-    def examples(
+    def evaluation_batches(
         self, train: bool, dtype: torch.dtype, first: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """A whole split, or the first of it, un-augmented: inputs [batch, ...] with their truth."""
 
     @abstractmethod
-    def inputs(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    def input_batches(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
         """The training inputs, un-augmented, in batches of nearly equal size: [most or fewer, ...].
 
         Statistics that weigh each batch alike, or by its size, want no small one at the end.
@@ -136,10 +136,10 @@ class Task(ABC):
         """
         wrong = torch.zeros(fleet.members, dtype=torch.float64, device=fleet.device)
         known = torch.zeros((), dtype=torch.int64, device=fleet.device)
-        for inputs, truth in self.examples(train, fleet.dtype):
-            guess = fleet.logits(fleet.alike(inputs)).argmax(dim=-1)
-            wrong += ((guess != truth) & (truth != UNKNOWN)).flatten(1).sum(dim=1)
-            known += (truth != UNKNOWN).sum()
+        for inputs, truth in self.evaluation_batches(train, fleet.dtype):
+            guess = fleet.logits(fleet.broadcast(inputs)).argmax(dim=-1)
+            wrong += ((guess != truth) & (truth != IGNORED_TARGET)).flatten(1).sum(dim=1)
+            known += (truth != IGNORED_TARGET).sum()
         return wrong / known
 
     def outputs(self, fleet: Nets, samples: int) -> Tensor:
@@ -148,14 +148,14 @@ class Task(ABC):
         [M, samples, classes], or fewer where there are not that many.
         """
         parts: list[Tensor] = []
-        for inputs, truth in self.examples(True, fleet.dtype, samples):
-            parts.append(fleet.logits(fleet.alike(inputs))[:, truth != UNKNOWN])
+        for inputs, truth in self.evaluation_batches(True, fleet.dtype, samples):
+            parts.append(fleet.logits(fleet.broadcast(inputs))[:, truth != IGNORED_TARGET])
             if sum(part.shape[1] for part in parts) >= samples:
                 break
         return torch.cat(parts, dim=1)[:, :samples]
 
 
-def stream(*parts: str | int) -> int:
+def stream_seed(*parts: str | int) -> int:
     """Seed of the random stream with the given name: 63 bits, the same on every machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
@@ -181,7 +181,7 @@ class Batches(ABC):
         self._drawn: tuple[int, Draws] | None = None
 
     @abstractmethod
-    def drawn(self, generator: torch.Generator) -> Draws:
+    def draw_member(self, generator: torch.Generator) -> Draws:
         """Draw one member's epoch, the order first: tensors [count, ...]."""
 
     @abstractmethod
@@ -199,14 +199,15 @@ class Batches(ABC):
 
     def _draw(self, epoch: int) -> Draws:
         draws = [
-            self.drawn(torch.Generator().manual_seed(stream(seed, epoch))) for seed in self.seeds
+            self.draw_member(torch.Generator().manual_seed(stream_seed(seed, epoch)))
+            for seed in self.seeds
         ]
         stacked = [torch.stack(part) for part in zip(*draws, strict=True)]
         if self.device.type == "cuda":  # a copy from pinned memory does not wait for steps queued
             stacked = [part.pin_memory().to(self.device, non_blocking=True) for part in stacked]
         return tuple(stacked)
 
-    def part(self, draws: Draws, step: int) -> Draws:
+    def step_draws(self, draws: Draws, step: int) -> Draws:
         """What a step needs of an epoch's draws: the same with [batch, members] in front."""
         part = slice(step * self.batch_size, (step + 1) * self.batch_size)
         # The batch comes first because a fleet's nets lie side by side in it.

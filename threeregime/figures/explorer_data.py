@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from threeregime.analysis.cells import in_print
-from threeregime.analysis.phase_diagram import CHANCES, PhaseDiagram
+from threeregime.analysis.cells import format_value
+from threeregime.analysis.phase_diagram import PROBABILITY_COLUMNS, PhaseDiagram
 from threeregime.analysis.study import Study
-from threeregime.analysis.transitions import gains
+from threeregime.analysis.transitions import temperature_gains
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.axes import AXES
@@ -23,7 +23,7 @@ _DIGITS = 6
 _MEANS = ("test_error", "lmc", "cka_softmax")
 
 
-def grid(reports: Sequence[Study]) -> dict[str, Any]:
+def explorer_data(reports: Sequence[Study]) -> dict[str, Any]:
     """The numbers that the explorer shows, ready for JSON: one entry a diagram, and the paper's.
 
     Of two reports on the same experiment, scale and protocol the first counts.
@@ -59,7 +59,7 @@ def _entry(key: str, report: Study) -> dict[str, Any]:
     turned = AXES[diagram.temperature]
     source = "".join(f", {value}" for value in changes.values())
     options = "".join(f" --set {name}={value}" for name, value in changes.items())
-    best, *gained = gains(diagram)
+    best, *gained = temperature_gains(diagram)
     made = _diagram(diagram)
     for name, values in zip(("gain", "gain_low", "gain_high"), gained, strict=True):
         made["cells"][name] = _plain(values)
@@ -84,7 +84,7 @@ def _diagram(diagram: PhaseDiagram) -> dict[str, Any]:
     counts = ("n_nets", "n_pairs", "n_diverged")
     exact = ("lmc", "cka_softmax")
     return {
-        "error": diagram.printed("test_error"),
+        "error": diagram.column_title("test_error"),
         "temperature": _axis(diagram.temperature, diagram.temperatures),
         "load": _axis(diagram.load, diagram.loads),
         "total": diagram.total,
@@ -94,7 +94,7 @@ def _diagram(diagram: PhaseDiagram) -> dict[str, Any]:
         "cka_rule": diagram.cka_rule,
         "cells": {
             name: _plain(diagram.grid(name), 17 if name in exact else _DIGITS)
-            for name in (*columns, *CHANCES.values(), *counts)
+            for name in (*columns, *PROBABILITY_COLUMNS.values(), *counts)
         },
     }
 
@@ -107,13 +107,13 @@ def _axis(name: str, values: Sequence[float]) -> dict[str, Any]:
         "label": axis_label(name),
         "values": [AXES[name].kind(v) for v in values],
         "ticks": [f"{factor * v:g}" for v in values],
-        "phrases": [AXES[name].phrase.format(in_print(name, v)) for v in values],
+        "phrases": [AXES[name].phrase.format(format_value(name, v)) for v in values],
     }
 
 
 def _changes(experiment: Experiment) -> Mapping[str, Any]:
     """The fields in which it departs from the catalogue's experiment of that name and scale."""
-    listed = catalogue.experiment(experiment.name, experiment.scale).protocol.to_dict()
+    listed = catalogue.load_experiment(experiment.name, experiment.scale).protocol.to_dict()
     changed = {}
     for section, fields in experiment.protocol.to_dict().items():
         for name, value in fields.items():

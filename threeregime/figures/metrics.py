@@ -62,8 +62,8 @@ def separation(areas: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     return fig
 
 
-@style.names_tables
-def local(diagram: PhaseDiagram, values: Mapping[str, Array]) -> Figure:
+@style.attach_tables
+def local_metrics(diagram: PhaseDiagram, values: Mapping[str, Array]) -> Figure:
     """Metrics of single nets over the diagram, on a logarithmic scale.
 
     Args:
@@ -80,8 +80,8 @@ def local(diagram: PhaseDiagram, values: Mapping[str, Array]) -> Figure:
     return fig
 
 
-@style.names_tables
-def traced(found: Mapping[str, tuple[PhaseDiagram, Boundary]]) -> Figure:
+@style.attach_tables
+def boundary_search(found: Mapping[str, tuple[PhaseDiagram, Boundary]]) -> Figure:
     """LMC of whole diagrams, the boundary found by bisection, and the cells that it measured.
 
     Args:
@@ -89,7 +89,7 @@ def traced(found: Mapping[str, tuple[PhaseDiagram, Boundary]]) -> Figure:
     """
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
-    norm = style.scale([diagram.grid("lmc") for diagram, _ in found.values()])
+    norm = style.colour_scale([diagram.grid("lmc") for diagram, _ in found.values()])
     with style.canvas(rows, columns, 3.6 * rows) as (fig, axes):
         for ax, (heading, (diagram, line)) in zip(axes.flat, found.items(), strict=False):
             lmc = np.ma.masked_invalid(diagram.grid("lmc"))

@@ -15,7 +15,7 @@ import torch
 from threeregime.errors import ThreeRegimeError
 
 
-def device_here(name: str) -> str:
+def resolve_device(name: str) -> str:
     """Turn auto into cuda where there is one; refuse a device that is not there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,7 +48,7 @@ def free_memory(device: str) -> int:
     return min(psutil.virtual_memory().available, MEMORY_LIMIT)
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True

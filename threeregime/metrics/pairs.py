@@ -29,23 +29,23 @@ class PairMetrics:
 
 
 @torch.no_grad()
-def reestimate_norms(fleet: Fleet, data: Task) -> None:
+def reestimate_batch_norm(fleet: Fleet, data: Task) -> None:
     """Set every batch norm's statistics to those of the un-augmented training set.
 
     The statistics of an interpolated net are not the interpolated statistics. Batches are of
     nearly equal size and weigh by it; each layer sees batch-normalised inputs (scripts).
     """
-    norms = fleet.norms()
+    norms = fleet.batch_norms()
     if not norms:
         return
     kept = [norm.momentum for norm in norms]
     seen = 0
     with fleet.mode(training=True):
-        for inputs in data.inputs(STATISTICS_BATCH, fleet.dtype):
+        for inputs in data.input_batches(STATISTICS_BATCH, fleet.dtype):
             seen += len(inputs)
             for norm in norms:
                 norm.momentum = len(inputs) / seen
-            fleet.logits(fleet.alike(inputs))
+            fleet.logits(fleet.broadcast(inputs))
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
 
@@ -67,11 +67,11 @@ def line_errors(fleet: Fleet, a: State, b: State, data: Task, points: int) -> Te
 
     Statistics of batch norm are re-estimated at every point, both ends included.
     """
-    between = fleet.holding(a)
+    between = fleet.with_state(a)
     curve = []
     for t in line_points(points).tolist():
         between.load(interpolate(a, b, t))
-        reestimate_norms(between, data)
+        reestimate_batch_norm(between, data)
         curve.append(evaluate_errors(between, data, train=True))
     return torch.stack(curve, dim=1)
 

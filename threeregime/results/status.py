@@ -35,9 +35,9 @@ def table(root: Path = results.ROOT) -> pd.DataFrame:
 
 def shipped(root: Path = results.ROOT) -> Iterator[tuple[Experiment, Results]]:
     """Every experiment and scale of which there are tables, with these."""
-    for name in catalogue.names():
-        for scale in catalogue.scales(name):
-            for experiment in catalogue.experiment(name, scale).on_copies():
+    for name in catalogue.list_experiments():
+        for scale in catalogue.list_scales(name):
+            for experiment in catalogue.load_experiment(name, scale).data_variants():
                 try:
                     yield experiment, results.load(experiment, root)
                 except ThreeRegimeError:

@@ -14,15 +14,21 @@ from tqdm import tqdm
 from threeregime.data.registry import DATA_DIR
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.experiment import Experiment
-from threeregime.fleet.device import device_here
+from threeregime.fleet.device import resolve_device
 from threeregime.fleet.engine import Engine
 from threeregime.protocol import Protocol
 from threeregime.results import tables
 from threeregime.results.provenance import duration
 from threeregime.sweep import cost
-from threeregime.sweep.dask_workers import ask, checked, connect, local, run_plan
+from threeregime.sweep.dask_workers import (
+    checked_workers,
+    connect_workers,
+    local_workers,
+    run_on_worker,
+    run_plan,
+)
 from threeregime.sweep.jobs import run_job
-from threeregime.sweep.memory import most_members
+from threeregime.sweep.memory import max_members
 from threeregime.sweep.plan import MEMBERS, Job, JobContext, Plan, RetrainJob, is_complete, plan
 from threeregime.sweep.resumable import EPOCHS_BEFORE_DEADLINE, Progress
 
@@ -73,7 +79,7 @@ def compute(
             f"workers = {workers} is not allowed with a Dask cluster: it has its own"
         )
     if engine != "auto":
-        Engine.named(engine)
+        Engine.from_name(engine)
     at = tables.folder(root, experiment.name, experiment.scale).absolute()
     context = JobContext(
         experiment,
@@ -90,7 +96,7 @@ def compute(
     return _tell(left, context, dry_run)
 
 
-def obtain(
+def obtain_results(
     experiment: Experiment, device: str = "auto", recompute: bool = False, runs: Path | None = None
 ) -> tables.Results:
     """Tables of an experiment: the shipped ones, and computed now whatever they do not hold.
@@ -128,14 +134,14 @@ Make = Callable[[Callable[[Protocol], int]], Plan]
 
 def _here(make: Make, context: JobContext, workers: int, dry_run: bool) -> Sequence[Job] | None:
     """Do a plan on this machine; return the jobs that are left, None if there were none."""
-    context = replace(context, device=device_here(context.device))
+    context = replace(context, device=resolve_device(context.device))
     most = workers or (1 if context.device != "cpu" else os.cpu_count() or 1)
     # Sized before it is known how many fleets there will be.
-    todo = make(lambda protocol: most_members(protocol, context, most))
-    print(cost.describe(todo))
+    todo = make(lambda protocol: max_members(protocol, context, most))
+    print(cost.describe_plan(todo))
     if not todo.jobs:
         return None
-    seconds, epoch_seconds = cost.seconds(todo, context)
+    seconds, epoch_seconds = cost.plan_seconds(todo, context)
     context = replace(context, epoch_seconds=epoch_seconds)
     if not workers:
         limit = context.deadline - time.time() if context.deadline else seconds
@@ -149,24 +155,24 @@ def _here(make: Make, context: JobContext, workers: int, dry_run: bool) -> Seque
     if workers == 1:
         return _execute(todo, partial(_one_by_one, todo, context))
     begin = time.time()
-    with local(workers) as client:
+    with local_workers(workers) as client:
         if context.deadline is not None:
             # Ending the workers is thought to take as long as starting them did.
             context = replace(context, deadline=context.deadline - (time.time() - begin))
-        with checked(client, context) as requirements:
+        with checked_workers(client, context) as requirements:
             return _execute(todo, partial(run_plan, client, todo, context, requirements))
 
 
 def _there(make: Make, context: JobContext, dask: str, dry_run: bool) -> Sequence[Job] | None:
     """Do a plan on a Dask cluster; return the jobs that are left, None if there were none."""
-    with connect(dask) as client, checked(client, context) as requirements:
+    with connect_workers(dask) as client, checked_workers(client, context) as requirements:
         context = replace(context, device=requirements.device)
-        todo = make(lambda protocol: ask(client, most_members, protocol, context, 1))
-        print(cost.describe(todo))
+        todo = make(lambda protocol: run_on_worker(client, max_members, protocol, context, 1))
+        print(cost.describe_plan(todo))
         if not todo.jobs:
             return None
         # One worker alone looks at all data sets first, and downloads what is missing for all.
-        seconds, epoch_seconds = ask(client, cost.seconds, todo, context)
+        seconds, epoch_seconds = run_on_worker(client, cost.plan_seconds, todo, context)
         context = replace(context, epoch_seconds=epoch_seconds)
         workers, fleets = len(client.nthreads()), len(todo.retrain)
         about = duration(seconds / min(workers, fleets))

@@ -11,9 +11,9 @@ from threeregime.data.registry import load_task
 from threeregime.data.task import Task
 from threeregime.fleet.cuda_graph import WARM_UP
 from threeregime.fleet.device import compute_settings
-from threeregime.fleet.engine import Engine, pick
+from threeregime.fleet.engine import Engine, pick_engine
 from threeregime.fleet.fleet import Fleet
-from threeregime.models.registry import builder
+from threeregime.models.registry import net_builder
 from threeregime.protocol import Protocol, Training
 from threeregime.sweep.plan import DenseJob, Job, JobContext, Plan
 from threeregime.training.run import TrainingRun
@@ -26,9 +26,9 @@ STEPS = 3
 def engine_for(context: JobContext, protocol: Protocol, training: Training, members: int) -> Engine:
     """The engine for a fleet: the one asked for, or the fastest in a trial that is kept."""
     if context.engine != "auto":
-        return Engine.named(context.engine)
+        return Engine.from_name(context.engine)
     tried = min(members, MEMBERS)
-    return pick(
+    return pick_engine(
         context.device,
         tried,
         f"{protocol.hash('data', 'net')} batch {training.batch_size}",
@@ -57,15 +57,15 @@ def step_seconds(
     unmeasured = WARM_UP + 1 if engine.graphed else 1
     best = math.inf
     with compute_settings(device):
-        build = builder(protocol.net, task)
-        fleet = Fleet.initial(build, range(members), device, **engine.of_fleet)
+        build = net_builder(protocol.net, task)
+        fleet = Fleet.initial(build, range(members), device, **engine.fleet_options)
         loader = task.loader(range(members), training.batch_size)
         run = TrainingRun(fleet, loader, training, engine)
         draws = loader.draw(0)
         with fleet.mode(training=True):
             for number in range(unmeasured + STEPS):
                 begin = time.perf_counter()
-                run.advance(*loader.part(draws, number % loader.steps))
+                run.advance(*loader.step_draws(draws, number % loader.steps))
                 if device != "cpu":
                     torch.cuda.synchronize(device)
                 if number >= unmeasured:
@@ -75,7 +75,7 @@ def step_seconds(
     return best
 
 
-def describe(plan: Plan) -> str:
+def describe_plan(plan: Plan) -> str:
     """The plan in a few words."""
     experiment = plan.experiment
     cells = len(experiment.variants) * len(experiment.temperatures) * len(experiment.loads)
@@ -88,7 +88,7 @@ def describe(plan: Plan) -> str:
     )
 
 
-def seconds(plan: Plan, context: JobContext) -> tuple[float, float]:
+def plan_seconds(plan: Plan, context: JobContext) -> tuple[float, float]:
     """Predicted seconds of a plan on one worker, and of its longest epoch.
 
     From a trial of a few steps of each kind of fleet.

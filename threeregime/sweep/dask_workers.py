@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet.device import device_here
+from threeregime.fleet.device import resolve_device
 from threeregime.results.provenance import commit
 from threeregime.sweep.jobs import run_job
 from threeregime.sweep.plan import DenseJob, Job, JobContext, Plan, RetrainJob, state_folder
@@ -39,7 +39,7 @@ TELL_SECONDS = 1.0
 
 
 @contextmanager
-def local(workers: int) -> Iterator[Any]:
+def local_workers(workers: int) -> Iterator[Any]:
     """Client of workers that live in processes of this machine, as long as the context does."""
     from distributed import Client, LocalCluster
 
@@ -57,7 +57,7 @@ def local(workers: int) -> Iterator[Any]:
 
 
 @contextmanager
-def connect(address: str) -> Iterator[Any]:
+def connect_workers(address: str) -> Iterator[Any]:
     """Client of a cluster that is there, with at least one worker.
 
     Args:
@@ -104,7 +104,7 @@ def _silence() -> None:
 # --- giving them jobs
 
 
-def ask(client: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+def run_on_worker(client: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function on one worker, whichever is free."""
     return _outcome(client.submit(function, *arguments, pure=False))
 
@@ -197,7 +197,7 @@ def _remote(job: Job, context: JobContext, requirements: WorkerRequirements) -> 
     from distributed import Reschedule, get_worker
 
     worker = get_worker()
-    check(requirements, worker)
+    check_worker(requirements, worker)
     key = worker.get_current_task()
     done, told = 0.0, time.monotonic()
 
@@ -233,9 +233,11 @@ def _outcome(future: Any) -> Any:
             "memory: give workers more, or make fleets smaller (--fleet)"
         ) from error
     except CancelledError as error:
-        raise _failed(f"the scheduler is gone, or refused a fleet ({in_words(error)})") from error
+        raise _failed(f"the scheduler is gone, or refused a fleet ({error_line(error)})") from error
     except Exception as error:
-        raise _failed(f"a fleet failed ({in_words(error)}); its worker's log tells more") from error
+        raise _failed(
+            f"a fleet failed ({error_line(error)}); its worker's log tells more"
+        ) from error
 
 
 def _failed(line: str) -> ThreeRegimeError:
@@ -269,7 +271,7 @@ def code_here() -> str:
 
 
 @contextmanager
-def checked(client: Any, context: JobContext) -> Iterator[WorkerRequirements]:
+def checked_workers(client: Any, context: JobContext) -> Iterator[WorkerRequirements]:
     """Check every worker; yield what those that come later are checked against.
 
     Raises:
@@ -281,7 +283,7 @@ def checked(client: Any, context: JobContext) -> Iterator[WorkerRequirements]:
     try:
         requirements = WorkerRequirements(token, code_here(), _device_of(client, context.device))
         begin = time.time()
-        for worker, clock in _everywhere(client, check, requirements).items():
+        for worker, clock in _everywhere(client, check_worker, requirements).items():
             if context.deadline is not None:
                 _check_clock(worker, clock, begin, time.time())
         yield requirements
@@ -293,13 +295,13 @@ def _device_of(client: Any, name: str) -> str:
     """Turn auto into what all workers have."""
     if name != "auto":
         return name
-    devices = set(_everywhere(client, device_here, name).values())
+    devices = set(_everywhere(client, resolve_device, name).values())
     if len(devices) > 1:
         raise ThreeRegimeError("some workers have a GPU and some have none: say --device cpu")
     return str(devices.pop())
 
 
-def check(requirements: WorkerRequirements, dask_worker: Any) -> float:
+def check_worker(requirements: WorkerRequirements, dask_worker: Any) -> float:
     """On a worker: see whether it can do its part; return what its clock says.
 
     Raises:
@@ -319,7 +321,7 @@ def check(requirements: WorkerRequirements, dask_worker: Any) -> float:
     if dask_worker.state.nthreads != 1:
         raise ThreeRegimeError(f"{who} does several jobs at once: start it with --nthreads 1")
     try:
-        device_here(requirements.device)
+        resolve_device(requirements.device)
     except ThreeRegimeError:
         raise ThreeRegimeError(
             f"device = {requirements.device!r} is not at {who}: use --device cpu, or workers that "
@@ -344,14 +346,14 @@ def _everywhere(client: Any, function: Callable[..., Any], *arguments: Any) -> d
             raise answer
         if isinstance(answer, ImportError | AttributeError):
             raise ThreeRegimeError(
-                f"the worker {worker} has no threeregime, or another one ({in_words(answer)}): "
+                f"the worker {worker} has no threeregime, or another one ({error_line(answer)}): "
                 "install the same there and start it again"
             )
         if isinstance(answer, Exception):
-            raise ThreeRegimeError(f"the worker {worker} does not answer ({in_words(answer)})")
+            raise ThreeRegimeError(f"the worker {worker} does not answer ({error_line(answer)})")
     return answers
 
 
-def in_words(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

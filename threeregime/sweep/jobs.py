@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from threeregime.data.registry import load_task
-from threeregime.data.task import Task, stream
+from threeregime.data.task import Task, stream_seed
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.experiment import Unit
-from threeregime.fleet.device import compute_settings, out_of_memory
+from threeregime.fleet.device import compute_settings, is_out_of_memory
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet, State
 from threeregime.metrics.hessian import Curvature, measure_curvature
 from threeregime.metrics.pairs import PairMetrics, measure_pairs
-from threeregime.models.registry import builder
+from threeregime.models.registry import net_builder
 from threeregime.protocol import Protocol
 from threeregime.pruning.magnitude import Masks, prune_masks
 from threeregime.results import tables
@@ -63,7 +63,7 @@ def run_job(job: Job, context: JobContext, progress: Progress = lambda cost: Non
         with compute_settings(context.device):
             return _run_whole(job, context, count)
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         line = str(error).splitlines()[0]
     # The halves tell of what is in the checkpoint again.
@@ -103,10 +103,10 @@ def _run_dense(job: DenseJob, context: JobContext, progress: Progress) -> bool:
     recipe, task = job.protocol.dense, _load_task(job.protocol, context)
     engine = engine_for(context, job.protocol, recipe, job.nets)
     fleet = Fleet.initial(
-        builder(job.protocol.net, task),
-        [stream("initial", seed) for seed in job.seeds],
+        net_builder(job.protocol.net, task),
+        [stream_seed("initial", seed) for seed in job.seeds],
         context.device,
-        **engine.of_fleet,
+        **engine.fleet_options,
     )
 
     def measure(run: TrainingRun) -> None:
@@ -119,7 +119,7 @@ def _run_dense(job: DenseJob, context: JobContext, progress: Progress) -> bool:
             _save_dense(job, context, fleet.state(), stop)
 
     resumable = ResumableTraining(job, context, progress, measure)
-    seeds = [stream("dense", seed) for seed in job.seeds]
+    seeds = [stream_seed("dense", seed) for seed in job.seeds]
     # Given as steps the run has no stops but its end.
     last = None if recipe.iterations else max(job.stops)
     run = train(fleet, task, recipe, seeds, engine=engine, epochs=last, callback=resumable)
@@ -211,7 +211,9 @@ class _Retraining:
         loaded = {path: load_file(path, device=context.device) for path in set(files)}
         names = loaded[files[0]]
         state = {name: torch.stack([loaded[path][name] for path in files]) for name in names}
-        fleet = Fleet(builder(protocol.net, task), state, context.device, **engine.of_fleet)
+        fleet = Fleet(
+            net_builder(protocol.net, task), state, context.device, **engine.fleet_options
+        )
         pruning = [unit.protocol.pruning for unit, _ in job.members]
         masks = prune_masks(
             fleet,
@@ -228,7 +230,7 @@ class _Retraining:
             self.fleet,
             self.task,
             self.job.protocol.retraining,
-            [stream("retrain", unit.dense_seed, seed) for unit, seed in members],
+            [stream_seed("retrain", unit.dense_seed, seed) for unit, seed in members],
             masks=self.masks,
             bits=[unit.protocol.pruning.bits for unit, _ in members],
             engine=self.engine,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from threeregime.data.registry import load_task
 from threeregime.fleet.device import free_memory
-from threeregime.models.registry import builder
+from threeregime.models.registry import net_builder
 from threeregime.protocol import Data, Net, Protocol
 from threeregime.sweep.plan import JobContext
 
@@ -19,7 +19,7 @@ SHARE = 0.8
 """Of the free memory: the rest is for data, measuring, and others."""
 
 
-def most_members(protocol: Protocol, context: JobContext, workers: int) -> int:
+def max_members(protocol: Protocol, context: JobContext, workers: int) -> int:
     """Most nets of a protocol in a fleet, from the device's free memory; at least 1.
 
     It is a power of two, so that a sweep which goes on another day, with a little more or less
@@ -40,8 +40,8 @@ def _bytes(net: Net, data: Data, batch: int, context: JobContext) -> float:
     """Bytes that one net takes in training in float32."""
     task = load_task(data, context.data_dir, context.download, context.device)
     with torch.device("meta"):
-        plain = builder(net, task)()
-        saved = _saved(plain, task.blank(batch))
+        plain = net_builder(net, task)()
+        saved = _saved(plain, task.dummy_input(batch))
     weights = sum(p.numel() for p in plain.parameters()) * 4
     return saved * GRADIENTS + weights * WEIGHT_COPIES
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from threeregime.fleet.fleet import State
 from threeregime.results import tables
 from threeregime.sweep.measured import EpochMeasurements
-from threeregime.sweep.plan import Job, JobContext, RetrainJob, half_trained
+from threeregime.sweep.plan import Job, JobContext, RetrainJob, fleet_checkpoint
 from threeregime.training.loop import Callback
 from threeregime.training.run import TrainingRun
 
@@ -49,7 +49,7 @@ class ResumableTraining(Callback):
     ) -> None:
         self.job, self.context, self.progress, self.measure = job, context, progress, measure
         self.measuring_epochs = measuring_epochs or {}
-        self.path = half_trained(context.at, job)
+        self.path = fleet_checkpoint(context.at, job)
         self.measured = EpochMeasurements()
         self.seconds = 0.0
         self.slowest_epoch = context.epoch_seconds
@@ -116,7 +116,7 @@ def write_checkpoint(path: Path, job: Job, state: State) -> None:
 
 def split_checkpoint(job: Job, parts: Sequence[Job], context: JobContext) -> None:
     """Hand the checkpoint of a fleet, if there is one, on to the fleets that take its place."""
-    whole = half_trained(context.at, job)
+    whole = fleet_checkpoint(context.at, job)
     if not whole.exists():
         return
     state, net, pair = load_file(whole), 0, 0
@@ -133,5 +133,5 @@ def split_checkpoint(job: Job, parts: Sequence[Job], context: JobContext) -> Non
             for name, t in state.items()
         }
         own["seconds"] = state["seconds"] * part.nets / job.nets
-        write_checkpoint(half_trained(context.at, part), part, own)
+        write_checkpoint(fleet_checkpoint(context.at, part), part, own)
     whole.unlink()

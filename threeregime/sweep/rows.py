@@ -34,7 +34,7 @@ def dense_rows(job: DenseJob, context: JobContext, measured: EpochMeasurements) 
         rows.append(
             {
                 "variant": job.variant,
-                **context.experiment.place(at_stop, "data", "net", "dense"),
+                **context.experiment.coordinates(at_stop, "data", "net", "dense"),
                 "dense_seed": seed,
                 "test_error": test,
                 "train_error": train,
@@ -56,7 +56,7 @@ def _columns(job: RetrainJob, context: JobContext, member: int, **values: Any) -
         "dense_seed": unit.dense_seed,
         **values,
         "cell": unit.protocol.hash(),
-        "base": axes.base(unit.protocol),
+        "base": axes.base_hash(unit.protocol),
         "fleet": job.fleet,
     }
 

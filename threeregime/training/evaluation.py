@@ -22,7 +22,7 @@ def evaluate_errors(fleet: Fleet, task: Task, train: bool) -> Tensor:
         Fractions [M], float64. NaN for a member with a parameter or statistic that is not finite.
     """
     with fleet.mode(training=False):
-        return task.errors(fleet, train).masked_fill(~fleet.finite(), torch.nan)
+        return task.errors(fleet, train).masked_fill(~fleet.finite_members(), torch.nan)
 
 
 @torch.no_grad()

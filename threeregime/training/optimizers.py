@@ -61,7 +61,7 @@ def load_optimizer_state(fleet: Fleet, optimizer: torch.optim.Optimizer, state: 
         for path, value in state.items():
             if path.startswith("optimizer/") and path.split("/", 2)[2] == name:
                 if value.dim():
-                    # As it lies in memory under this fleet's mechanism.
+                    # As it lies in memory under this fleet's backend.
                     buffer = torch.empty_like(parameter, requires_grad=False)
                     fleet.by_member(buffer).copy_(value)
                 else:
@@ -91,7 +91,7 @@ def sam_gradients(fleet: Fleet, rho: float, backward: Callable[[], None]) -> Non
         for parameter, gradient in zip(parameters, gradients, strict=True):
             along = reach.view(-1, *[1] * (gradient.dim() - 1))
             fleet.by_member(parameter).add_(gradient * along)
-    norms = fleet.norms()
+    norms = fleet.batch_norms()
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -147,7 +147,7 @@ class TrainingRun:
                 if step == 0 or rate != self._rate:
                     self._rate = rate
                     self.rate.fill_(rate)
-                self.advance(*self.loader.part(draws, step))
+                self.advance(*self.loader.step_draws(draws, step))
         self.epoch += 1
         if self.fleet.device.type == "cuda":
             # The steps are queued: there is time to draw the next epoch's batches.
