@@ -33,7 +33,7 @@ from threeregime.sweep.dask_workers import (
     local_workers,
     run_plan,
 )
-from threeregime.sweep.plan import JobContext, Plan, plan, state_folder
+from threeregime.sweep.plan import JobContext, Plan, make_plan, state_folder
 
 SHORT = {
     "dense.epochs": 2,
@@ -54,7 +54,7 @@ SMALL = (
 
 def planned(root: Path, members: int) -> tuple[Plan, JobContext]:
     """What is left of the small experiment in a folder."""
-    todo = plan(SMALL, root, members)
+    todo = make_plan(SMALL, root, members)
     return todo, JobContext(SMALL, todo.at, DATA_DIR.absolute())
 
 
@@ -131,7 +131,7 @@ def chain_speedup(members: int, workers: int) -> float:
     A retraining starts after its dense run and a fleet is not divided, so that the longest dense
     fleet and the rounds of retrainings after it set a bound.
     """
-    todo = plan(WHOLE, Path("nowhere"), members)
+    todo = make_plan(WHOLE, Path("nowhere"), members)
     rounds = -(-len(todo.retrain) // workers)
     longest = max(job.cost for job in todo.dense) + rounds * max(job.cost for job in todo.retrain)
     return todo.cost / longest
@@ -162,7 +162,7 @@ def fleet_of(
     rate: float, todo: Plan, place: JobContext, site: WorkerRequirements, checkpoint: int
 ) -> Fleet:
     """The mean fleet of the whole experiment, at so many net-epochs per second of one worker."""
-    whole = plan(WHOLE, Path("nowhere"), todo.retrain[0].nets).retrain
+    whole = make_plan(WHOLE, Path("nowhere"), todo.retrain[0].nets).retrain
 
     def size(folder: Path, pattern: str) -> int:
         return sum(path.stat().st_size for path in folder.glob(pattern))

@@ -31,7 +31,7 @@ from threeregime.fleet.engine import Engine, candidate_engines
 from threeregime.results import tables as results
 from threeregime.results.provenance import commit
 from threeregime.sweep.jobs import run_job
-from threeregime.sweep.plan import MEMBERS, JobContext, plan
+from threeregime.sweep.plan import MEMBERS, JobContext, make_plan
 
 PLAINEST = Engine().name
 METRICS = {"test_error": "test error", "lmc": "LMC", "cka_softmax": "CKA"}
@@ -58,7 +58,7 @@ def others(device: str) -> list[str]:
 def compute(engine: str, seeds: int, device: str, root: Path) -> str:
     """Run the experiment by one engine, with its tables below ``root``."""
     wanted = experiment(seeds)
-    todo = plan(wanted, root / engine)
+    todo = make_plan(wanted, root / engine)
     place = JobContext(wanted, todo.at, DATA_DIR, device=device, engine=engine)
     for job in todo.jobs:
         run_job(job, place)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from threeregime.advice.advice import Advice
-    from threeregime.advice.advise import advise
+    from threeregime.advice.advisor import advise
 
 __all__ = ["Advice", "__version__", "advise"]
 __version__ = "0.1.0"
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """What the package offers by itself, imported when it is asked for: PyTorch takes seconds."""
     if name == "advise":
-        from threeregime.advice.advise import advise
+        from threeregime.advice.advisor import advise
 
         return advise
     if name == "Advice":

@@ -75,7 +75,7 @@ def sweep(
     chosen = chosen.with_values(**parse_cells(only))
     if seeds:
         chosen = chosen.with_seeds(*parse_seeds(seeds))
-    compute.compute(
+    compute.run_sweep(
         chosen,
         out or tables.ROOT,
         device=device,
@@ -202,15 +202,15 @@ def advise(
     ] = None,
 ) -> None:
     """Tell whether your net wants hotter or colder training before it is pruned."""
-    from threeregime.advice import advise as advice
     from threeregime.advice import user_files
+    from threeregime.advice.advisor import advise as ask
 
     if figure is not None:
         user_files.check_figure(figure)
     model = user_files.call_function(net)
     paths = user_files.name_files(user_files.files([*(weights or []), *(more or [])]))
     train_data, test_data = user_files.load_data(data, model, most, seed, mean, std)
-    answer = advice.advise(
+    answer = ask(
         model,
         train_data,
         density=density,

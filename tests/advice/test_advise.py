@@ -30,7 +30,7 @@ from torch.utils.data import (
 import threeregime
 from threeregime import cli
 from threeregime._paths import ROOT
-from threeregime.advice import advise, calibration, user_data, user_files
+from threeregime.advice import advisor, calibration, user_data, user_files
 from threeregime.advice.advice import Advice, Cost
 from threeregime.advice.candidates import DenseErrors, Evidence, LiveTrials, default_retraining
 from threeregime.advice.model import inspect_net, load_weights, state_of
@@ -153,7 +153,7 @@ def live(model: nn.Module, data: Pair, copies: int = 2, **recipe: Any) -> LiveTr
 @pytest.fixture(autouse=True)
 def without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the shipped tables takes seconds: most tests go without."""
-    monkeypatch.setattr(advise, "calibration", lambda steps: None)
+    monkeypatch.setattr(advisor, "calibration", lambda steps: None)
 
 
 # --- any net --------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_every_kind_of_net_is_advised_and_left_alone(name: str) -> None:
     answer = ask(model, data)
     assert answer.pruned["layers"] == layers
     assert answer.regime in ("I", "II-A", "II-B")
-    assert len(answer.evidence[advise.OWN].curve[0]) == 11
+    assert len(answer.evidence[advisor.OWN].curve[0]) == 11
     assert not model.training
     assert all(p.grad is None for p in model.parameters())
     for key, tensor in model.state_dict().items():
@@ -263,7 +263,7 @@ def test_dense_error_is_that_of_the_model() -> None:
 
 def test_more_copies_make_more_pairs() -> None:
     answer = ask(made(mlp), pictures(), copies=3)
-    found = answer.evidence[advise.OWN]
+    found = answer.evidence[advisor.OWN]
     assert (len(found.curve), len(found.train)) == (3, 3)
 
 
@@ -390,7 +390,7 @@ def test_regimes_without_tables_are_split_as_the_papers(
     lmc: float, cka: float, regime: str, turn: str, said: str
 ) -> None:
     found = Evidence(lmc, cka, ((0.1, 0.1, 0.1),), (0.1, 0.1), None)
-    got, chances, basis = advise._regime(found, None)
+    got, chances, basis = advisor._regime(found, None)
     assert (got, chances) == (regime, None)
     assert "no tables" in basis
     told = answer(lmc, cka, regime=got)
@@ -772,7 +772,7 @@ def test_the_readme_s_example_works_as_printed(
     section = section.split("\n## ")[0]
     (tmp_path / "examples").symlink_to(root / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(advise, "calibration", calibration.load_calibration)
+    monkeypatch.setattr(advisor, "calibration", calibration.load_calibration)
     (shell,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     for words_ in (line_.split("#")[0].split() for line_ in shell.splitlines()):
         if words_[:1] == ["python"]:

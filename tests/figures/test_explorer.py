@@ -19,7 +19,6 @@ from tests.helpers.browsing import Visit
 from tests.helpers.made import diagram, tables
 from threeregime import cli
 from threeregime._paths import ROOT
-from threeregime.analysis import study
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.study import Study
 from threeregime.analysis.thresholds import classify
@@ -141,7 +140,7 @@ def test_gain_needs_two_seeds() -> None:
 def test_several_variants_are_refused() -> None:
     experiment = catalogue.load_experiment("weight_decay", "digits")
     found = results.load(experiment)
-    several = Study(experiment, found, study.phase_diagrams(experiment, found, -0.05, 0.0))
+    several = Study.from_results(experiment, found)
     with pytest.raises(ThreeRegimeError, match=r"weight_decay has several diagrams, 1e-4, "):
         explorer_data([several])
     with pytest.raises(ThreeRegimeError, match="nothing to explore"):
@@ -355,7 +354,7 @@ def asked(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment, Pa
         found.append((experiment, out))
         return True
 
-    monkeypatch.setattr(compute, "compute", remember)
+    monkeypatch.setattr(compute, "run_sweep", remember)
     program, *words = shlex.split(command)
     assert program == "threeregime"
     cli.app(words, standalone_mode=False)

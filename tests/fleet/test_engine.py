@@ -26,7 +26,7 @@ from threeregime.protocol import Training
 from threeregime.pruning.magnitude import magnitude_masks
 from threeregime.results import tables
 from threeregime.sweep import jobs, memory, resumable
-from threeregime.sweep.plan import JobContext, RetrainJob, fleet_checkpoint, plan
+from threeregime.sweep.plan import JobContext, RetrainJob, fleet_checkpoint, make_plan
 from threeregime.training import run as training
 
 SGD = Training(lr=0.05, batch_size=32, epochs=2, milestones=(1,))
@@ -328,7 +328,7 @@ def tiny() -> Experiment:
 def place_of(tmp_path: Path) -> Callable[[Experiment, str], JobContext]:
     def made(experiment: Experiment, name: str) -> JobContext:
         return JobContext(
-            experiment, plan(experiment, tmp_path / name).at, tmp_path, engine="grouped"
+            experiment, make_plan(experiment, tmp_path / name).at, tmp_path, engine="grouped"
         )
 
     return made
@@ -336,7 +336,7 @@ def place_of(tmp_path: Path) -> Callable[[Experiment, str], JobContext]:
 
 def done(place: JobContext) -> bool:
     root = place.at.parent.parent
-    finished = [jobs.run_job(job, place) for job in plan(place.experiment, root).jobs]
+    finished = [jobs.run_job(job, place) for job in make_plan(place.experiment, root).jobs]
     return all(finished)
 
 
@@ -397,17 +397,17 @@ def test_copies_of_one_net_that_do_not_fit_are_one_line(
 
 
 def test_a_begun_fleet_of_another_size_goes_on_as_it_is(tiny: Experiment, tmp_path: Path) -> None:
-    at = plan(tiny, tmp_path).at
-    (whole,) = plan(tiny, tmp_path).retrain
+    at = make_plan(tiny, tmp_path).at
+    (whole,) = make_plan(tiny, tmp_path).retrain
     begun = RetrainJob(whole.units[1:3])
     resumable.write_checkpoint(fleet_checkpoint(at, begun), begun, {"epoch": torch.tensor(1)})
-    planned = plan(tiny, tmp_path).retrain
+    planned = make_plan(tiny, tmp_path).retrain
     assert planned[0] == begun
     assert [unit.load for unit in planned[1].units] == [whole.units[0].load, whole.units[3].load]
     # and where it is part of the plan, the plan stays as it is
     resumable.write_checkpoint(fleet_checkpoint(at, whole), whole, {"epoch": torch.tensor(1)})
     fleet_checkpoint(at, begun).unlink()
-    assert plan(tiny, tmp_path).retrain == (whole,)
+    assert make_plan(tiny, tmp_path).retrain == (whole,)
 
 
 def test_a_part_of_a_sweep_shows_the_whole_grid() -> None:

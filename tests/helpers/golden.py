@@ -66,7 +66,7 @@ def compute(case: Case) -> Rows:
     experiment = catalogue.load_experiment(case.experiment, "smoke").with_values(**case.only)
     experiment = experiment.with_seeds(1, 2).with_fields({"data.images": case.images})
     with tempfile.TemporaryDirectory() as root:
-        cluster.compute(experiment, Path(root), device="cpu", workers=1, engine=case.engine)
+        cluster.run_sweep(experiment, Path(root), device="cpu", workers=1, engine=case.engine)
         tables = results.load(experiment, Path(root))
     return {
         kind: json.loads(json.dumps(getattr(tables, kind).to_dict("records"), default=_plain))

@@ -15,7 +15,7 @@ from tests.helpers.made import diagram, tables
 from threeregime.algorithms import accuracy, selection
 from threeregime.algorithms.replay import Replay, replay_rules, replays, summarize_rules
 from threeregime.algorithms.selection import Measurement
-from threeregime.analysis import study
+from threeregime.analysis.study import Study, best_temperature_table
 from threeregime.claims import figure_statements
 from threeregime.claims import tables as verdict_tables
 from threeregime.errors import ThreeRegimeError
@@ -312,24 +312,32 @@ def test_a_report_computes_what_is_missing_and_names_its_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    made = study.make("figure_12", "smoke", [2], [0.05, 0.4], 2, 2, device="cpu")
+    made = Study.obtain(
+        "figure_12",
+        "smoke",
+        temperatures=[2],
+        loads=[0.05, 0.4],
+        dense_seeds=2,
+        retrain_seeds=2,
+        device="cpu",
+    )
     facts = made.facts().iloc[:, 0]
     assert (facts["cells"], facts["retrained nets"]) == ("2", "8")
     assert made.experiment.protocol.pruning.method == "global"
     assert "8 nets, 4 pairs" in made.sources().data
-    assert len(study.best_temperature_table(made.diagram)) == 2
+    assert len(best_temperature_table(made.diagram)) == 2
     with pytest.raises(ThreeRegimeError, match="not allowed"):
-        study.make("figure_06", "smoke", [-1.0])
+        Study.obtain("figure_06", "smoke", temperatures=[-1.0])
 
 
 def test_what_is_not_measured_at_paper_scale_is_said_to_be_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    assert study.at_paper_scale("figure_12") == []
+    assert Study.at_paper_scale("figure_12") == []
     said = capsys.readouterr().out.splitlines()
     assert said == ["cifar10: not yet measured", "cifar10-jpeg: not yet measured"]
-    study.at_paper_scale("figure_11")
+    Study.at_paper_scale("figure_11")
     assert capsys.readouterr().out.splitlines() == ["svhn: not yet measured"]
 
 

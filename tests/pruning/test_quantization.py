@@ -285,7 +285,7 @@ def tiny() -> Experiment:
 
 
 def compute(experiment: Experiment, root: Path, name: str = "grouped") -> bool:
-    return cluster.compute(experiment, root, device="cpu", workers=1, engine=name)
+    return cluster.run_sweep(experiment, root, device="cpu", workers=1, engine=name)
 
 
 def levels(fleet: Fleet) -> list[int]:

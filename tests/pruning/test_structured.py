@@ -145,7 +145,7 @@ def test_an_experiment_at_smoke_scale(
         return measure(fleet, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(jobs, "measure_pairs", measured)
-    assert compute.compute(experiment, tmp_path, device="cpu", workers=1, engine="grouped")
+    assert compute.run_sweep(experiment, tmp_path, device="cpu", workers=1, engine="grouped")
     found = tables.load(experiment, tmp_path)
     assert found.nets["density"].tolist() == [d for d in experiment.loads for _ in range(2)]
     assert found.pairs["lmc"].notna().all()

@@ -24,7 +24,7 @@ from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import dask_workers
-from threeregime.sweep.plan import Plan, plan
+from threeregime.sweep.plan import Plan, make_plan
 
 FLEET = 2
 PATIENCE = 90.0  # for a machine that has much else to do
@@ -147,7 +147,7 @@ def tiny() -> Experiment:
 def compute(experiment: Experiment, root: Path, dask: str = "", **options: Any) -> bool:
     here = {} if dask else {"workers": 1}
     options = {"device": "cpu", "fleet": FLEET, **here, **options}
-    return cluster.compute(experiment, root, dask=dask, **options)
+    return cluster.run_sweep(experiment, root, dask=dask, **options)
 
 
 def half_trained(made: Plan) -> list[str]:
@@ -169,7 +169,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_fleet_changes_nothing(
     scheduler, _ = farm.scheduler()
     victim, _ = (farm.worker(scheduler) for _ in range(2))
     root = tmp_path / "cluster"
-    made = plan(tiny, root, FLEET)
+    made = make_plan(tiny, root, FLEET)
     killed: list[int] = []
 
     def kill() -> None:
@@ -203,7 +203,7 @@ def test_a_worker_that_leaves_in_good_order_is_no_death(
     scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
     for _ in range(2):
         farm.worker(scheduler)
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
 
     def retire() -> None:
         with dask_workers.connect_workers(scheduler) as client:
@@ -222,7 +222,7 @@ def test_a_time_budget_holds_on_a_cluster(pair: str, tiny: Experiment, tmp_path:
     begin = time.time()
     assert not compute(long, tmp_path, pair, deadline=begin + 6)
     assert time.time() - begin < 6 + cli.ENDING_SECONDS
-    assert plan(long, tmp_path, FLEET).retrain
+    assert make_plan(long, tmp_path, FLEET).retrain
 
 
 def test_a_relative_folder_means_the_clients(
@@ -239,7 +239,7 @@ def test_an_interrupt_ends_what_the_workers_do(
 ) -> None:
     """Both are free at once for somebody else, though their fleets would take minutes."""
     long = tiny.with_fields({"retraining.epochs": 30000})
-    made = plan(long, tmp_path, FLEET)
+    made = make_plan(long, tmp_path, FLEET)
 
     def interrupt() -> None:
         wait_for(lambda: len(half_trained(made)) == 2)
@@ -344,7 +344,7 @@ def test_a_job_that_fails_on_a_worker(pair: str, tiny: Experiment, tmp_path: Pat
     """An error of ours is as it would be here; any other one is named."""
     pictures = tiny.with_fields({"data.name": "folder:no/such"})
     assert "no/such/train is missing" in line(lambda: compute(pictures, tmp_path, pair))
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
     (made.at / "state").mkdir(parents=True, exist_ok=True)
     (made.at / "state" / f"fleet-{made.dense[0].fleet}.safetensors").write_bytes(b"junk")
     got = line(lambda: compute(tiny, tmp_path, pair))
@@ -356,7 +356,7 @@ def test_a_fleet_whose_workers_die(farm: Farm, tiny: Experiment, tmp_path: Path)
     scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
     victim = farm.worker(scheduler)
 
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
 
     def kill() -> None:
         wait_for(lambda: half_trained(made))
@@ -371,7 +371,7 @@ def test_a_fleet_whose_workers_die(farm: Farm, tiny: Experiment, tmp_path: Path)
 def test_a_scheduler_that_goes(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
     scheduler, victim = farm.scheduler()
     farm.worker(scheduler)
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
 
     def kill() -> None:
         wait_for(lambda: half_trained(made))
@@ -403,7 +403,7 @@ class Answers:
 def test_answers_of_workers(
     answers: tuple[Any, ...], words: str, tiny: Experiment, tmp_path: Path
 ) -> None:
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
     place = cluster.JobContext(tiny, made.at, tmp_path, device="auto")
 
     def check() -> None:

@@ -17,7 +17,7 @@ from threeregime.fleet.fleet import Fleet
 from threeregime.results import tables as results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
-from threeregime.sweep.plan import HESSIAN_EPOCHS, MEASURE_FORWARDS, plan
+from threeregime.sweep.plan import HESSIAN_EPOCHS, MEASURE_FORWARDS, make_plan
 from threeregime.training import run as training
 
 METRICS = ["lmc", "t_star", "cka_softmax", "cka_logits", "test_error"]
@@ -39,7 +39,7 @@ def tiny() -> Experiment:
 
 
 def compute(experiment: Experiment, root: Path, **options: Any) -> bool:
-    return cluster.compute(experiment, root, device="cpu", workers=1, engine="grouped", **options)
+    return cluster.run_sweep(experiment, root, device="cpu", workers=1, engine="grouped", **options)
 
 
 @pytest.fixture(scope="module")
@@ -163,17 +163,17 @@ def test_a_fleet_that_does_not_fit_keeps_them_as_two(
 
 def test_a_missing_table_is_wanted_again(tiny: Experiment, tmp_path: Path, root: Path) -> None:
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)
-    assert plan(tiny, tmp_path).jobs == ()
+    assert make_plan(tiny, tmp_path).jobs == ()
     (shard,) = tmp_path.rglob("early-*")
     shard.unlink()
-    (job,) = plan(tiny, tmp_path).jobs
+    (job,) = make_plan(tiny, tmp_path).jobs
     assert shard.name == f"early-{job.fleet}.parquet"
 
 
 def test_the_plan_and_the_progress_count_every_measuring(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = plan(tiny.with_fields({"metrics.hessian": 1}), tmp_path)
+    made = make_plan(tiny.with_fields({"metrics.hessian": 1}), tmp_path)
     (job,) = made.retrain
     pairs = 4 * 12 * 3 * MEASURE_FORWARDS
     assert job.cost == pytest.approx(12 * 4 + pairs + job.nets * HESSIAN_EPOCHS)
@@ -198,7 +198,7 @@ class Clock:
 def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, began, (job,) = Clock(), [], plan(tiny, tmp_path).retrain
+    clock, began, (job,) = Clock(), [], make_plan(tiny, tmp_path).retrain
     run_epoch, measure = training.TrainingRun.run_epoch, jobs.measure_pairs
 
     def epoch(run: training.TrainingRun) -> None:

@@ -23,7 +23,7 @@ from threeregime.metrics import pairs as measure
 from threeregime.results import tables as results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
-from threeregime.sweep.plan import MEASURE_FORWARDS, JobContext, plan
+from threeregime.sweep.plan import MEASURE_FORWARDS, JobContext, make_plan
 from threeregime.training import run as training
 
 FLEET = 8  # as the fixture ``smoke``
@@ -86,7 +86,7 @@ def tiny() -> Experiment:
 
 
 def compute(experiment: Experiment, root: Path, deadline: float | None = None) -> bool:
-    return cluster.compute(
+    return cluster.run_sweep(
         experiment, root, device="cpu", workers=1, fleet=FLEET, deadline=deadline
     )
 
@@ -150,7 +150,7 @@ def test_a_sweep_killed_after_any_of_its_files_gives_the_same_tables(
             with pytest.raises(Killed):
                 compute(tiny, root)
         if writes < len(written):
-            assert plan(tiny, root, FLEET).jobs
+            assert make_plan(tiny, root, FLEET).jobs
         assert compute(tiny, root)
         assert tables(tiny, root) == expected, f"killed after {written[writes - 1]}"
         assert checkpoints(root) == starts
@@ -259,7 +259,7 @@ def test_a_first_epoch_that_would_overrun_is_not_begun(
     expected: float, begun: bool, tiny: Experiment, tmp_path: Path, clock: Clock
 ) -> None:
     """Before any was timed, an epoch is thought to take what a trial of a few steps says."""
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
     place = JobContext(tiny, made.at, tmp_path, deadline=5.0, epoch_seconds=expected)
     assert not jobs.run_job(made.jobs[0], place)
     assert (clock.now > 0) == begun

@@ -32,7 +32,7 @@ from threeregime.pruning import magnitude
 from threeregime.results import tables
 from threeregime.results.tables import Results
 from threeregime.sweep import compute as cluster
-from threeregime.sweep.plan import RetrainJob, plan
+from threeregime.sweep.plan import RetrainJob, make_plan
 from threeregime.training import run as training
 from threeregime.training.evaluation import evaluate_errors
 
@@ -52,7 +52,7 @@ def tiny(experiment: Experiment) -> Experiment:
 
 
 def compute(experiment: Experiment, root: Path, fleet: int = FLEET) -> Results:
-    assert cluster.compute(experiment, root, device="cpu", workers=1, fleet=fleet)
+    assert cluster.run_sweep(experiment, root, device="cpu", workers=1, fleet=fleet)
     return tables.load(experiment, root)
 
 
@@ -72,7 +72,7 @@ def names(job: RetrainJob) -> list[tuple[float, float, int]]:
 
 
 def test_the_plan_covers_every_unit_once_in_order(experiment: Experiment, tmp_path: Path) -> None:
-    made = plan(experiment, tmp_path, FLEET)
+    made = make_plan(experiment, tmp_path, FLEET)
     assert [job.nets for job in made.retrain] == [8, 8, 8]
     assert [unit for job in made.retrain for unit in job.units] == experiment.units()
     assert made.finished == 0
@@ -83,7 +83,7 @@ def test_the_plan_covers_every_unit_once_in_order(experiment: Experiment, tmp_pa
 
 
 def test_members_and_pairs_of_a_fleet(experiment: Experiment, tmp_path: Path) -> None:
-    job = plan(experiment.with_seeds(1, 3), tmp_path, FLEET).retrain[0]
+    job = make_plan(experiment.with_seeds(1, 3), tmp_path, FLEET).retrain[0]
     assert len(job.units) == 2  # two units of three copies are as many as eight places hold
     assert [seed for _, seed in job.members] == [0, 1, 2, 0, 1, 2]
     assert [unit for unit, _ in job.members] == [job.units[0]] * 3 + [job.units[1]] * 3
@@ -98,7 +98,7 @@ def test_fleets_are_as_large_as_allowed_and_nearly_equal(
     members: int, dense: int, copies: int
 ) -> None:
     experiment = catalogue.load_experiment("figure_02", "smoke").with_seeds(dense, copies)
-    made = plan(experiment, Path("nowhere"), members)
+    made = make_plan(experiment, Path("nowhere"), members)
     units = [len(job.units) for job in made.retrain]
     assert sum(units) == 6 * dense
     assert max(units) * copies <= max(members, copies)
@@ -124,13 +124,13 @@ def test_fleets_do_not_depend_on_what_is_finished(
     finished: tuple[bool, ...], experiment: Experiment, tmp_path: Path
 ) -> None:
     experiment = experiment.with_seeds(3, 2)
-    first = plan(experiment, tmp_path, members=10)
+    first = make_plan(experiment, tmp_path, members=10)
     # what is left could be spread otherwise: 14 units would make fleets of 5, 4 and 5
     assert [len(job.units) for job in first.retrain] == [4, 5, 5, 4]
     for job, is_done in zip(first.retrain, finished, strict=True):
         if is_done:
             finish(job, first.at)
-    again = plan(experiment, tmp_path, members=10)
+    again = make_plan(experiment, tmp_path, members=10)
     left = [job for job, is_done in zip(first.retrain, finished, strict=True) if not is_done]
     assert list(again.retrain) == left
     assert [job.fleet for job in again.retrain] == [job.fleet for job in left]
@@ -140,27 +140,27 @@ def test_fleets_do_not_depend_on_what_is_finished(
 
 
 def test_nets_without_their_pairs_are_not_finished(experiment: Experiment, tmp_path: Path) -> None:
-    first = plan(experiment, tmp_path, FLEET)
+    first = make_plan(experiment, tmp_path, FLEET)
     finish(first.retrain[0], first.at, kinds=("nets",))
     finish(first.retrain[1], first.at, kinds=("pairs",))
-    assert plan(experiment, tmp_path, FLEET).retrain == first.retrain
+    assert make_plan(experiment, tmp_path, FLEET).retrain == first.retrain
 
 
 def test_results_elsewhere_count_as_finished(experiment: Experiment, tmp_path: Path) -> None:
     shipped, own = tmp_path / "shipped", tmp_path / "own"
-    there = plan(experiment, shipped, FLEET)
+    there = make_plan(experiment, shipped, FLEET)
     for job in there.retrain:
         finish(job, there.at)
-    assert plan(experiment, own, FLEET, also=[shipped]).jobs == ()
+    assert make_plan(experiment, own, FLEET, also=[shipped]).jobs == ()
     more = experiment.with_values(density=[0.05, 0.2, 0.33, 0.8])
-    left = plan(more, own, FLEET, also=[shipped])
+    left = make_plan(more, own, FLEET, also=[shipped])
     assert {unit.load for job in left.retrain for unit in job.units} == {0.33}
     assert left.at.is_relative_to(own)
 
 
 def test_recipes_that_cannot_run_together_are_not_packed_together(tmp_path: Path) -> None:
     experiment = catalogue.load_experiment("weight_decay", "smoke")
-    made = plan(experiment, tmp_path)
+    made = make_plan(experiment, tmp_path)
     assert len(made.retrain) == len(made.dense) == 2
     for job in made.jobs:
         assert len({u.variant for u in job.units} if isinstance(job, RetrainJob) else {0}) == 1
@@ -170,7 +170,7 @@ def test_recipes_that_cannot_run_together_are_not_packed_together(tmp_path: Path
 
 def test_the_identity_of_a_fleet_is_its_recipe_and_who_is_in_it(experiment: Experiment) -> None:
     def ids(experiment: Experiment, fleet: int = FLEET) -> list[str]:
-        return [job.fleet for job in plan(experiment, Path("nowhere"), fleet).jobs]
+        return [job.fleet for job in make_plan(experiment, Path("nowhere"), fleet).jobs]
 
     first = ids(experiment)
     assert len(set(first)) == 4
@@ -188,10 +188,10 @@ def test_the_identity_of_a_fleet_is_its_recipe_and_who_is_in_it(experiment: Expe
 
 
 def test_work_is_counted_in_net_epochs(experiment: Experiment, tmp_path: Path) -> None:
-    made = plan(experiment, tmp_path, FLEET)
+    made = make_plan(experiment, tmp_path, FLEET)
     # 2 dense nets of 4 epochs; 24 of 2, and two forward passes of three at 11 points of 12 pairs
     assert made.cost == pytest.approx(2 * 4 + 24 * 2 + 12 * 11 * 2 / 3)
-    (short,) = plan(experiment.with_values(epochs=[2]), tmp_path, FLEET).dense
+    (short,) = make_plan(experiment.with_values(epochs=[2]), tmp_path, FLEET).dense
     assert short.cost == 4  # it stops where nothing later is wanted
 
 
@@ -291,7 +291,7 @@ def test_dense_checkpoints_are_what_the_engine_computes(
     experiment: Experiment, smoke: Path
 ) -> None:
     """The dense runs again without the sweep: who is drawn and trained from which stream."""
-    (job,) = plan(experiment, Path("nowhere"), FLEET).dense
+    (job,) = make_plan(experiment, Path("nowhere"), FLEET).dense
     engine = engine_of(smoke, "dense", job.fleet)
     fleet = Fleet.initial(
         lambda: PreResNet(8, 0.25, 1, 10),
@@ -314,7 +314,7 @@ def test_dense_checkpoints_are_what_the_engine_computes(
 def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, smoke: Path) -> None:
     """One fleet again without the sweep: which checkpoint, mask, stream and epochs count."""
     got = tables.load(experiment, smoke)
-    job = plan(experiment, Path("nowhere"), FLEET).retrain[1]
+    job = make_plan(experiment, Path("nowhere"), FLEET).retrain[1]
     digits = registry.load_images("digits")
     at = smoke / "figure_02" / "smoke" / "state"
     starts = [
@@ -424,7 +424,7 @@ def test_cells_off_the_grid_are_added_beside_it(
     pd.testing.assert_frame_equal(tables.load(tiny, tmp_path).nets, on_grid.nets)
     both = tiny.with_values(epochs=[1, 2], density=[0.2, 0.33])
     assert len(tables.load(both, tmp_path).nets) == 6
-    assert len(plan(both, tmp_path).retrain) == 1  # epochs 1, density 0.2
+    assert len(make_plan(both, tmp_path).retrain) == 1  # epochs 1, density 0.2
     with pytest.raises(ThreeRegimeError, match="no results of figure_02 at scale smoke"):
         tables.load(tiny.with_values(density=[0.5]), tmp_path)
 
@@ -432,10 +432,10 @@ def test_cells_off_the_grid_are_added_beside_it(
 def test_more_seeds_take_up_the_dense_runs_that_are_there(
     experiment: Experiment, smoke: Path
 ) -> None:
-    more = plan(experiment.with_seeds(2, 3), smoke, FLEET)
+    more = make_plan(experiment.with_seeds(2, 3), smoke, FLEET)
     assert more.dense == ()
     assert sum(job.nets for job in more.retrain) == 36
-    third = plan(experiment.with_seeds(3, 2), smoke, FLEET)
+    third = make_plan(experiment.with_seeds(3, 2), smoke, FLEET)
     assert [job.seeds for job in third.dense] == [(2,)]
     assert {unit.dense_seed for job in third.retrain for unit in job.units} == {2}
 
@@ -559,7 +559,7 @@ def test_a_net_that_diverged_does_not_stop_or_touch_its_fleet(
     assert got.nets["diverged"].tolist() == ill.tolist()
     assert np.isnan([list(curve) for curve in got.pairs["curve"]]).sum() == 3 * 11
     # it counts as computed
-    assert plan(experiment, with_a_broken_start, FLEET).jobs == ()
+    assert make_plan(experiment, with_a_broken_start, FLEET).jobs == ()
 
 
 @pytest.mark.parametrize("run", ["dense", "retraining"])
@@ -605,7 +605,7 @@ def test_what_the_line_says_helps(experiment: Experiment, smoke: Path, tmp_path:
     path = damaged(smoke, tmp_path, "nets")
     fleet = path.stem.partition("-")[2]
     path.unlink()
-    assert [job.fleet for job in plan(experiment, tmp_path, FLEET).jobs] == [fleet]
+    assert [job.fleet for job in make_plan(experiment, tmp_path, FLEET).jobs] == [fleet]
 
 
 def test_other_files_in_the_folder_do_not_matter(
@@ -617,7 +617,7 @@ def test_other_files_in_the_folder_do_not_matter(
     (at / "README.md").write_text("notes")
     got, clean = (tables.load(experiment, root) for root in (tmp_path, smoke))
     pd.testing.assert_frame_equal(got.nets, clean.nets)
-    assert plan(experiment, tmp_path, FLEET).jobs == ()
+    assert make_plan(experiment, tmp_path, FLEET).jobs == ()
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -651,9 +651,9 @@ def test_batch_size_is_a_temperature(tmp_path: Path) -> None:
     experiment = (
         catalogue.load_experiment("figure_07", "smoke").with_values(density=[0.4]).with_seeds(1, 2)
     )
-    assert cluster.compute(experiment, tmp_path, device="cpu", workers=1)
+    assert cluster.run_sweep(experiment, tmp_path, device="cpu", workers=1)
     got = tables.load(experiment, tmp_path)
     assert got.dense["batch_size"].tolist() == [16, 64]
     assert got.nets["batch_size"].tolist() == [16, 16, 64, 64]
     assert not got.nets["diverged"].any()
-    assert plan(experiment, tmp_path).jobs == ()
+    assert make_plan(experiment, tmp_path).jobs == ()

@@ -18,7 +18,6 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown
 
-from threeregime.analysis import study as report
 from threeregime.analysis.study import Study
 from threeregime.claims import tables
 from threeregime.claims.ledger import CLAIMS, Claim
@@ -79,7 +78,7 @@ def _study(scale: str, root: Path, name: str) -> Study | None:
     if scale not in catalogue.list_scales(name):
         return None
     experiment = catalogue.load_experiment(name, scale)
-    return report.shipped(experiment, root)
+    return Study.shipped(experiment, root)
 
 
 def _judged(claim: Claim, scale: str, read: Callable[[str], Study | None]) -> Verdict:

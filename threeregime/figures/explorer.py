@@ -17,7 +17,7 @@ import anywidget
 import traitlets
 
 from threeregime._paths import WEB
-from threeregime.analysis.study import Study, phase_diagrams
+from threeregime.analysis.study import Study
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
@@ -70,21 +70,21 @@ STATE = ("experiment", "row", "column", "lmc_threshold", "cka_threshold", "paper
 
 
 def make_explorer(
-    reports: Sequence[Study],
+    studies: Sequence[Study],
     temperature: float | None = None,
     load: float | None = None,
 ) -> Explorer:
     """Make the widget over some diagrams, opened at one cell of the first.
 
     Args:
-        reports: what to show, the first one first.
+        studies: what to show, the first one first.
         temperature: where to begin, at the nearest there is; None: the coldest.
         load: where to begin, at the nearest there is; None: the highest load.
 
     Raises:
         ThreeRegimeError: nothing to show.
     """
-    made = explorer_data(reports)
+    made = explorer_data(studies)
     first = made["diagrams"][0]
     temperatures, loads = first["temperature"]["values"], first["load"]["values"]
     return Explorer(
@@ -136,8 +136,9 @@ def shipped_studies(
                 except ThreeRegimeError:
                     continue
                 if len(experiment.variants) == 1 and len(tables.pairs):
-                    drawn = phase_diagrams(experiment, tables, lmc_threshold, cka_threshold)
-                    found.append(Study(experiment, tables, drawn))
+                    found.append(
+                        Study.from_results(experiment, tables, lmc_threshold, cka_threshold)
+                    )
     return found
 
 

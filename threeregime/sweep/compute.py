@@ -29,14 +29,22 @@ from threeregime.sweep.dask_workers import (
 )
 from threeregime.sweep.jobs import run_job
 from threeregime.sweep.memory import max_members
-from threeregime.sweep.plan import MEMBERS, Job, JobContext, Plan, RetrainJob, is_complete, plan
+from threeregime.sweep.plan import (
+    MEMBERS,
+    Job,
+    JobContext,
+    Plan,
+    RetrainJob,
+    is_complete,
+    make_plan,
+)
 from threeregime.sweep.resumable import EPOCHS_BEFORE_DEADLINE, Progress
 
 SHORT_SECONDS = 60.0
 """Starting workers takes seconds: work as short as this is done in this process."""
 
 
-def compute(
+def run_sweep(
     experiment: Experiment,
     root: Path,
     *,
@@ -91,7 +99,7 @@ def compute(
         epoch_seconds=0.0,
         engine=engine,
     )
-    make = partial(plan, experiment, root, fleet, also)
+    make = partial(make_plan, experiment, root, fleet, also)
     left = _there(make, context, dask, dry_run) if dask else _here(make, context, workers, dry_run)
     return _tell(left, context, dry_run)
 
@@ -103,14 +111,14 @@ def obtain_results(
 
     Args:
         experiment: what is wanted; cells off its grid are computed too.
-        device: as in :func:`compute`.
+        device: as in :func:`run_sweep`.
         recompute: leave the shipped tables aside.
         runs: where new results go (default ``runs/results`` beside the shipped ones).
     """
     own = runs or tables.ROOT.parent / "runs" / "results"
     shipped = () if recompute else (tables.ROOT,)
     if not is_complete(experiment, own, *shipped):
-        compute(experiment, own, also=shipped, device=device)
+        run_sweep(experiment, own, also=shipped, device=device)
     return tables.load(experiment, *shipped, own)
 
 

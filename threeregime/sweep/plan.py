@@ -168,7 +168,7 @@ class Plan:
         return sum(job.cost for job in self.jobs)
 
 
-def plan(
+def make_plan(
     experiment: Experiment,
     root: Path,
     members: int = MEMBERS,
