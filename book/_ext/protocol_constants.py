@@ -33,6 +33,7 @@ def scale(name: str) -> dict[str, Any]:
     steps = images // protocol.dense.batch_size
     iterations = steps * protocol.dense.epochs
     decay = protocol.dense.lr * protocol.dense.weight_decay
+    paper_decay = catalogue.load_scale("paper").dense.weight_decay
     numbers = {
         **protocol.to_dict(),
         "images": images,
@@ -43,9 +44,7 @@ def scale(name: str) -> dict[str, Any]:
         # How many times over weight decay would shrink the weights of the dense run if the rate
         # never dropped: see "Why the digits' weight decay is larger" on the protocol page.
         "shrinkage": f"{decay * iterations:.2f}",
-        "shrinkage_at_paper_decay": (
-            f"{protocol.dense.lr * catalogue.load_scale('paper').dense.weight_decay * iterations:.2f}"
-        ),
+        "shrinkage_at_paper_decay": (f"{protocol.dense.lr * paper_decay * iterations:.2f}"),
     }
     return {key: _printed(value) for key, value in numbers.items()}
 

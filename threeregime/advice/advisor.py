@@ -31,13 +31,11 @@ from threeregime.advice.candidates import (
 )
 from threeregime.advice.model import PrunableNet, inspect_net, is_grey, load_weights, state_of
 from threeregime.advice.user_data import MAX_EXAMPLES, Sides, draw_split, load_folder
-from threeregime.algorithms.selection import Decision, select_by_error, select_by_similarity, tune
-from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.thresholds import LMC_THRESHOLD
-from threeregime.data.tensors import TensorTask
+from threeregime.algorithms import Decision, select_by_error, select_by_similarity, tune
+from threeregime.analysis import LMC_THRESHOLD, PhaseDiagram
+from threeregime.data import TensorTask
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet.device import resolve_device
-from threeregime.fleet.fleet import State
+from threeregime.fleet import State, resolve_device
 
 OWN = "the net"
 """What the one candidate is called where no checkpoints are given."""

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from threeregime.analysis.bootstrap import Array
-from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.thresholds import REGIMES
-from threeregime.data import registry
+from threeregime.analysis import REGIMES, Array, PhaseDiagram
+from threeregime.data import load_images
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
+from threeregime.experiments import load_experiment
 from threeregime.results import tables as results
 
 EXPERIMENTS = ("diagnostics", "figure_02")
@@ -98,13 +96,13 @@ def load_calibration(steps: int, *roots: Path) -> Calibration | None:
         None where there are no tables, or all cells are in one regime.
     """
     for name in EXPERIMENTS:
-        experiment = catalogue.load_experiment(name, SCALE)
+        experiment = load_experiment(name, SCALE)
         try:
             tables = results.load(experiment, *roots)
         except ThreeRegimeError:
             continue
         recipe = experiment.protocol.retraining
-        each = registry.load_images(experiment.protocol.data.name).count // recipe.batch_size
+        each = load_images(experiment.protocol.data.name).count // recipe.batch_size
         end = tables.pairs.assign(epoch=recipe.epochs)
         whole = pd.concat([tables.early, end]) if len(tables.early) else end
         made = np.unique(whole["epoch"])

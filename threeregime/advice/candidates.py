@@ -18,18 +18,14 @@ import numpy as np
 import torch
 
 from threeregime.advice.model import PrunableNet
-from threeregime.algorithms.selection import Measurement
-from threeregime.data.task import stream_seed
-from threeregime.data.tensors import TensorTask
+from threeregime.algorithms import Measurement
+from threeregime.data import TensorTask, stream_seed
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet.device import is_out_of_memory
-from threeregime.fleet.fleet import Fleet, State
-from threeregime.metrics.pairs import measure_pairs
+from threeregime.fleet import Fleet, State, is_out_of_memory
+from threeregime.metrics import measure_pairs
 from threeregime.protocol import Retraining
-from threeregime.pruning.magnitude import prune_masks
-from threeregime.training.evaluation import evaluate_errors
-from threeregime.training.loop import Callback, train
-from threeregime.training.run import TrainingRun
+from threeregime.pruning import prune_masks
+from threeregime.training import Callback, TrainingRun, evaluate_errors, train
 
 TARGET_STEPS = 300
 """Steps that a copy is retrained for by default, if this takes from 2 to 20 epochs."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from threeregime.data.tensors import TensorSplit, cast_inputs
+from threeregime.data import TensorSplit, cast_inputs
 from threeregime.errors import ThreeRegimeError
 
 PROBED = 8

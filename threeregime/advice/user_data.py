@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from threeregime.data.folders import FolderSplit, check_same_classes, open_split
-from threeregime.data.task import EVALUATION_BATCH, stream_seed
-from threeregime.data.tensors import TensorSplit
+from threeregime.data import FolderSplit, TensorSplit, check_same_classes, open_split, stream_seed
+from threeregime.data.task import EVALUATION_BATCH
 from threeregime.errors import ThreeRegimeError
 
 MAX_EXAMPLES = 10_000

@@ -9,10 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import format_value
-from threeregime.analysis.intervals import interval_half_width
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import Array, PhaseDiagram, format_value, interval_half_width, mean
 
 THRESHOLDS = tuple(np.round(np.linspace(-0.3, 0.0, 13), 3).tolist())
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from threeregime.algorithms.selection import Decision, Measurement, Trials
-from threeregime.analysis.intervals import interval_half_width
+from threeregime.analysis import interval_half_width
 from threeregime.errors import ThreeRegimeError
 from threeregime.results.tables import Results
 

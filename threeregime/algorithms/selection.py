@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from threeregime.analysis.thresholds import LMC_THRESHOLD
+from threeregime.analysis import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
 
 EARLY_EPOCHS = 2  # alpha, Section 4.2

@@ -19,12 +19,10 @@ from threeregime.analysis.cells import format_value
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.axes import hot_to_cold
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import Experiment, hot_to_cold
 from threeregime.results import tables
 from threeregime.results.tables import Results
-from threeregime.sweep import compute
-from threeregime.sweep.plan import is_complete
+from threeregime.sweep import is_complete, obtain_results
 
 Cell = tuple[float, float]
 Measure = Callable[[Sequence[Cell]], Mapping[Cell, float]]
@@ -169,9 +167,7 @@ def describe_boundary(
     if not -1 <= threshold <= 0:
         raise ThreeRegimeError(f"lmc_threshold = {threshold} is not allowed: from -1 to 0")
     one = experiment.variant(variant)
-    found = follow_boundary_of(
-        one, lambda e: compute.obtain_results(e, device, recompute), threshold
-    )
+    found = follow_boundary_of(one, lambda e: obtain_results(e, device, recompute), threshold)
     lines = [
         found.table().to_string(index=False),
         f"{len(found.measured)} of {found.in_one.size} cells measured ({found.share:.0%}), in "

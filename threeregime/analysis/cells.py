@@ -10,7 +10,7 @@ import pandas as pd
 from threeregime.analysis import bootstrap as boot
 from threeregime.analysis.bootstrap import Array
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.axes import AXES
+from threeregime.experiments import AXES
 from threeregime.results import tables
 
 # The columns of the nets and of the pairs that become numbers of a cell.

@@ -19,7 +19,7 @@ from threeregime.analysis.bootstrap import Array, interval
 from threeregime.analysis.cells import METRICS, PRINTED, format_value
 from threeregime.analysis.thresholds import LMC_THRESHOLD, classify, otsu
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.axes import AXES, hot_to_cold
+from threeregime.experiments import AXES, hot_to_cold
 from threeregime.results import tables
 
 PROBABILITY_COLUMNS = {"I": "p_I", "II-A": "p_IIA", "II-B": "p_IIB"}

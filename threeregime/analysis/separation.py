@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from threeregime.experiments.axes import AXES
+from threeregime.experiments import AXES
 from threeregime.results.tables import Results
 
 SIGNS = {

@@ -15,13 +15,11 @@ from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.analysis.transitions import best_temperatures
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import Experiment, load_experiment
 from threeregime.results import marks, provenance
 from threeregime.results import tables as results
 from threeregime.results.tables import Results
-from threeregime.sweep.compute import obtain_results
-from threeregime.sweep.plan import is_complete
+from threeregime.sweep import is_complete, obtain_results
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +91,7 @@ class Study:
         recompute: bool = False,
         fields: Mapping[str, Any] | None = None,
     ) -> Study:
-        """Read what is shipped of an experiment, compute now what is missing, and make its diagrams.
+        """Read the shipped tables of an experiment, compute what is missing, make its diagrams.
 
         Args:
             name: the experiment.
@@ -111,7 +109,7 @@ class Study:
         Raises:
             ThreeRegimeError: a value that is not allowed.
         """
-        experiment = catalogue.load_experiment(name, scale).with_fields(fields or {})
+        experiment = load_experiment(name, scale).with_fields(fields or {})
         chosen = {experiment.temperature: temperatures, experiment.load: loads}
         experiment = experiment.with_values(
             **{axis: values for axis, values in chosen.items() if values}
@@ -169,11 +167,11 @@ class Study:
     ) -> list[Study]:
         """What is shipped of an experiment at the paper's own scale; nothing is computed.
 
-        The original data set and, of CIFAR-10, its JPEG copy are looked for; prints a line where there
-        is nothing yet.
+        The original data set and, of CIFAR-10, its JPEG copy are looked for; prints a line where
+        there is nothing yet.
         """
         found = []
-        for chosen in catalogue.load_experiment(name, "paper").data_variants():
+        for chosen in load_experiment(name, "paper").data_variants():
             source = chosen.protocol.data.name
             try:
                 tables = results.load(chosen)

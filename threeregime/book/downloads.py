@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from threeregime.experiments import catalogue
-from threeregime.experiments.experiment import Experiment, Unit
+from threeregime.experiments import Experiment, Unit, load_experiment
 from threeregime.results import provenance, status
 from threeregime.results import tables as results
 from threeregime.results.tables import Name, Results
@@ -84,7 +83,7 @@ def csv(table: pd.DataFrame) -> str:
 
 def _export(folder: Path, experiment: Experiment, tables: Results) -> Export:
     assert tables.name is not None
-    own = catalogue.load_experiment(experiment.name, experiment.scale).protocol.data.name
+    own = load_experiment(experiment.name, experiment.scale).protocol.data.name
     data = experiment.protocol.data.name
     stem = "-".join([experiment.name, experiment.scale, *([data] if data != own else [])])
     parts = {kind: part for kind in results.KINDS if len(part := getattr(tables, kind))}

@@ -12,6 +12,7 @@ from threeregime.claims.figure_statements import (
     figure_14,
     figure_15,
     local_metrics,
+    radii,
     selections,
 )
 from threeregime.claims.ledger import CLAIMS, Claim
@@ -46,6 +47,7 @@ __all__ = [
     "judge_claims",
     "local_metrics",
     "pairs_of_copies",
+    "radii",
     "selections",
     "shuffle_temperatures",
     "statement_details",

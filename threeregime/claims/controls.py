@@ -13,16 +13,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from threeregime.data.registry import DATA_DIR, load_task
-from threeregime.data.task import stream_seed
-from threeregime.fleet.engine import candidate_engines
-from threeregime.fleet.fleet import Fleet
-from threeregime.metrics.pairs import measure_pairs
-from threeregime.models.registry import net_builder
+from threeregime.data import DATA_DIR, load_task, stream_seed
+from threeregime.fleet import Fleet, candidate_engines
+from threeregime.metrics import measure_pairs
+from threeregime.models import net_builder
 from threeregime.protocol import Protocol, Pruning
-from threeregime.pruning.magnitude import prune_masks
+from threeregime.pruning import prune_masks
 from threeregime.results.tables import Results
-from threeregime.training.loop import train
+from threeregime.training import train
 
 KINDS = {True: "one dense run", False: "two dense runs"}
 

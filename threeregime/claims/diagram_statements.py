@@ -14,10 +14,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import format_value
-from threeregime.analysis.intervals import contrast, held_out_gain, interval_half_width, spearman
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import (
+    Array,
+    PhaseDiagram,
+    contrast,
+    format_value,
+    held_out_gain,
+    interval_half_width,
+    mean,
+    spearman,
+)
 from threeregime.claims.statement import Statement, judge_effect, judge_grid_effect
 
 __all__ = ["Statement", "figure_2"]
@@ -224,7 +230,8 @@ def cooling_helps(diagram: PhaseDiagram) -> Statement:
     k, error = third(diagram), diagram.grid("test_error")
     high = range(len(diagram.loads) - k, len(diagram.loads))
     parts = [
-        f"{format_value(diagram.load, diagram.loads[j])}: {100 * (error[0, j] - error[-1, j]):+.2f} "
+        f"{format_value(diagram.load, diagram.loads[j])}: "
+        f"{100 * (error[0, j] - error[-1, j]):+.2f} "
         f"(Spearman {spearman(error[:, j]):+.2f})"
         for j in high
     ]

@@ -14,19 +14,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.algorithms.replay import replay_rules, replays
-from threeregime.algorithms.selection import (
+from threeregime.algorithms import (
     EARLY_EPOCHS,
     grid_search,
+    replay_rules,
+    replays,
     select_best_dense,
     select_by_error,
     select_by_similarity,
     select_rho,
 )
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import format_value
-from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.separation import areas_by_metric
+from threeregime.analysis import Array, PhaseDiagram, areas_by_metric, format_value, mean
 from threeregime.claims.diagram_statements import heating, heating_helps, third
 from threeregime.claims.statement import Statement, judge_effect, judge_seed_effects
 from threeregime.results.tables import Results

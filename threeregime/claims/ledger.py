@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from threeregime.algorithms import accuracy
-from threeregime.algorithms.selection import EARLY_EPOCHS
-from threeregime.analysis.study import Study
+from threeregime.algorithms import EARLY_EPOCHS, accuracy_by_seed, accuracy_table
+from threeregime.analysis import Study
 from threeregime.claims import diagram_statements, figure_statements
 from threeregime.claims.statement import Statement, judge_seed_effects
 
@@ -104,7 +103,7 @@ def _robust_threshold(studies_: Studies) -> Sequence[Statement]:
     """Between half and twice the threshold Algorithm 1 is right about as often (Appendix C.1)."""
     by_seed = []
     for threshold in (*NEAR, studies_["figure_02"].diagram.lmc_threshold):
-        by_seed.append(accuracy.accuracy_by_seed(studies_["figure_02"].diagram, threshold))
+        by_seed.append(accuracy_by_seed(studies_["figure_02"].diagram, threshold))
     moved = np.ptp(np.stack(by_seed), axis=0)
     return [
         judge_seed_effects(
@@ -120,8 +119,8 @@ def _robust_threshold(studies_: Studies) -> Sequence[Statement]:
 def _better_than_blind(studies_: Studies) -> Sequence[Statement]:
     """Algorithm 1 is right more often than a rule that does not look at the net (Section 4.1)."""
     diagram = studies_["figure_02"].diagram
-    right = accuracy.accuracy_by_seed(diagram, diagram.lmc_threshold)
-    table = accuracy.accuracy_table(diagram, [diagram.lmc_threshold]).iloc[0]
+    right = accuracy_by_seed(diagram, diagram.lmc_threshold)
+    table = accuracy_table(diagram, [diagram.lmc_threshold]).iloc[0]
     blind = max(table["always hotter"], table["never hotter"])
     return [
         judge_seed_effects(

@@ -21,10 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import METRICS
-from threeregime.analysis.intervals import interval_half_width, t_half_width
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import (
+    METRICS,
+    Array,
+    PhaseDiagram,
+    interval_half_width,
+    mean,
+    t_half_width,
+)
 
 
 @dataclass(frozen=True)

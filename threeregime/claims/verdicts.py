@@ -18,12 +18,12 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown
 
-from threeregime.analysis.study import Study
+from threeregime.analysis import Study
 from threeregime.claims import tables
 from threeregime.claims.ledger import CLAIMS, Claim
 from threeregime.claims.statement import Statement
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
+from threeregime.experiments import list_scales, load_experiment, load_scale
 from threeregime.results import marks
 from threeregime.results import tables as results
 
@@ -64,7 +64,7 @@ def judge_claims(
     Raises:
         ThreeRegimeError: an unknown claim or scale.
     """
-    catalogue.load_scale(scale)  # refuses one that there is not
+    load_scale(scale)  # refuses one that there is not
     wanted = list(names) or list(CLAIMS)
     if unknown := set(wanted) - set(CLAIMS):
         known = ", ".join(CLAIMS)
@@ -75,9 +75,9 @@ def judge_claims(
 
 def _study(scale: str, root: Path, name: str) -> Study | None:
     """The whole shipped study of an experiment; None where a part of it is missing."""
-    if scale not in catalogue.list_scales(name):
+    if scale not in list_scales(name):
         return None
-    experiment = catalogue.load_experiment(name, scale)
+    experiment = load_experiment(name, scale)
     return Study.shipped(experiment, root)
 
 

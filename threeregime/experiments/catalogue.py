@@ -54,7 +54,8 @@ def _table(name: str) -> dict[str, Any]:
         return files.read_experiment(Path(name))
     if name not in list_experiments():
         raise ThreeRegimeError(
-            f"experiment {name!r} is not known: one of {', '.join(list_experiments())}, or a TOML file"
+            f"experiment {name!r} is not known: one of {', '.join(list_experiments())}, or a TOML "
+            "file"
         )
     return files.read_experiment(PROTOCOLS / f"{name}.toml")
 

@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import PRINTED, format_value
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import Array, PhaseDiagram, format_value, mean
+from threeregime.analysis.cells import PRINTED
 from threeregime.figures import style
 
 BOX: Any = {"fill": False, "ec": "black", "lw": 1.8, "zorder": 6, "clip_on": False}

@@ -17,9 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from threeregime.analysis.cells import PRINTED, format_value
-from threeregime.analysis.phase_diagram import PROBABILITY_COLUMNS, PhaseDiagram
-from threeregime.analysis.transitions import compare_cells
+from threeregime.analysis import PROBABILITY_COLUMNS, PhaseDiagram, compare_cells, format_value
+from threeregime.analysis.cells import PRINTED
 from threeregime.errors import ThreeRegimeError
 from threeregime.figures import style
 from threeregime.figures.style import COLOURS, STYLE

@@ -17,10 +17,9 @@ import anywidget
 import traitlets
 
 from threeregime._paths import WEB
-from threeregime.analysis.study import Study
-from threeregime.analysis.thresholds import LMC_THRESHOLD
+from threeregime.analysis import LMC_THRESHOLD, Study
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
+from threeregime.experiments import list_experiments, list_scales, load_experiment
 from threeregime.figures.explorer_data import explorer_data
 from threeregime.results import tables as results
 
@@ -126,11 +125,11 @@ def shipped_studies(
     Where a protocol asks for CIFAR-10, results on its JPEG copy count as well.
     """
     found = []
-    for name in catalogue.list_experiments():
-        for scale in [s for s in catalogue.list_scales(name) if s in set(scales)]:
+    for name in list_experiments():
+        for scale in [s for s in list_scales(name) if s in set(scales)]:
             if not any(results.folder(root, name, scale).glob("nets-*.parquet")):
                 continue
-            for experiment in catalogue.load_experiment(name, scale).data_variants():
+            for experiment in load_experiment(name, scale).data_variants():
                 try:
                     tables = results.load(experiment, root)
                 except ThreeRegimeError:

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from threeregime.analysis.cells import format_value
-from threeregime.analysis.phase_diagram import PROBABILITY_COLUMNS, PhaseDiagram
-from threeregime.analysis.study import Study
-from threeregime.analysis.transitions import temperature_gains
+from threeregime.analysis import (
+    PROBABILITY_COLUMNS,
+    PhaseDiagram,
+    Study,
+    format_value,
+    temperature_gains,
+)
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
-from threeregime.experiments.axes import AXES
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import AXES, Experiment, load_experiment
 from threeregime.figures.style import COLOURS, axis_label
 
 # Significant digits; LMC and CKA keep all of theirs, since thresholds are compared with them.
@@ -113,7 +114,7 @@ def _axis(name: str, values: Sequence[float]) -> dict[str, Any]:
 
 def _changes(experiment: Experiment) -> Mapping[str, Any]:
     """The fields in which it departs from the catalogue's experiment of that name and scale."""
-    listed = catalogue.load_experiment(experiment.name, experiment.scale).protocol.to_dict()
+    listed = load_experiment(experiment.name, experiment.scale).protocol.to_dict()
     changed = {}
     for section, fields in experiment.protocol.to_dict().items():
         for name, value in fields.items():

@@ -12,9 +12,7 @@ import pandas as pd
 from matplotlib import colors
 from matplotlib.figure import Figure
 
-from threeregime.analysis.bootstrap import Array
-from threeregime.analysis.boundary import Boundary
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import Array, Boundary, PhaseDiagram
 from threeregime.figures import style
 
 

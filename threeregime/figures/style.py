@@ -17,14 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from threeregime.analysis.bootstrap import Array
-from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.transitions import (
+from threeregime.analysis import (
+    Array,
+    PhaseDiagram,
     favourable_transitions,
     regime_boundaries,
     regime_label_positions,
 )
-from threeregime.experiments.axes import AXES
+from threeregime.experiments import AXES
 from threeregime.results import marks
 
 WIDTH = 7.4  # inches, at 100 pixels to the inch on the page

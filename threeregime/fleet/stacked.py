@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import lanes
-from threeregime.models.layers import Concat
+from threeregime.models import Concat
 
 Layers = dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
 

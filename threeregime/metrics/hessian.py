@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from threeregime.data.task import Task, stream_seed
-from threeregime.fleet.fleet import Fleet
-from threeregime.pruning.magnitude import Masks
+from threeregime.data import Task, stream_seed
+from threeregime.fleet import Fleet
+from threeregime.pruning import Masks
 
 SAMPLES = 256
 """Most training examples that the Hessian is taken on."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from threeregime.data.task import Task
-from threeregime.fleet.device import compute_settings
-from threeregime.fleet.fleet import Fleet, State
+from threeregime.data import Task
+from threeregime.fleet import Fleet, State, compute_settings
 from threeregime.metrics.functional import cka, line_points, lmc
-from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
+from threeregime.training import evaluate_errors, evaluate_outputs
 
 STATISTICS_BATCH = 256
 

@@ -23,7 +23,7 @@ from threeregime.models.transformer import Transformer
 from threeregime.models.vgg import VGG
 
 if TYPE_CHECKING:
-    from threeregime.data.task import Task
+    from threeregime.data import Task
     from threeregime.protocol import Net
 
 

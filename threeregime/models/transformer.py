@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime.data.vocabulary import PAD
+from threeregime.data import PAD
 
 BASE, HEAD = 512, 64
 """Features of Transformer-base, and of each of its 8 heads."""
@@ -123,7 +123,8 @@ class Transformer(nn.Module):
         hands back so that it is not computed again for every piece.
 
         Args:
-            row: the source, padded to ``source_length``, and the target so far, [batch, places + t].
+            row: the source, padded to ``source_length``, and the target so far,
+                [batch, source_length + t].
             memory: the encoded source, if it is known.
         """
         source, target = row[:, : self.source_length], row[:, self.source_length :]

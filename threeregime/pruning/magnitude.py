@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet.fleet import Fleet
+from threeregime.fleet import Fleet
 
 Masks = dict[str, Tensor]
 """Kept weights by name, each bool [M, ...], True where a weight stays."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from threeregime.fleet.fleet import Fleet
+from threeregime.fleet import Fleet
 
 CLIPPING = tuple(2 ** (-power / 2) for power in range(8))
 """Where weights of 2 bits or more may be clipped, as shares of a layer's largest: 1 to 1/11."""

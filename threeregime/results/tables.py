@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from threeregime._paths import REFERENCE, RESULTS
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.experiment import Experiment, Unit
+from threeregime.experiments import Experiment, Unit
 
 ROOT = RESULTS
 KINDS = ("dense", "nets", "pairs", "early")

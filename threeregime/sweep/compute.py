@@ -11,11 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from threeregime.data.registry import DATA_DIR
+from threeregime.data import DATA_DIR
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.experiment import Experiment
-from threeregime.fleet.device import resolve_device
-from threeregime.fleet.engine import Engine
+from threeregime.experiments import Experiment
+from threeregime.fleet import Engine, resolve_device
 from threeregime.protocol import Protocol
 from threeregime.results import tables
 from threeregime.results.provenance import duration

@@ -7,16 +7,12 @@ import time
 
 import torch
 
-from threeregime.data.registry import load_task
-from threeregime.data.task import Task
-from threeregime.fleet.cuda_graph import WARM_UP
-from threeregime.fleet.device import compute_settings
-from threeregime.fleet.engine import Engine, pick_engine
-from threeregime.fleet.fleet import Fleet
-from threeregime.models.registry import net_builder
+from threeregime.data import Task, load_task
+from threeregime.fleet import WARM_UP, Engine, Fleet, compute_settings, pick_engine
+from threeregime.models import net_builder
 from threeregime.protocol import Protocol, Training
 from threeregime.sweep.plan import DenseJob, Job, JobContext, Plan
-from threeregime.training.run import TrainingRun
+from threeregime.training import TrainingRun
 
 MEMBERS = 16
 """A larger fleet is tried with so many: what is fastest for these is for more."""

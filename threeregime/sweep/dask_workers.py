@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet.device import resolve_device
+from threeregime.fleet import resolve_device
 from threeregime.results.provenance import commit
 from threeregime.sweep.jobs import run_job
 from threeregime.sweep.plan import DenseJob, Job, JobContext, Plan, RetrainJob, state_folder

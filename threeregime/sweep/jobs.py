@@ -17,27 +17,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from threeregime.data.registry import load_task
-from threeregime.data.task import Task, stream_seed
+from threeregime.data import Task, load_task, stream_seed
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.experiment import Unit
-from threeregime.fleet.device import compute_settings, is_out_of_memory
-from threeregime.fleet.engine import Engine
-from threeregime.fleet.fleet import Fleet, State
-from threeregime.metrics.hessian import Curvature, measure_curvature
-from threeregime.metrics.pairs import PairMetrics, measure_pairs
-from threeregime.models.registry import net_builder
+from threeregime.experiments import Unit
+from threeregime.fleet import Engine, Fleet, State, compute_settings, is_out_of_memory
+from threeregime.metrics import Curvature, PairMetrics, measure_curvature, measure_pairs
+from threeregime.models import net_builder
 from threeregime.protocol import Protocol
-from threeregime.pruning.magnitude import Masks, prune_masks
+from threeregime.pruning import Masks, prune_masks
 from threeregime.results import tables
 from threeregime.sweep.cost import engine_for
 from threeregime.sweep.measured import EpochMeasurements
 from threeregime.sweep.plan import DenseJob, Job, JobContext, RetrainJob, dense_checkpoint
 from threeregime.sweep.resumable import Progress, ResumableTraining, split_checkpoint
 from threeregime.sweep.rows import dense_rows, early_rows, net_rows, pair_rows, provenance
-from threeregime.training.evaluation import evaluate_errors
-from threeregime.training.loop import Callback, train
-from threeregime.training.run import TrainingRun
+from threeregime.training import Callback, TrainingRun, evaluate_errors, train
 
 
 def run_job(job: Job, context: JobContext, progress: Progress = lambda cost: None) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from threeregime.fleet.fleet import State
-from threeregime.metrics.pairs import PairMetrics
+from threeregime.fleet import State
+from threeregime.metrics import PairMetrics
 
 EARLY_METRICS = ("lmc", "t_star", "cka_softmax", "cka_logits")
 """Metrics of pairs that are taken early in retraining."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from threeregime.data.registry import load_task
-from threeregime.fleet.device import free_memory
-from threeregime.models.registry import net_builder
+from threeregime.data import load_task
+from threeregime.fleet import free_memory
+from threeregime.models import net_builder
 from threeregime.protocol import Data, Net, Protocol
 from threeregime.sweep.plan import JobContext
 

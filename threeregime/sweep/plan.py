@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from threeregime.experiments.experiment import Experiment, Key, Unit
+from threeregime.experiments import Experiment, Key, Unit
 from threeregime.protocol import Protocol
 from threeregime.results import tables
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from threeregime.fleet.fleet import State
+from threeregime.fleet import State
 from threeregime.results import tables
 from threeregime.sweep.measured import EpochMeasurements
 from threeregime.sweep.plan import Job, JobContext, RetrainJob, fleet_checkpoint
-from threeregime.training.loop import Callback
-from threeregime.training.run import TrainingRun
+from threeregime.training import Callback, TrainingRun
 
 CHECKPOINT_SECONDS = 15.0
 EPOCHS_BEFORE_DEADLINE = 1.5

@@ -13,10 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from threeregime.fleet.device import device_name
-from threeregime.fleet.engine import Engine
-from threeregime.metrics.hessian import Curvature
-from threeregime.metrics.pairs import PairMetrics
+from threeregime.fleet import Engine, device_name
+from threeregime.metrics import Curvature, PairMetrics
 from threeregime.results.provenance import commit
 from threeregime.sweep.measured import EARLY_METRICS, EpochMeasurements
 from threeregime.sweep.plan import DenseJob, Job, JobContext, RetrainJob

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from threeregime.data.task import Task
-from threeregime.fleet.fleet import Fleet
+from threeregime.data import Task
+from threeregime.fleet import Fleet
 
 
 @torch.no_grad()

@@ -7,12 +7,10 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from threeregime.data.task import Task
-from threeregime.fleet.device import compute_settings
-from threeregime.fleet.engine import Engine
-from threeregime.fleet.fleet import Fleet
+from threeregime.data import Task
+from threeregime.fleet import Engine, Fleet, compute_settings
 from threeregime.protocol import Training
-from threeregime.pruning.magnitude import Masks
+from threeregime.pruning import Masks
 from threeregime.training.run import PLAINEST, TrainingRun
 
 

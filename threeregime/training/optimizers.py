@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from threeregime.fleet.fleet import Fleet, State
+from threeregime.fleet import Fleet, State
 from threeregime.protocol import Training
 
 

@@ -9,13 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from threeregime.data.task import Batches
-from threeregime.fleet.cuda_graph import CudaGraphStep
-from threeregime.fleet.engine import PRECISIONS, Engine
-from threeregime.fleet.fleet import Fleet, State
+from threeregime.data import Batches
+from threeregime.fleet import PRECISIONS, CudaGraphStep, Engine, Fleet, State
 from threeregime.protocol import Dense, Training
-from threeregime.pruning.magnitude import Masks
-from threeregime.pruning.quantization import Quantizer
+from threeregime.pruning import Masks, Quantizer
 from threeregime.training.optimizers import (
     load_optimizer_state,
     make_optimizer,
