@@ -124,12 +124,7 @@ def reference(device: str, workers: int) -> Step:
 def fleet_of(members: int, engine: Engine, device: str) -> Step:
     """A fleet in training, as a sweep trains it."""
     data, seeds = pictures().to(device), range(members)
-    fleet = Fleet.initial(
-        net_builder(PROTOCOL.net, data),
-        seeds,
-        device,
-        **engine.fleet_options,
-    )
+    fleet = Fleet.initial(net_builder(PROTOCOL.net, data), seeds, device, **engine.fleet_options)
     loader = ImageBatches(data, seeds, TRAINING.batch_size, PROTOCOL.data.crop, PROTOCOL.data.flip)
     run = TrainingRun(fleet, loader, TRAINING, engine)
     draws = loader.draw(0)

@@ -64,11 +64,7 @@ def fleet_of(members: int, engine: Engine) -> Step:
     """The engine itself."""
     digits = registry.load_images("digits")
     seeds = range(members)
-    fleet = Fleet.initial(
-        net_builder(PROTOCOL.net, digits),
-        seeds,
-        **engine.fleet_options,
-    )
+    fleet = Fleet.initial(net_builder(PROTOCOL.net, digits), seeds, **engine.fleet_options)
     loader = ImageBatches(digits, seeds, PROTOCOL.retraining.batch_size, 1, False)
     run = TrainingRun(fleet, loader, PROTOCOL.retraining, engine)
     weights = {name: fleet.state()[name] for name in fleet.prunable()}

@@ -15,12 +15,7 @@ if TYPE_CHECKING:
     from threeregime.analysis import PhaseDiagram, Study
     from threeregime.data import load_task, stream_seed
     from threeregime.errors import ThreeRegimeError
-    from threeregime.experiments import (
-        Experiment,
-        list_experiments,
-        load_experiment,
-        load_scale,
-    )
+    from threeregime.experiments import Experiment, list_experiments, load_experiment, load_scale
     from threeregime.fleet import Fleet
     from threeregime.metrics import (
         cka,

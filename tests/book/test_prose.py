@@ -92,8 +92,7 @@ def test_constants_are_those_in_use() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["It gains 2.1 points.", "LMC is −0.31 here", "in 23 of 144 cells", "about 12 % better"],
+    "text", ["It gains 2.1 points.", "LMC is −0.31 here", "in 23 of 144 cells", "about 12 % better"]
 )
 def test_results_are_seen(text: str) -> None:
     """Results of all kinds are found in a sentence."""

@@ -190,8 +190,7 @@ def test_layers_are_torchs_own() -> None:
                     made[f"{other}.out_proj.{end}"] = given[f"{own}.join.{end}"]
         theirs.load_state_dict(made)
     torch.testing.assert_close(
-        net.encoder[0](memory, hidden[:, None, None]),
-        encoder(memory, src_key_padding_mask=hidden),
+        net.encoder[0](memory, hidden[:, None, None]), encoder(memory, src_key_padding_mask=hidden)
     )
     torch.testing.assert_close(
         net.decoder[0](x, later, memory, hidden[:, None, None]),

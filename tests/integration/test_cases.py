@@ -68,8 +68,7 @@ def test_algorithm_1_raises_the_temperature_in_regime_i_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "chosen"),
-    [(selection.select_by_error, 20), (selection.select_by_similarity, 40)],
+    ("rule", "chosen"), [(selection.select_by_error, 20), (selection.select_by_similarity, 40)]
 )
 def test_algorithms_2_look_further_in_regime_i_alone(
     rule: Callable[[Made], selection.Decision], chosen: float

@@ -240,10 +240,7 @@ def test_pairs_are_measured_beside_one_that_diverged(trained: Fleet, digits: Dat
     # both kinds of output are measured, and they are not the same
     logits = evaluate_outputs(trained, digits, 6464)
     assert logits.shape == (4, 797, 10)
-    for features, values in (
-        (logits, got.cka_logits),
-        (logits.softmax(dim=-1), got.cka_softmax),
-    ):
+    for features, values in ((logits, got.cka_logits), (logits.softmax(dim=-1), got.cka_softmax)):
         for pair, value in zip(pairs[:1] + pairs[2:3], values[[0, 2]].tolist(), strict=True):
             expected = gram_cka(features[pair[0]], features[pair[1]])
             assert value == pytest.approx(expected, abs=1e-10)

@@ -136,10 +136,7 @@ def test_a_killed_fleet_loses_nothing(
 
 
 def test_a_fleet_that_does_not_fit_keeps_them_as_two(
-    tiny: Experiment,
-    tmp_path: Path,
-    whole: results.Results,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny: Experiment, tmp_path: Path, whole: results.Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     run_epoch = training.TrainingRun.run_epoch

@@ -3,8 +3,4 @@
 from threeregime.advice.advice import Advice, Cost
 from threeregime.advice.advisor import advise
 
-__all__ = [
-    "Advice",
-    "Cost",
-    "advise",
-]
+__all__ = ["Advice", "Cost", "advise"]

@@ -229,10 +229,7 @@ def _assemble(
 
 
 def _places(
-    rows: pd.DataFrame,
-    axes: tuple[str, str],
-    temperatures: Sequence[float],
-    loads: Sequence[float],
+    rows: pd.DataFrame, axes: tuple[str, str], temperatures: Sequence[float], loads: Sequence[float]
 ) -> tuple[list[int], list[int]]:
     """Row and column of each cell in the grid."""
     row, col = ({x: i for i, x in enumerate(values)} for values in (temperatures, loads))

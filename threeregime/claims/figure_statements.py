@@ -201,8 +201,7 @@ def figure_14(diagram: PhaseDiagram) -> tuple[Statement, ...]:
     k = max(1, third(diagram))
     gain, half, detail = heating(diagram, np.arange(k))
     cooling = mean(
-        diagram.by_seed["test_error"][:, 0, -k:] - diagram.by_seed["test_error"][:, -1, -k:],
-        1,
+        diagram.by_seed["test_error"][:, 0, -k:] - diagram.by_seed["test_error"][:, -1, -k:], 1
     )
     return (
         judge_effect(

@@ -19,10 +19,7 @@ def statement_table(*groups: Iterable[Statement], heads: Sequence[str] = ("here"
         heads: what these diagrams are called.
     """
     columns = [column for head in heads for column in (head, "effect (95 % interval)")]
-    lines = [
-        f"| statement | {' | '.join(columns)} |",
-        "|:--|" + ":--|" * len(columns),
-    ]
+    lines = [f"| statement | {' | '.join(columns)} |", "|:--|" + ":--|" * len(columns)]
     for same in zip(*groups, strict=True):
         parts = [f"**{VERDICTS[s.holds]}** | {format_effect(s)}" for s in same]
         lines.append(f"| {same[0].statement} | {' | '.join(parts)} |")

@@ -110,11 +110,7 @@ DATASETS: dict[str, ImageLoader] = {
     "cifar10-jpeg": _cifar10_jpeg,
     # Mean and std of its own training set.
     "cifar100": _torchvision(
-        "CIFAR100",
-        (0.5071, 0.4867, 0.4408),
-        (0.2675, 0.2565, 0.2761),
-        100,
-        "cifar-100-python",
+        "CIFAR100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 100, "cifar-100-python"
     ),
     "svhn": _torchvision(
         "SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10, "train_32x32.mat"

@@ -148,9 +148,7 @@ class Experiment:
         first = (self.dense_seeds[0], self.retrain_seeds[0])
         dense_seeds = tuple(range(first[0], first[0] + dense))
         return replace(
-            self,
-            dense_seeds=dense_seeds,
-            retrain_seeds=tuple(range(first[1], first[1] + retrain)),
+            self, dense_seeds=dense_seeds, retrain_seeds=tuple(range(first[1], first[1] + retrain))
         )
 
     def with_fields(self, fields: Mapping[str, Any]) -> Experiment:

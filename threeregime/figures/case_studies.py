@@ -84,11 +84,7 @@ def _coldest_lmc(ax: Axes, diagram: PhaseDiagram, boxed: NDArray[np.intp]) -> No
 
 
 def _heated(
-    ax: Axes,
-    diagram: PhaseDiagram,
-    change: Array,
-    norm: colors.Normalize,
-    boxed: NDArray[np.intp],
+    ax: Axes, diagram: PhaseDiagram, change: Array, norm: colors.Normalize, boxed: NDArray[np.intp]
 ) -> QuadMesh:
     mesh = ax.pcolormesh(np.ma.masked_invalid(change), cmap="RdBu_r", norm=norm, rasterized=True)
     ax.set_ylim(len(change), 0)
@@ -284,20 +280,10 @@ def accuracy(curves: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
         for ax, (heading, table) in zip(axes[0], curves.items(), strict=True):
             at = table["threshold"]
             ax.fill_between(
-                at,
-                100 * table["low"],
-                100 * table["high"],
-                color=style.LINES[0],
-                alpha=0.18,
-                lw=0,
+                at, 100 * table["low"], 100 * table["high"], color=style.LINES[0], alpha=0.18, lw=0
             )
             ax.plot(
-                at,
-                100 * table["accuracy"],
-                "-o",
-                ms=3.5,
-                color=style.LINES[0],
-                label="Algorithm 1",
+                at, 100 * table["accuracy"], "-o", ms=3.5, color=style.LINES[0], label="Algorithm 1"
             )
             for k, name in enumerate(("always hotter", "never hotter"), start=1):
                 ax.plot(at, 100 * table[name], color=style.LINES[k], ls=style.DASHES[k], label=name)

@@ -69,9 +69,7 @@ STATE = ("experiment", "row", "column", "lmc_threshold", "cka_threshold", "paper
 
 
 def make_explorer(
-    studies: Sequence[Study],
-    temperature: float | None = None,
-    load: float | None = None,
+    studies: Sequence[Study], temperature: float | None = None, load: float | None = None
 ) -> Explorer:
     """Make the widget over some diagrams, opened at one cell of the first.
 

@@ -121,11 +121,7 @@ GROUPED: Layers = {
 :meta hide-value:
 """
 
-LANES: Layers = {
-    nn.Conv2d: _LanesConv,
-    nn.BatchNorm2d: _norm,
-    nn.Linear: _LanesLinear,
-}
+LANES: Layers = {nn.Conv2d: _LanesConv, nn.BatchNorm2d: _norm, nn.Linear: _LanesLinear}
 """By type of the plain layer: channel by channel, the members innermost.
 
 :meta hide-value:

@@ -4,10 +4,4 @@ from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
 from threeregime.training.loop import Callback, train
 from threeregime.training.run import TrainingRun
 
-__all__ = [
-    "Callback",
-    "TrainingRun",
-    "evaluate_errors",
-    "evaluate_outputs",
-    "train",
-]
+__all__ = ["Callback", "TrainingRun", "evaluate_errors", "evaluate_outputs", "train"]

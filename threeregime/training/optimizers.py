@@ -27,11 +27,7 @@ def make_optimizer(
     """
     if training.optimizer == "adam":
         return torch.optim.Adam(
-            parameters,
-            lr=rate,
-            weight_decay=training.weight_decay,
-            fused=True,
-            capturable=recorded,
+            parameters, lr=rate, weight_decay=training.weight_decay, fused=True, capturable=recorded
         )
     return torch.optim.SGD(
         parameters,
