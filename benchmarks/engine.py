@@ -33,7 +33,7 @@ from threeregime.fleet.device import device_name, prepare
 from threeregime.fleet.engine import Engine, candidates
 from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import builder
-from threeregime.results.provenance import commit
+from threeregime.results import commit
 from threeregime.training.run import Run
 
 PROTOCOL = catalogue.protocol("paper")

@@ -19,7 +19,7 @@ import pandas as pd
 from threeregime.algorithms.selection import Decision, Measured, Trials
 from threeregime.analysis.intervals import spread
 from threeregime.errors import ThreeRegimeError
-from threeregime.results.tables import Results
+from threeregime.results import Results
 
 Rule = Callable[[Trials], Decision]
 

@@ -21,8 +21,7 @@ from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.axes import hot_to_cold
 from threeregime.experiments.experiment import Experiment
-from threeregime.results import tables
-from threeregime.results.tables import Results
+from threeregime.results import Results, load_results, tables
 from threeregime.sweep import compute
 from threeregime.sweep.plan import is_complete
 
@@ -176,7 +175,7 @@ def of_experiment(
         f"{found.rounds} rounds",
     ]
     if not recompute and is_complete(one, tables.ROOT):
-        whole = tables.load(one).variant(next(iter(one.variants)))
+        whole = load_results(one).variant(next(iter(one.variants)))
         diagram = PhaseDiagram.from_results(whole, threshold, bootstrap=0)
         lines.append(
             f"the whole diagram is there too: it agrees in {found.agreement(diagram):.1%} of cells"

@@ -20,7 +20,7 @@ from threeregime.analysis.cells import METRICS, PRINTED, in_print
 from threeregime.analysis.thresholds import LMC_THRESHOLD, classify, otsu
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.axes import AXES, hot_to_cold
-from threeregime.results import tables
+from threeregime.results import Results, TablesId, tables
 
 CHANCES = {"I": "p_I", "II-A": "p_IIA", "II-B": "p_IIB"}
 
@@ -78,12 +78,12 @@ class PhaseDiagram:
     by_seed: Mapping[str, Array]
     total: float
     error: str = "%"
-    made_from: tables.Name | None = None
+    made_from: TablesId | None = None
 
     @classmethod
     def from_results(
         cls,
-        results: tables.Results,
+        results: Results,
         lmc_threshold: float = LMC_THRESHOLD,
         cka_threshold: float | None = None,
         bootstrap: int = 1000,
@@ -108,7 +108,7 @@ class PhaseDiagram:
         title = f"{results.experiment}, {results.scale}"
         axes = (results.temperature, results.load)
         made = _assemble(title, axes, found, lmc_threshold, cka_threshold, total)
-        return replace(made, error=results.error, made_from=results.name)
+        return replace(made, error=results.error, made_from=results.id)
 
     @classmethod
     def from_reference(

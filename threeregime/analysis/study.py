@@ -14,12 +14,16 @@ from threeregime.analysis.cells import in_print
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.analysis.transitions import best_temperatures
-from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
-from threeregime.results import marks, provenance
+from threeregime.results import (
+    Results,
+    attach_facts,
+    load_results,
+    provenance_lines,
+    shipped_tables,
+)
 from threeregime.results import tables as results
-from threeregime.results.tables import Results
 from threeregime.sweep import compute
 from threeregime.sweep.plan import is_complete
 
@@ -69,13 +73,13 @@ class Report:
     def sources(self) -> Markdown:
         """Where the numbers come from: rows and provenance of the tables used."""
         tables = self.tables
-        names = [asdict(tables.name)] if tables.name else []
+        names = [asdict(tables.id)] if tables.id else []
         counts = (
             f"{len(tables.nets)} nets, {len(tables.pairs)} pairs, "
             f"{len(tables.dense)} dense checkpoints"
         )
-        text = "\n".join(["```text", counts, *provenance.lines(tables.origins), "```"])
-        return marks.mark(Markdown(text), tables=names)
+        text = "\n".join(["```text", counts, *provenance_lines(tables.origins), "```"])
+        return attach_facts(Markdown(text), tables=names)
 
 
 def _training(training: Any) -> str:
@@ -152,7 +156,7 @@ def shipped(experiment: Experiment, root: Path | None = None) -> Report | None:
     at = root or results.ROOT
     if not is_complete(experiment, at):
         return None
-    tables = results.load(experiment, at)
+    tables = load_results(experiment, at)
     return Report(experiment, tables, diagrams(experiment, tables, LMC_THRESHOLD, 0.0))
 
 
@@ -164,20 +168,23 @@ def at_paper_scale(
     The original data set and, of CIFAR-10, its JPEG copy are looked for; prints a line where there
     is nothing yet.
     """
-    found = []
+    reports = []
+    shipped = {
+        one.experiment.protocol.data.name: one.results
+        for one in shipped_tables(names=[name], scales=["paper"])
+    }
     for chosen in catalogue.experiment(name, "paper").on_copies():
         source = chosen.protocol.data.name
-        try:
-            tables = results.load(chosen)
-        except ThreeRegimeError:
+        if source not in shipped:
             print(f"{source}: not yet measured")
             continue
+        tables = shipped[source]
         cells = len(tables.nets.drop_duplicates("cell"))
         whole = len(chosen.units()) // len(chosen.dense_seeds)
         print(f"{source}: {cells} of {whole} cells")
         made = diagrams(chosen, tables, lmc_threshold, cka_threshold)
-        found.append(Report(chosen, tables, made))
-    return found
+        reports.append(Report(chosen, tables, made))
+    return reports
 
 
 def best(diagram: PhaseDiagram) -> pd.DataFrame:

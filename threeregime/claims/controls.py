@@ -21,7 +21,7 @@ from threeregime.metrics.pairs import measure_pairs
 from threeregime.models.registry import builder
 from threeregime.protocol import Protocol
 from threeregime.pruning.magnitude import masks
-from threeregime.results.tables import Results
+from threeregime.results import Results
 from threeregime.training.run import Run
 
 KINDS = {True: "one dense run", False: "two dense runs"}

@@ -29,7 +29,7 @@ from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.separation import areas_by_metric
 from threeregime.claims.diagram_statements import heating, heating_helps, third
 from threeregime.claims.statement import Statement, decide, judge_seeds
-from threeregime.results.tables import Results
+from threeregime.results import Results
 
 RECOVERED = 0.5  # of what grid search gains over the usual choice: what counts as close to it
 

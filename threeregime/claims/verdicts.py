@@ -25,7 +25,7 @@ from threeregime.claims.ledger import CLAIMS, Claim
 from threeregime.claims.statement import Statement
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
-from threeregime.results import marks
+from threeregime.results import attach_facts
 from threeregime.results import tables as results
 
 
@@ -123,7 +123,7 @@ def ledger(verdicts: Iterable[Verdict]) -> Markdown:
         }
         for v in verdicts
     ]
-    return marks.mark(Markdown("\n".join(f"| {line} |" for line in lines)), claims=said)
+    return attach_facts(Markdown("\n".join(f"| {line} |" for line in lines)), claims=said)
 
 
 def lines(verdicts: Iterable[Verdict]) -> list[str]:

@@ -20,9 +20,8 @@ from threeregime._paths import WEB
 from threeregime.analysis.study import Report, diagrams
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
 from threeregime.figures.explorer_data import grid
-from threeregime.results import tables as results
+from threeregime.results import shipped_tables
 
 SCALES = ("digits", "mini", "paper")
 
@@ -118,27 +117,22 @@ def stored(notebook: Path) -> dict[str, Any]:
 def shipped(
     lmc_threshold: float = LMC_THRESHOLD,
     cka_threshold: float = 0.0,
-    root: Path = results.ROOT,
+    root: Path | None = None,
     scales: Iterable[str] = SCALES,
 ) -> list[Report]:
     """Every experiment with results and a single variant, at every scale that has some.
 
     Where a protocol asks for CIFAR-10, results on its JPEG copy count as well.
     """
-    found = []
-    for name in catalogue.names():
-        for scale in [s for s in catalogue.scales(name) if s in set(scales)]:
-            if not any(results.folder(root, name, scale).glob("nets-*.parquet")):
-                continue
-            for experiment in catalogue.experiment(name, scale).on_copies():
-                try:
-                    tables = results.load(experiment, root)
-                except ThreeRegimeError:
-                    continue
-                if len(experiment.variants) == 1 and len(tables.pairs):
-                    drawn = diagrams(experiment, tables, lmc_threshold, cka_threshold)
-                    found.append(Report(experiment, tables, drawn))
-    return found
+    return [
+        Report(
+            one.experiment,
+            one.results,
+            diagrams(one.experiment, one.results, lmc_threshold, cka_threshold),
+        )
+        for one in shipped_tables(root, scales=list(scales))
+        if len(one.experiment.variants) == 1 and len(one.results.pairs)
+    ]
 
 
 def embed(state: Mapping[str, Any]) -> str:

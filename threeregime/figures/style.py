@@ -21,7 +21,7 @@ from threeregime.analysis.bootstrap import Array
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.transitions import boundaries, favourable, middles
 from threeregime.experiments.axes import AXES
-from threeregime.results import marks
+from threeregime.results import attach_facts
 
 WIDTH = 7.4  # inches, at 100 pixels to the inch on the page
 STYLE: Any = {
@@ -69,7 +69,7 @@ def names_tables(draw: Callable[_Given, Figure]) -> Callable[_Given, Figure]:
         found = list(_diagrams([*args, *kwargs.values()]))
         names = {d.made_from: asdict(d.made_from) for d in found if d.made_from}
         paper = any(d.made_from is None for d in found)
-        return marks.mark(draw(*args, **kwargs), tables=list(names.values()), paper=paper)
+        return attach_facts(draw(*args, **kwargs), tables=list(names.values()), paper=paper)
 
     return drawn
 

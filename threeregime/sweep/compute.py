@@ -17,8 +17,8 @@ from threeregime.experiments.experiment import Experiment
 from threeregime.fleet.device import device_here
 from threeregime.fleet.engine import Engine
 from threeregime.protocol import Protocol
-from threeregime.results import tables
-from threeregime.results.provenance import duration
+from threeregime.results import Results, duration, load_results, tables
+from threeregime.results.shards import folder
 from threeregime.sweep import cost
 from threeregime.sweep.dask_checks import checked
 from threeregime.sweep.dask_workers import ask, connect, local, perform_all
@@ -75,7 +75,7 @@ def compute(
         )
     if engine != "auto":
         Engine.named(engine)
-    at = tables.folder(root, experiment.name, experiment.scale).absolute()
+    at = folder(root, experiment.name, experiment.scale).absolute()
     place = Place(
         experiment,
         at,
@@ -93,7 +93,7 @@ def compute(
 
 def obtain(
     experiment: Experiment, device: str = "auto", recompute: bool = False, runs: Path | None = None
-) -> tables.Results:
+) -> Results:
     """Tables of an experiment: the shipped ones, and computed now whatever they do not hold.
 
     Args:
@@ -106,7 +106,7 @@ def obtain(
     shipped = () if recompute else (tables.ROOT,)
     if not is_complete(experiment, own, *shipped):
         compute(experiment, own, also=shipped, device=device)
-    return tables.load(experiment, *shipped, own)
+    return load_results(experiment, *shipped, own)
 
 
 def _tell(left: Sequence[Job] | None, place: Place, dry_run: bool) -> bool:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet.device import device_here
-from threeregime.results.provenance import commit
+from threeregime.results import commit
 from threeregime.sweep.plan import Place, state_folder
 
 CLOCK_SECONDS = 5.0

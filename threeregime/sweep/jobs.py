@@ -29,7 +29,8 @@ from threeregime.metrics.pairs import PairMetrics, measure_pairs
 from threeregime.models.registry import builder
 from threeregime.protocol import Protocol, Training
 from threeregime.pruning.magnitude import Masks, masks
-from threeregime.results import tables as results
+from threeregime.results import atomic_write, write_shard
+from threeregime.results.shards import shard_path
 from threeregime.sweep.cost import engine_for
 from threeregime.sweep.plan import DenseJob, Job, Place, RetrainJob, dense_checkpoint
 from threeregime.sweep.resumable import Advance, Trainer, split_checkpoint
@@ -115,7 +116,7 @@ def _run(
 
 def _dense(job: DenseJob, place: Place, advance: Advance) -> bool:
     """Train dense nets, leaving a checkpoint and a row at every stop."""
-    shard = place.at / f"dense-{job.fleet}.parquet"
+    shard = shard_path(place.at, "dense", job.fleet)
     if shard.exists() and all(path.exists() for path in job.checkpoints(place.at)):
         advance(job.cost)
         return True
@@ -143,7 +144,7 @@ def _dense(job: DenseJob, place: Place, advance: Advance) -> bool:
         return False
     protocols = {job.protocol.dense_hash: job.protocol.to_dict(defaults=False)}
     origin = provenance(job, place, engine, protocols, {"dense": list(job.seeds)}, trainer.seconds)
-    results.write_shard(shard, dense_rows(job, place, trainer.extra), origin)
+    write_shard(shard, dense_rows(job, place, trainer.extra), origin)
     trainer.path.unlink(missing_ok=True)
     return True
 
@@ -152,14 +153,14 @@ def _save_dense(job: DenseJob, place: Place, state: State, epoch: int) -> None:
     for member, seed in enumerate(job.seeds):
         one = {name: tensor[member].contiguous() for name, tensor in state.items()}
         path = dense_checkpoint(place.at, job.protocol, seed, epoch)
-        results.atomic_write(path, functools.partial(save_file, one))
+        atomic_write(path, functools.partial(save_file, one))
 
 
 def _retrain(job: RetrainJob, place: Place, advance: Advance) -> bool:
     """Prune dense checkpoints, retrain the copies, measure nets and pairs."""
     # Pairs come last: a fleet that has them has all it was asked for.
     kinds = ("nets", "early", "pairs") if job.protocol.metrics.early else ("nets", "pairs")
-    shards = {kind: place.at / f"{kind}-{job.fleet}.parquet" for kind in kinds}
+    shards = {kind: shard_path(place.at, kind, job.fleet) for kind in kinds}
     if all(shard.exists() for shard in shards.values()):
         advance(job.cost)
         return True
@@ -254,7 +255,7 @@ def _write(
         "pairs": pair_rows(job, place, measured.pairs),
     }
     for kind, shard in shards.items():
-        results.write_shard(shard, tables[kind], origin)
+        write_shard(shard, tables[kind], origin)
 
 
 def _dense_file(unit: Unit, place: Place) -> Path:

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from threeregime.experiments.experiment import Experiment, Key, Unit
 from threeregime.protocol import Protocol
-from threeregime.results import tables
+from threeregime.results import finished_dense, finished_nets, tables
+from threeregime.results.shards import folder
 
 MEMBERS = 48
 """Most nets in a fleet: on a CPU there is nothing to gain beyond."""
@@ -188,7 +189,7 @@ def plan(
         also: further folders whose results count as finished.
         fits: how many nets of a protocol the device has memory for; None: any.
     """
-    at = tables.folder(root, experiment.name, experiment.scale)
+    at = folder(root, experiment.name, experiment.scale)
     units = experiment.units()
     wanted = _wanted(experiment, (root, *also))
     if not wanted:
@@ -198,7 +199,7 @@ def plan(
     begun = _begun(at, wanted, {job.fleet for job in packed})
     taken = {unit.key for job in begun for unit in job.units}
     retrain = (*begun, *_jobs((job.units for job in packed), open_ - taken))
-    recorded = tables.done_dense(experiment, root, *also)
+    recorded = finished_dense(experiment, root, *also)
     # With all stops of the grid, whichever of its cells are wanted now.
     dense = tuple(_dense_jobs(experiment, experiment.choosing(None).units(), wanted, recorded, at))
     return Plan(experiment, at, dense, retrain, len(units) - len(wanted))
@@ -211,7 +212,7 @@ def is_complete(experiment: Experiment, *roots: Path) -> bool:
 
 def _wanted(experiment: Experiment, roots: Sequence[Path]) -> list[Unit]:
     """Units that are not finished, in the order in which they are to be done."""
-    finished = tables.done(experiment, *roots)
+    finished = finished_nets(experiment, *roots)
 
     def is_done(unit: Unit) -> bool:
         cell, seed, copies = unit.key

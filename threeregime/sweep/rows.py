@@ -18,7 +18,7 @@ from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import State
 from threeregime.metrics.hessian import Curvature
 from threeregime.metrics.pairs import PairMetrics
-from threeregime.results.provenance import commit
+from threeregime.results import NUMBERS, commit
 from threeregime.sweep.plan import DenseJob, Job, Place, RetrainJob
 
 
@@ -171,6 +171,7 @@ def provenance(
         "nets": job.nets,
         "protocols": protocols,
         "seeds": seeds,
+        "numbers": NUMBERS,
         "commit": commit(),
         "versions": {
             "threeregime": metadata.version("threeregime"),
