@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.results import tables
 from threeregime.results.provenance import staleness
+from threeregime.results.shards import folder
 from threeregime.results.tables import Results
 
 
@@ -39,8 +41,9 @@ class ShippedTables:
     @cached_property
     def missing_nets(self) -> int:
         """Number of nets of the grid and seeds that lack some measurement."""
-        keys = (unit.key for unit in self.experiment.units())
-        nets = ((cell, seed, copy) for cell, seed, copies in keys for copy in copies)
+        experiment = self.experiment
+        cells = [unit.protocol.hash() for unit in experiment.cells()]
+        nets = itertools.product(cells, experiment.dense_seeds, experiment.retrain_seeds)
         return sum(net not in self.finished for net in nets)
 
     @property
@@ -75,14 +78,15 @@ def shipped_tables(
     """
     for name in names or catalogue.names():
         for scale in catalogue.scales(name):
-            if not scales or scale in scales:
+            wanted = not scales or scale in scales
+            if wanted and folder(root or tables.ROOT, name, scale).is_dir():
                 yield from _of_experiment(catalogue.experiment(name, scale), root or tables.ROOT)
 
 
 def _of_experiment(asked: Experiment, root: Path) -> Iterator[ShippedTables]:
     stored = tables.stored_tables(asked, root)
-    for experiment in asked.on_copies() if any(len(one.rows("nets")) for one in stored) else ():
+    finished = frozenset(tables.nets_of_complete_fleets(stored))
+    for experiment in asked.on_copies():
         results = tables.select_results(experiment, stored)
         if results is not None:
-            finished = frozenset(tables.nets_of_complete_fleets(stored))
             yield ShippedTables(experiment, asked, results, finished)
