@@ -220,9 +220,9 @@ def test_a_fleet_in_both_places_is_read_from_the_packed_table(
 def made_shard(at: Path, kind: str, fleet: str, **columns: list[Any]) -> None:
     """Write a shard of two rows whose protocol asks for early epochs."""
     protocol = Protocol().replace("metrics.early", [1]).to_dict(defaults=False)
-    named = {"variant": ["", ""], "cell": ["c", "c"], "fleet": [fleet, fleet]}
+    rows = {"variant": ["", ""], **columns, "cell": ["c", "c"], "fleet": [fleet, fleet]}
     record = {"fleet": fleet, "protocols": {"c": protocol}}
-    write_shard(shards.shard_path(at, kind, fleet), pd.DataFrame({**columns, **named}), record)
+    write_shard(shards.shard_path(at, kind, fleet), pd.DataFrame(rows), record)
 
 
 def test_a_fleet_without_the_early_rows_it_was_asked_for_is_not_packed(tmp_path: Path) -> None:
@@ -241,11 +241,11 @@ def test_columns_that_some_fleets_lack_are_null_there(tmp_path: Path) -> None:
     made_shard(at, "dense", "b", rho=[0.2, 0.1], dense_seed=[0, 0], test_error=[0.1, float("nan")])
     packing.pack_folder(at)
     made_shard(
-        at, "dense", "a", rho=[0.1, 0.1], dense_seed=[1, 0], hessian_top=[1.0, 2.0], diverged=[0, 0]
+        at, "dense", "a", rho=[0.1, 0.1], dense_seed=[1, 0], hessian_top=[1.0, 2.0], diverged=[0, 0], new=[3, 4]
     )
     packing.pack_folder(at)
     rows = StoredTables(at).rows("dense")
-    order = ["variant", "rho", "dense_seed", "test_error", "diverged", "hessian_top", "cell"]
+    order = ["variant", "rho", "dense_seed", "test_error", "diverged", "hessian_top", "new", "cell"]
     assert list(rows) == [*order, "fleet"]
     assert rows["fleet"].tolist() == ["a", "b", "a", "b"]
     assert rows["hessian_top"].fillna(-1).tolist() == [2, -1, 1, -1]

@@ -8,6 +8,7 @@ same bytes, however many times and in which order their shards were merged.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from threeregime.errors import ThreeRegimeError
 from threeregime.results.shards import Record, atomic_write, damaged, read_table
 
+# The order of columns; before them are the variant and the axes.
 SEEDS = ("dense_seed", "retrain_seed", "seed_a", "seed_b")
 VALUES = (
     *("lmc", "t_star", "curve", "cka_softmax", "cka_logits"),
@@ -61,8 +63,10 @@ def write_packed(at: Path, kind: str, tables: Sequence[pa.Table]) -> None:
         tables: rows of distinct fleets; where one lacks a column its rows are null there.
     """
     table = pa.concat_tables([drop_metadata(t) for t in tables], promote_options="permissive")
-    names = _column_order(table.column_names)
-    keys = [name for name in names if name not in (*VALUES, "cell", "base")]
+    axes = dict.fromkeys(name for t in tables for name in _axes(t.column_names))
+    order = [*axes, *SEEDS, "epoch", *VALUES]
+    names = sorted(table.column_names, key=lambda name: _rank(name, order))
+    keys = [name for name in names if name in (*axes, *SEEDS, "epoch", "fleet")]
     table = table.select(names).sort_by([(name, "ascending") for name in keys]).combine_chunks()
 
     def write(path: Path) -> None:
@@ -76,11 +80,16 @@ def drop_metadata(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _column_order(names: Iterable[str]) -> list[str]:
-    """Sort columns as a sweep writes them: variant, axes, seeds, epoch, values, identities."""
-    after_axes = (*SEEDS, "epoch", *VALUES, *IDENTITIES)
-    ranks = {"variant": -2, **{name: rank for rank, name in enumerate(after_axes)}}
-    return sorted(names, key=lambda name: ranks.get(name, -1))
+def _axes(names: Iterable[str]) -> Iterable[str]:
+    """Return the columns before the seeds: the variant and the axes."""
+    return itertools.takewhile(lambda name: name != SEEDS[0], names)
+
+
+def _rank(name: str, order: Sequence[str]) -> tuple[int, int, str]:
+    """Return what columns are sorted by: in order, then others by name, then identities."""
+    if name in IDENTITIES:
+        return (2, IDENTITIES.index(name), name)
+    return (0, order.index(name), name) if name in order else (1, 0, name)
 
 
 def read_provenance(at: Path) -> dict[str, Record]:
