@@ -20,7 +20,7 @@ from threeregime.analysis.cells import METRICS, PRINTED, in_print
 from threeregime.analysis.thresholds import LMC_THRESHOLD, classify, otsu
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.axes import AXES, hot_to_cold
-from threeregime.results import Results, TablesId, tables
+from threeregime.results import Results, TablesId, reference
 
 CHANCES = {"I": "p_I", "II-A": "p_IIA", "II-B": "p_IIB"}
 
@@ -126,7 +126,7 @@ class PhaseDiagram:
             cka_threshold: as in `from_results`.
         """
         axes = ("epochs", "density")
-        found = gather.from_means(tables.reference() if table is None else table, *axes)
+        found = gather.from_means(reference() if table is None else table, *axes)
         return _assemble("the paper's Figure 2", axes, found, lmc_threshold, cka_threshold, None)
 
     @property

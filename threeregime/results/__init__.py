@@ -13,18 +13,29 @@ from threeregime.results.provenance import (
     provenance_facts,
     provenance_lines,
 )
-from threeregime.results.shards import KINDS, atomic_write, read_shard, write_shard
+from threeregime.results.shards import (
+    KINDS,
+    atomic_write,
+    read_shard,
+    shard_path,
+    tables_folder,
+    write_shard,
+)
 from threeregime.results.shipped import ShippedTables, shipped_tables
 from threeregime.results.status import experiment_list, status_table
 from threeregime.results.tables import (
+    DETERMINES,
     Results,
     TablesId,
+    dense_row,
     finished_dense,
     finished_nets,
     load_results,
+    reference,
 )
 
 __all__ = [
+    "DETERMINES",
     "KINDS",
     "NUMBERS",
     "OutputFacts",
@@ -34,6 +45,7 @@ __all__ = [
     "atomic_write",
     "attach_facts",
     "commit",
+    "dense_row",
     "duration",
     "experiment_list",
     "finished_dense",
@@ -44,7 +56,10 @@ __all__ = [
     "provenance_lines",
     "read_outputs",
     "read_shard",
+    "reference",
+    "shard_path",
     "shipped_tables",
     "status_table",
+    "tables_folder",
     "write_shard",
 ]

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 """Provenance of one fleet, as plain values."""
 
 
-def folder(root: Path, experiment: str, scale: str) -> Path:
+def tables_folder(root: Path, experiment: str, scale: str) -> Path:
     """Return the folder of an experiment's tables; one given by a TOML file has the file's name."""
     return root / Path(experiment).stem / scale
 

@@ -12,7 +12,7 @@ from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.results import tables
 from threeregime.results.provenance import staleness
-from threeregime.results.shards import folder
+from threeregime.results.shards import tables_folder
 from threeregime.results.tables import Results
 
 
@@ -79,7 +79,7 @@ def shipped_tables(
     for name in names or catalogue.names():
         for scale in catalogue.scales(name):
             wanted = not scales or scale in scales
-            if wanted and folder(root or tables.ROOT, name, scale).is_dir():
+            if wanted and tables_folder(root or tables.ROOT, name, scale).is_dir():
                 yield from _of_experiment(catalogue.experiment(name, scale), root or tables.ROOT)
 
 

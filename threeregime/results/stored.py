@@ -35,7 +35,7 @@ class StoredTables:
     A fleet that is both in a packed table and in a shard of that kind is read from the packed one.
 
     Args:
-        at: the folder, see `threeregime.results.shards.folder`; it need not exist.
+        at: the folder, see `threeregime.results.shards.tables_folder`; it need not exist.
 
     Attributes:
         shards: of each kind, the paths of its shards by their fleet.

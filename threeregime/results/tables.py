@@ -13,7 +13,7 @@ import pandas as pd
 from threeregime._paths import REFERENCE, RESULTS
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.experiment import Experiment, Unit
-from threeregime.results.shards import KINDS, Record, folder
+from threeregime.results.shards import KINDS, Record, tables_folder
 from threeregime.results.stored import StoredTables
 
 ROOT = RESULTS
@@ -105,7 +105,7 @@ def stored_tables(experiment: Experiment, *roots: Path) -> list[StoredTables]:
         experiment: its name and scale say where to look.
         roots: folders of tables; none: the shipped :data:`ROOT`.
     """
-    return [StoredTables(folder(root, experiment.name, experiment.scale)) for root in roots or (ROOT,)]
+    return [StoredTables(tables_folder(root, experiment.name, experiment.scale)) for root in roots or (ROOT,)]
 
 
 def load_results(experiment: Experiment, *roots: Path) -> Results:

@@ -17,8 +17,7 @@ from threeregime.experiments.experiment import Experiment
 from threeregime.fleet.device import device_here
 from threeregime.fleet.engine import Engine
 from threeregime.protocol import Protocol
-from threeregime.results import Results, duration, load_results, tables
-from threeregime.results.shards import folder
+from threeregime.results import Results, duration, load_results, tables, tables_folder
 from threeregime.sweep import cost
 from threeregime.sweep.dask_checks import checked
 from threeregime.sweep.dask_workers import ask, connect, local, perform_all
@@ -75,7 +74,7 @@ def compute(
         )
     if engine != "auto":
         Engine.named(engine)
-    at = folder(root, experiment.name, experiment.scale).absolute()
+    at = tables_folder(root, experiment.name, experiment.scale).absolute()
     place = Place(
         experiment,
         at,

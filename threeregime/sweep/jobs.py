@@ -29,8 +29,7 @@ from threeregime.metrics.pairs import PairMetrics, measure_pairs
 from threeregime.models.registry import builder
 from threeregime.protocol import Protocol, Training
 from threeregime.pruning.magnitude import Masks, masks
-from threeregime.results import atomic_write, write_shard
-from threeregime.results.shards import shard_path
+from threeregime.results import atomic_write, shard_path, write_shard
 from threeregime.sweep.cost import engine_for
 from threeregime.sweep.plan import DenseJob, Job, Place, RetrainJob, dense_checkpoint
 from threeregime.sweep.resumable import Advance, Trainer, split_checkpoint

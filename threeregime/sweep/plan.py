@@ -15,8 +15,13 @@ from safetensors import SafetensorError, safe_open
 
 from threeregime.experiments.experiment import Experiment, Key, Unit
 from threeregime.protocol import Protocol
-from threeregime.results import finished_dense, finished_nets, tables
-from threeregime.results.shards import folder
+from threeregime.results import (
+    DETERMINES,
+    dense_row,
+    finished_dense,
+    finished_nets,
+    tables_folder,
+)
 
 MEMBERS = 48
 """Most nets in a fleet: on a CPU there is nothing to gain beyond."""
@@ -189,7 +194,7 @@ def plan(
         also: further folders whose results count as finished.
         fits: how many nets of a protocol the device has memory for; None: any.
     """
-    at = folder(root, experiment.name, experiment.scale)
+    at = tables_folder(root, experiment.name, experiment.scale)
     units = experiment.units()
     wanted = _wanted(experiment, (root, *also))
     if not wanted:
@@ -279,7 +284,7 @@ def _dense_jobs(
     missing: dict[str, list[int]] = defaultdict(list)
     for unit in needed:
         path = dense_checkpoint(at, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
-        if not path.exists() or tables.dense_row(experiment, unit) not in recorded:
+        if not path.exists() or dense_row(experiment, unit) not in recorded:
             missing[unit.protocol.dense_hash].append(unit.dense_seed)
     for dense_hash, seeds in missing.items():
         family = [u for u in units if u.protocol.dense_hash == dense_hash]
@@ -287,7 +292,7 @@ def _dense_jobs(
         yield DenseJob(
             variant=family[0].variant,
             protocol=protocol.replace("dense.stop", None),
-            base=experiment.base(protocol, *tables.DETERMINES["dense"]),
+            base=experiment.base(protocol, *DETERMINES["dense"]),
             seeds=tuple(dict.fromkeys(seeds)),
             stops=tuple(sorted({u.protocol.dense.stopped for u in family})),
         )
