@@ -19,7 +19,7 @@ from tests.helpers import comparing
 from threeregime import cli
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import Experiment
 from threeregime.protocol import Protocol
 from threeregime.results import (
     KINDS,
@@ -35,15 +35,14 @@ from threeregime.results import (
 )
 from threeregime.results.packed import read_packed, read_provenance
 from threeregime.results.stored import StoredTables
-from threeregime.sweep import compute
-from threeregime.sweep.plan import plan
+from threeregime.sweep import make_plan, run_sweep
 
 PACKED = ["dense.parquet", "nets.parquet", "pairs.parquet", "provenance.json"]
 
 
 @pytest.fixture
 def experiment() -> Experiment:
-    return catalogue.experiment("figure_02", "smoke")
+    return catalogue.load_experiment("figure_02", "smoke")
 
 
 @pytest.fixture
@@ -170,7 +169,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(
         else:
             pack_all(root)
     assert comparing.tables(experiment, root) == comparing.tables(experiment, smoke)
-    assert plan(experiment, root, SMOKE_FLEET).jobs == ()
+    assert make_plan(experiment, root, SMOKE_FLEET).jobs == ()
     pack_all(root)
     assert contents(folder(root)) == contents(folder(tmp_path / "whole"))
 
@@ -186,8 +185,8 @@ def test_a_sweep_goes_on_from_packed_tables(
     # nets without pairs are unfinished: they are neither packed nor counted
     left = [path.name for path in folder(root).glob("*-*.parquet")]
     assert left == [f"nets-{last}.parquet"]
-    assert {job.fleet for job in plan(experiment, root, SMOKE_FLEET).jobs} == {first, last}
-    assert compute.compute(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
+    assert {job.fleet for job in make_plan(experiment, root, SMOKE_FLEET).jobs} == {first, last}
+    assert run_sweep(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
     assert comparing.tables(experiment, root) == comparing.tables(experiment, smoke)
     assert comparing.checkpoints(root) == comparing.checkpoints(smoke)
     pack_all(root)
@@ -198,10 +197,10 @@ def test_a_sweep_goes_on_from_packed_tables(
 def test_dense_runs_are_known_from_packed_tables(experiment: Experiment, root: Path) -> None:
     pack_all(root)
     (folder(root) / "pairs.parquet").unlink()
-    jobs = plan(experiment, root, SMOKE_FLEET)
+    jobs = make_plan(experiment, root, SMOKE_FLEET)
     assert (len(jobs.dense), len(jobs.retrain)) == (0, 3)
     (folder(root) / "dense.parquet").unlink()
-    assert len(plan(experiment, root, SMOKE_FLEET).dense) == 1
+    assert len(make_plan(experiment, root, SMOKE_FLEET).dense) == 1
 
 
 def test_a_fleet_in_both_places_is_read_from_the_packed_table(

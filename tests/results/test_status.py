@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.helpers import spoiling
-from threeregime.experiments import catalogue
+from threeregime.experiments import list_experiments, list_scales
 from threeregime.results import (
     experiment_list,
     packed,
@@ -86,7 +86,7 @@ def test_list_and_table_agree() -> None:
             name = title[1]
         elif row := re.fullmatch(r" {4}(\w+) +\d+ +(\d+ x \d+) +(yes|no|\d+ %)( \(JPEG\))? .*", line):
             listed[name, row[1]] = row
-    assert listed.keys() == {(n, s) for n in catalogue.names() for s in catalogue.scales(n)}
+    assert listed.keys() == {(n, s) for n in list_experiments() for s in list_scales(n)}
     for key, row in listed.items():
         assert (row[3] != "no") == (key in table.index)
         if key in table.index:

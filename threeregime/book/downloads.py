@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from threeregime.experiments.experiment import Experiment, Unit
+from threeregime.experiments import Experiment, Unit
 from threeregime.results import (
     KINDS,
     Results,
@@ -108,7 +108,9 @@ def _file(folder: Path, name: str, kind: str, table: pd.DataFrame) -> File:
 
 def _facts(experiment: Experiment, tables: Results) -> dict[str, str]:
     """What was asked for, by its hashes, the seeds there are, and the provenance of the fleets."""
-    protocols = {v: experiment.base(cell.protocol) for v, cell in _first_cells(experiment).items()}
+    protocols = {
+        v: experiment.base_hash(cell.protocol) for v, cell in _first_cells(experiment).items()
+    }
     dense, retrain = (_span(tables.nets[c]) for c in ("dense_seed", "retrain_seed"))
     return {
         "experiment": _identity(experiment, protocols),

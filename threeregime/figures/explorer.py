@@ -17,16 +17,15 @@ import anywidget
 import traitlets
 
 from threeregime._paths import WEB
-from threeregime.analysis.study import Report, diagrams
-from threeregime.analysis.thresholds import LMC_THRESHOLD
+from threeregime.analysis import LMC_THRESHOLD, Study
 from threeregime.errors import ThreeRegimeError
-from threeregime.figures.explorer_data import grid
+from threeregime.figures.explorer_data import explorer_data
 from threeregime.results import shipped_tables
 
 SCALES = ("digits", "mini", "paper")
 
 
-def script() -> str:
+def widget_script() -> str:
     """The widget's script: its parts as one module, since a module in a page can import none."""
     parts = ("grid.js", "drawing.js", "explorer.js")
     return "\n".join((WEB / name).read_text(encoding="utf-8") for name in parts)
@@ -50,7 +49,7 @@ class Explorer(anywidget.AnyWidget):
         paper: whether the paper's own values lie over ours.
     """
 
-    _esm = script()
+    _esm = widget_script()
     _css = (WEB / "explorer.css").read_text(encoding="utf-8")
 
     grid = traitlets.Dict().tag(sync=True, to_json=_as_text)
@@ -68,22 +67,20 @@ class Explorer(anywidget.AnyWidget):
 STATE = ("experiment", "row", "column", "lmc_threshold", "cka_threshold", "paper")
 
 
-def explorer(
-    reports: Sequence[Report],
-    temperature: float | None = None,
-    load: float | None = None,
+def make_explorer(
+    studies: Sequence[Study], temperature: float | None = None, load: float | None = None
 ) -> Explorer:
     """Make the widget over some diagrams, opened at one cell of the first.
 
     Args:
-        reports: what to show, the first one first.
+        studies: what to show, the first one first.
         temperature: where to begin, at the nearest there is; None: the coldest.
         load: where to begin, at the nearest there is; None: the highest load.
 
     Raises:
         ThreeRegimeError: nothing to show.
     """
-    made = grid(reports)
+    made = explorer_data(studies)
     first = made["diagrams"][0]
     temperatures, loads = first["temperature"]["values"], first["load"]["values"]
     return Explorer(
@@ -100,7 +97,7 @@ def _nearest(values: Sequence[float], wanted: float) -> int:
     return min(range(len(values)), key=lambda i: abs(values[i] - wanted))
 
 
-def stored(notebook: Path) -> dict[str, Any]:
+def stored_traits(notebook: Path) -> dict[str, Any]:
     """The traits of the `Explorer` that an executed notebook holds.
 
     Raises:
@@ -114,28 +111,24 @@ def stored(notebook: Path) -> dict[str, Any]:
     raise ThreeRegimeError(f"{notebook} holds no explorer: run `threeregime book`")
 
 
-def shipped(
+def shipped_studies(
     lmc_threshold: float = LMC_THRESHOLD,
     cka_threshold: float = 0.0,
     root: Path | None = None,
     scales: Iterable[str] = SCALES,
-) -> list[Report]:
+) -> list[Study]:
     """Every experiment with results and a single variant, at every scale that has some.
 
     Where a protocol asks for CIFAR-10, results on its JPEG copy count as well.
     """
     return [
-        Report(
-            one.experiment,
-            one.results,
-            diagrams(one.experiment, one.results, lmc_threshold, cka_threshold),
-        )
+        Study.from_results(one.experiment, one.results, lmc_threshold, cka_threshold)
         for one in shipped_tables(root, scales=list(scales))
         if len(one.experiment.variants) == 1 and len(one.results.pairs)
     ]
 
 
-def embed(state: Mapping[str, Any]) -> str:
+def embed_html(state: Mapping[str, Any]) -> str:
     """The explorer as a piece of HTML that needs nothing else, for one place in a page.
 
     Args:
@@ -149,6 +142,6 @@ def embed(state: Mapping[str, Any]) -> str:
             "<div data-explorer></div>",
             f"<style>{Explorer._css}</style>",
             f'<script type="application/json" id="explorer-grid">{data}</script>',
-            f'<script type="module">\n{script()}\nstandalone(document);\n</script>',
+            f'<script type="module">\n{widget_script()}\nstandalone(document);\n</script>',
         ]
     )

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from threeregime.experiments import catalogue
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import (
+    Experiment,
+    list_experiments,
+    list_scales,
+    load_experiment,
+)
 from threeregime.results import tables
 from threeregime.results.provenance import staleness
 from threeregime.results.shards import tables_folder
@@ -76,17 +80,17 @@ def shipped_tables(
         names: of the experiments; none: all.
         scales: none: all.
     """
-    for name in names or catalogue.names():
-        for scale in catalogue.scales(name):
+    for name in names or list_experiments():
+        for scale in list_scales(name):
             wanted = not scales or scale in scales
             if wanted and tables_folder(root or tables.ROOT, name, scale).is_dir():
-                yield from _of_experiment(catalogue.experiment(name, scale), root or tables.ROOT)
+                yield from _of_experiment(load_experiment(name, scale), root or tables.ROOT)
 
 
 def _of_experiment(asked: Experiment, root: Path) -> Iterator[ShippedTables]:
     stored = tables.stored_tables(asked, root)
     finished = frozenset(tables.nets_of_complete_fleets(stored))
-    for experiment in asked.on_copies():
+    for experiment in asked.data_variants():
         results = tables.select_results(experiment, stored)
         if results is not None:
             yield ShippedTables(experiment, asked, results, finished)

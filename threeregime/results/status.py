@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from threeregime.experiments import catalogue
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import (
+    Experiment,
+    list_experiments,
+    list_scales,
+    load_experiment,
+)
 from threeregime.results.provenance import duration
 from threeregime.results.shipped import ShippedTables, shipped_tables
 
@@ -61,8 +65,8 @@ def experiment_list(root: Path | None = None) -> Iterator[str]:
         if key not in best or shipped.share > best[key].share:
             best[key] = shipped
     yield LIST_ROW.format("scale", "cells", "seeds", "tables", "computing took")
-    for name in catalogue.names():
-        experiments = [catalogue.experiment(name, scale) for scale in catalogue.scales(name)]
+    for name in list_experiments():
+        experiments = [load_experiment(name, scale) for scale in list_scales(name)]
         yield ""
         yield f"{name}: {experiments[0].title}"
         for experiment in experiments:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from threeregime._paths import REFERENCE, RESULTS
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.experiment import Experiment, Unit
+from threeregime.experiments import Experiment, Unit
 from threeregime.results.shards import KINDS, Record, tables_folder
 from threeregime.results.stored import StoredTables
 
@@ -184,7 +184,7 @@ def _bases(experiment: Experiment, *sections: str) -> Mapping[str, str]:
     """Return the base hash of each variant, as the column ``base`` has it."""
     first = (experiment.temperatures[0], experiment.loads[0], 0)
     protocols = {v: experiment.unit(v, *first).protocol for v in experiment.variants}
-    return {v: experiment.base(p, *sections) for v, p in protocols.items()}
+    return {v: experiment.base_hash(p, *sections) for v, p in protocols.items()}
 
 
 def _sort_order(experiment: Experiment) -> list[str]:
@@ -232,8 +232,8 @@ def nets_of_complete_fleets(stored: Sequence[StoredTables]) -> set[tuple[str, in
 def dense_row(experiment: Experiment, unit: Unit) -> tuple[object, ...]:
     """Return what identifies the dense row of a unit: base hash, seed, place on the axes."""
     sections = DETERMINES["dense"]
-    place = experiment.place(unit.protocol, *sections).values()
-    return (experiment.base(unit.protocol, *sections), unit.dense_seed, *place)
+    place = experiment.coordinates(unit.protocol, *sections).values()
+    return (experiment.base_hash(unit.protocol, *sections), unit.dense_seed, *place)
 
 
 def finished_dense(experiment: Experiment, *roots: Path) -> set[tuple[object, ...]]:
