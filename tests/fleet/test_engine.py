@@ -88,7 +88,7 @@ def test_an_unknown_engine_is_one_line(name: str) -> None:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(
-        engine, "candidates", lambda *_: [Engine(), Engine("separate"), Engine("lanes")]
+        engine, "candidate_engines", lambda *_: [Engine(), Engine("separate"), Engine("lanes")]
     )
     return tmp_path / "threeregime"
 

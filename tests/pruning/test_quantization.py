@@ -298,7 +298,9 @@ def levels(fleet: Fleet) -> list[int]:
 def test_what_is_measured_has_so_many_levels(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, list[list[int]]] = {"errors": [], "measure_pairs": [], "curvature": []}
+    seen: dict[str, list[list[int]]] = {
+        name: [] for name in ("evaluate_errors", "measure_pairs", "measure_curvature")
+    }
     for name, counts in seen.items():
         measure = getattr(jobs, name)
 
@@ -316,13 +318,13 @@ def test_what_is_measured_has_so_many_levels(
 
     monkeypatch.setattr(resumable.ResumableTraining, "save", saved)
     assert compute(tiny, tmp_path)
-    dense, quantised = seen["errors"][:2], seen["errors"][2:]
+    dense, quantised = seen["evaluate_errors"][:2], seen["evaluate_errors"][2:]
     assert min(itertools.chain(*dense, *trained)) > 100  # the weights of a layer, all different
     # after 1, 2 and 3 epochs and on the training set; 1 and 3 epochs; at the end
     assert len(trained) == 1
     assert quantised == [[2, 2, 7, 7]] * 4
     assert seen["measure_pairs"] == [[2, 2, 7, 7]] * 2
-    assert seen["curvature"] == [[2, 2, 7, 7]]
+    assert seen["measure_curvature"] == [[2, 2, 7, 7]]
     found = results.load(tiny, tmp_path)
     assert found.nets["bits"].tolist() == [1, 1, 3, 3]
     assert found.early["bits"].tolist() == found.pairs["bits"].tolist() == [1, 3]
