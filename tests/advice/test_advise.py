@@ -550,7 +550,7 @@ INPUTS, LABELS = pictures()
         (mlp(), (INPUTS, LABELS), {"lr": 0.0}, "retraining.lr = 0.0 is not allowed"),
         (mlp(), (INPUTS, LABELS), {"optimizer": "lion"}, "'lion' is not allowed: one of sgd, adam"),
         (mlp(), (INPUTS, LABELS), {"batch_size": 65}, "batch_size = 65 is not allowed: from 2 to"),
-        (mlp(), (INPUTS, LABELS), {"device": "tpu7"}, "device = 'tpu7' is not here"),
+        (mlp(), (INPUTS, LABELS), {"device": "tpu7"}, "device = 'tpu7' is not available"),
         (mlp(), (INPUTS, LABELS), {"checkpoints": {}}, "checkpoints = {} is not allowed"),
         (mlp(), (INPUTS, LABELS), {"lr": 1e30}, "diverged in retraining: give a lower lr"),
         (mlp(), (INPUTS[:, :, :3], LABELS), {}, "cannot take inputs of shape [8, 1, 3, 4]"),

@@ -186,7 +186,7 @@ def test_a_fleet_is_each_net_trained_through_its_own_weights(backend: str) -> No
 def test_nets_are_quantised_inside_alone_and_latent_otherwise() -> None:
     run = make_run(BITS, dtype=torch.float32)
     before = run.fleet.state()
-    with run.compressed():
+    with run.evaluated_weights():
         inside = run.fleet.state()
     after = run.fleet.state()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -198,7 +198,7 @@ def test_nets_are_quantised_inside_alone_and_latent_otherwise() -> None:
             assert torch.equal(inside[name][3], tensor[3])
         else:
             assert torch.equal(inside[name], tensor)
-    with pytest.raises(ZeroDivisionError), run.compressed():
+    with pytest.raises(ZeroDivisionError), run.evaluated_weights():
         _ = 1 // 0
     assert all(torch.equal(before[name], t) for name, t in run.fleet.state().items())
 
@@ -207,7 +207,7 @@ def test_without_bits_nothing_is_quantised() -> None:
     run = make_run([None, None])
     assert run.quantizer is None
     before = run.fleet.state()
-    with run.compressed():
+    with run.evaluated_weights():
         assert all(torch.equal(before[name], t) for name, t in run.fleet.state().items())
 
 
@@ -228,7 +228,7 @@ def test_going_on_from_a_saved_state_changes_no_bit(backend: str) -> None:
 def test_of_a_transformer_it_is_the_linear_layers(backend: str) -> None:
     fleet = Fleet.initial(lambda: Transformer(1, 0.03125, 5, 20), [1, 2], backend=backend)
     before = fleet.state()
-    with Quantizer(fleet, [1, 2]).applied():
+    with Quantizer(fleet, [1, 2]).quantized_weights():
         inside = fleet.state()
     layers = {f"{n}.weight" for n, m in fleet.build().named_modules() if isinstance(m, nn.Linear)}
     for name, tensor in before.items():
@@ -247,7 +247,7 @@ def test_a_recording_quantises_the_weights_of_its_time() -> None:
     found = [torch.empty_like(weight) for weight in quantizer.weights]
 
     def look() -> None:
-        with quantizer.applied():
+        with quantizer.quantized_weights():
             for copy, weight in zip(found, quantizer.weights, strict=True):
                 copy.copy_(weight.detach())
 
@@ -304,9 +304,11 @@ def test_what_is_measured_has_so_many_levels(
     for name, counts in seen.items():
         measure = getattr(jobs, name)
 
-        def counted(fleet: Fleet, *rest: Any, measure: Any = measure, counts: Any = counts) -> Any:
+        def counted(
+            fleet: Fleet, *rest: Any, measure: Any = measure, counts: Any = counts, **options: Any
+        ) -> Any:
             counts.append(levels(fleet))
-            return measure(fleet, *rest)
+            return measure(fleet, *rest, **options)
 
         monkeypatch.setattr(jobs, name, counted)
     trained: list[list[int]] = []

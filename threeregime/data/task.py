@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from threeregime._fields import require
 from threeregime.errors import ThreeRegimeError
 
 EVALUATION_BATCH = 256
@@ -100,16 +101,9 @@ class Task(ABC):
         return self
 
     def check_batch(self, batch_size: int) -> None:
-        """Refuse a batch for which there are not enough training examples.
-
-        Raises:
-            ThreeRegimeError: the batch is larger than the training split.
-        """
-        if batch_size > self.count:
-            raise ThreeRegimeError(
-                f"batch_size = {batch_size} is not allowed: {self.name} has {self.count} training "
-                f"{self.kind}"
-            )
+        """Refuse a batch that is larger than the training split with a ThreeRegimeError."""
+        allowed = f"{self.name} has {self.count} training {self.kind}"
+        require(batch_size <= self.count, "batch_size", batch_size, allowed)
 
     def loader(self, seeds: Sequence[int], batch_size: int) -> Batches:
         """Return batches of training examples for a fleet, one random stream per member."""
@@ -187,6 +181,9 @@ class Batches:
 
     The batches of a member depend on its seed and the epoch alone: not on its companions, not on
     the device (numbers are drawn on the CPU), and not on where a run was interrupted.
+
+    Raises:
+        ThreeRegimeError: the batch is larger than the training split.
     """
 
     def __init__(self, task: Task, seeds: Sequence[int], batch_size: int) -> None:

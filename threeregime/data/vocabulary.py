@@ -30,13 +30,13 @@ class Vocabulary(ABC):
         """Return the tokens of a sentence."""
 
     @abstractmethod
-    def join(self, tokens: list[int]) -> str:
+    def _join(self, tokens: list[int]) -> str:
         """Return the sentence of tokens of text."""
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the sentence up to the first EOS, without special tokens."""
         sentence = itertools.takewhile(lambda token: token != EOS, tokens)
-        return self.join([token for token in sentence if token >= SPECIAL_TOKENS])
+        return self._join([token for token in sentence if token >= SPECIAL_TOKENS])
 
 
 # The parts of German numerals, which are one word; longer stems before their own beginnings.
@@ -72,8 +72,7 @@ class Numerals(Vocabulary):
         """Return the tokens of a sentence."""
         return [self.tokens.get(text, UNKNOWN_TOKEN) for text in split_numeral(sentence)]
 
-    def join(self, tokens: list[int]) -> str:
-        """Return the sentence of tokens of text."""
+    def _join(self, tokens: list[int]) -> str:
         text = "".join(self.texts[token - SPECIAL_TOKENS] for token in tokens)
         return text.strip().replace("- ", "-")
 
@@ -94,8 +93,7 @@ class SubWords(Vocabulary):
         """Return the tokens of a sentence."""
         return list(self.model.encode(sentence))
 
-    def join(self, tokens: list[int]) -> str:
-        """Return the sentence of tokens of text."""
+    def _join(self, tokens: list[int]) -> str:
         return str(self.model.decode(tokens))
 
 

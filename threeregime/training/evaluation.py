@@ -14,9 +14,9 @@ def evaluate_errors(fleet: Fleet, task: Task, train: bool) -> Tensor:
     """Return the error of every member on a whole split, without augmentation.
 
     Args:
-        fleet: the nets; their mode is left as it was.
+        fleet: the nets; their mode does not change.
         task: the data.
-        train: whether the training split, else the test split.
+        train: whether to use the training split, else the test split.
 
     Returns:
         Fractions [M], float64. NaN for a member with a parameter or statistic that is not finite.
@@ -30,12 +30,12 @@ def evaluate_outputs(fleet: Fleet, task: Task, samples: int) -> Tensor:
     """Return the logits of every member for the first training examples.
 
     Args:
-        fleet: the nets; their mode is left as it was.
+        fleet: the nets; their mode does not change.
         task: the data.
-        samples: number of examples, or of places in sentences.
+        samples: number of examples, or of positions in sentences.
 
     Returns:
-        [M, samples, classes], or fewer samples where there are not as many.
+        [M, samples, classes], or fewer samples where the split has fewer.
     """
     with fleet.mode(training=False):
         return task.outputs(fleet, samples)
