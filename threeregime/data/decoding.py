@@ -30,8 +30,7 @@ def beam_search(
         penalty: 0 prefers short sentences, 1 compares means.
 
     Returns:
-        [count, max_length + 1] int64: BOS, the tokens, EOS, PAD; no EOS in a sentence that did not
-        end.
+        [count, max_length + 1] int64: BOS, tokens, EOS (unless the search stopped before), PAD.
     """
     rows = torch.full((count * beam, 1), BOS)
     log_probability = torch.full((count, beam), -torch.inf)

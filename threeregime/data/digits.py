@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-Split = tuple[np.ndarray, np.ndarray]
 Splits = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-Generate = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], Split]
-"""Images and labels from those of the digits, the number of images per class and a generator."""
+Split = tuple[np.ndarray, np.ndarray]
+Generate = Callable[[Split, int, np.random.Generator], Split]
+"""Images and labels, from those of the digits and the number of images per class."""
 
 SIDE = 8
 """Height and width of a digit in pixels."""
@@ -46,10 +46,8 @@ def pairs() -> Splits:
     return _generate(_pairs, 10, 10)
 
 
-def _pairs(
-    images: np.ndarray, labels: np.ndarray, per_class: int, rng: np.random.Generator
-) -> Split:
-    classes = []
+def _pairs(digits: Split, per_class: int, rng: np.random.Generator) -> Split:
+    (images, labels), classes = digits, []
     for number in range(100):
         left, right = (np.flatnonzero(labels == digit) for digit in divmod(number, 10))
         pair = rng.choice(len(left) * len(right), per_class, replace=False)
@@ -67,15 +65,14 @@ def clutter() -> Splits:
     return _generate(_clutter, 100, 100)
 
 
-def _clutter(
-    images: np.ndarray, labels: np.ndarray, per_class: int, rng: np.random.Generator
-) -> Split:
+def _clutter(digits: Split, per_class: int, rng: np.random.Generator) -> Split:
+    images, labels = digits
     # Every digit of a class is used equally often, or nearly.
     classes = (rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10))
-    digits = np.concatenate([np.resize(members, per_class) for members in classes])
+    order = np.concatenate([np.resize(members, per_class) for members in classes])
     size = 10
-    pictures = np.empty((len(digits), 3, size, size), np.uint8)
-    for picture, digit in zip(pictures, digits, strict=True):
+    pictures = np.empty((len(order), 3, size, size), np.uint8)
+    for picture, digit in zip(pictures, order, strict=True):
         top, left = rng.integers(0, size - SIDE, 2, endpoint=True)
         neighbours = rng.integers(0, len(images), 2)
         # The picture is the middle of a strip with room for three digits; the neighbours stand a
@@ -87,16 +84,16 @@ def _clutter(
         dark, light = rng.uniform(0, 100, (3, 1, 1)), rng.uniform(155, 255, (3, 1, 1))
         ground, ink = (dark, light) if rng.random() < 0.5 else (light, dark)
         picture[:] = ground + (ink - ground) * strip[:, SIDE:-SIDE]
-    return pictures, labels[digits]
+    return pictures, labels[order]
 
 
 def _generate(generate: Generate, train: int, test: int) -> Splits:
     """Return both splits, with ``train`` and ``test`` images per class, in random order."""
-    images, labels, test_images, test_labels = plain()
+    digits = plain()
     splits: list[np.ndarray] = []
-    for seed, source in enumerate(((images, labels, train), (test_images, test_labels, test))):
+    for seed, (source, per_class) in enumerate(((digits[:2], train), (digits[2:], test))):
         rng = np.random.default_rng(seed)
-        pictures, classes = generate(*source, rng)
+        pictures, classes = generate(source, per_class, rng)
         # They come class by class: CKA takes the first images, which should be of all classes.
         order = rng.permutation(len(pictures))
         splits += [pictures[order], classes[order]]

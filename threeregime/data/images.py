@@ -25,7 +25,6 @@ class Dataset(Task):
     """
 
     kind: ClassVar[str] = "images"
-    name: str
     train_images: Tensor
     train_labels: Tensor
     test_images: Tensor
@@ -56,11 +55,6 @@ class Dataset(Task):
         """Normalise the images."""
         images, labels = examples
         return plain_images(self, images, dtype), labels
-
-    def to(self, device: torch.device | str) -> Dataset:
-        """Return the same dataset with its tensors on ``device``."""
-        names = ("train_images", "train_labels", "test_images", "test_labels")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def reduced(self, examples: int | None, size: int | None) -> Dataset:
         """Return the dataset with fewer training images and smaller ones.

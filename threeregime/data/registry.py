@@ -163,13 +163,7 @@ def dataset_from_arrays(
 ) -> Dataset:
     """Make a dataset whose mean and std are measured on its training images.
 
-    Args:
-        name: name of the dataset.
-        train: training images, uint8 [count, channels, height, width].
-        train_labels: their classes, integers [count].
-        test: test images.
-        test_labels: their classes.
-        classes: number of classes.
+    Images are uint8 [count, channels, height, width], labels integers [count] below ``classes``.
     """
     scaled = train / 255
     return Dataset(

@@ -1,15 +1,11 @@
-"""Tasks: the examples of a training and a test split, their batches, loss and error.
-
-:class:`threeregime.data.images.Dataset` holds images and their classes,
-:class:`threeregime.data.translation.Translation` sentences and their translations. Training and
-metrics see either as a :class:`Task` and its :class:`Batches`.
-"""
+"""Tasks: the examples of a training and a test split, their batches, loss and error."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol, Self
 
 import torch
@@ -40,6 +36,7 @@ class Nets(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class Task(ABC):
     """Examples of both splits, with the loss and the error of a fleet on them.
 
@@ -67,10 +64,6 @@ class Task(ABC):
         """Turn stored examples into inputs [batch, ...] and targets, without augmentation."""
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> Self:
-        """Return the same task with its tensors on ``device``."""
-
-    @abstractmethod
     def reduced(self, examples: int | None, size: int | None) -> Task:
         """Return the task with fewer training examples and smaller ones; None changes nothing."""
 
@@ -82,6 +75,11 @@ class Task(ABC):
     def count(self) -> int:
         """Number of training examples."""
         return len(self.split(train=True)[0])
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same task with its tensors on ``device``."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{n: v.to(device) for n, v in values.items() if hasattr(v, "to")})
 
     def augmented(self, crop: int, flip: bool) -> Task:
         """Return the same task, its training examples augmented at random.

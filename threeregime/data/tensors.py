@@ -38,7 +38,6 @@ class TensorTask(Task):
     """
 
     kind: ClassVar[str] = "examples"
-    name: str
     train: TensorSplit
     test: TensorSplit | None
     classes: int
@@ -82,11 +81,6 @@ class TensorTask(Task):
         """Cast the inputs."""
         inputs, targets = examples
         return cast_inputs(inputs, dtype), targets
-
-    def to(self, device: torch.device | str) -> TensorTask:
-        """Return the same task with its tensors on ``device``."""
-        test = None if self.test is None else self.test.to(device)
-        return replace(self, train=self.train.to(device), test=test)
 
     def reduced(self, examples: int | None, size: int | None) -> TensorTask:
         """Return the task with the first training examples; their size cannot change."""

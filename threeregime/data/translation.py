@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,7 +39,6 @@ class Translation(Task):
     """
 
     kind: ClassVar[str] = "sentences"
-    name: str
     vocabulary: Vocabulary
     train: Tensor
     test: Tensor
@@ -48,15 +48,10 @@ class Translation(Task):
 
     @classmethod
     def from_pairs(
-        cls,
-        name: str,
-        vocabulary: Vocabulary,
-        train: Pairs,
-        test: Pairs,
-        max_tokens: int | None = None,
+        cls, name: str, vocabulary: Vocabulary, train: Pairs, test: Pairs, limit: int | None = None
     ) -> Translation:
-        """Encode text, without the training pairs that have a sentence of over ``max_tokens``."""
-        indices = encode_pairs(vocabulary, train, max_tokens)[2]
+        """Encode text, without training pairs whose sentences have over ``limit`` tokens."""
+        indices = encode_pairs(vocabulary, train, limit)[2]
         source, target, _ = encode_pairs(vocabulary, [train[n] for n in indices] + test)
         rows, count = torch.cat([source, target], dim=1), len(indices)
         references = tuple(target for _, target in test)
@@ -75,16 +70,8 @@ class Translation(Task):
         """Return input tokens and targets."""
         return self.shifted(examples[0])
 
-    def to(self, device: torch.device | str) -> Translation:
-        """Return the same task with its rows on ``device``."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
-
     def reduced(self, examples: int | None, size: int | None) -> Translation:
-        """Return the task with the first training pairs; sentences cannot be made smaller.
-
-        Raises:
-            ThreeRegimeError: a size is given, or more pairs than there are.
-        """
+        """Return the task with the first training pairs; sentences have no size to reduce."""
         if size is not None:
             raise ThreeRegimeError(
                 f"data.size = {size} is not allowed: {self.name} holds sentences, not images"
@@ -127,21 +114,16 @@ class Translation(Task):
             repeated = fleet.broadcast(sources.repeat_interleave(self.beam, dim=0))
             memory = fleet.logits(fleet.broadcast(sources)).transpose(0, 1)
             memory = memory.repeat_interleave(self.beam, dim=0)
-            next_logits = self._next_logits(fleet, repeated, memory)
+            next_logits = partial(self._next_logits, fleet, repeated, memory)
             tokens = beam_search(next_logits, members * len(sources), max_length, self.beam)
             for member, batch in enumerate(tokens.view(members, len(sources), -1).tolist()):
                 translations[member] += [self.vocabulary.decode(row) for row in batch]
         return translations
 
-    def _next_logits(
-        self, fleet: Nets, source: Tensor, memory: Tensor
-    ) -> Callable[[Tensor], Tensor]:
-        def next_logits(tokens: Tensor) -> Tensor:
-            target = tokens.to(source.device).view(fleet.members, len(source), -1).transpose(0, 1)
-            logits = fleet.logits(torch.cat([source, target], dim=2), memory)
-            return logits[:, :, -1].flatten(0, 1)
-
-        return next_logits
+    def _next_logits(self, fleet: Nets, source: Tensor, memory: Tensor, tokens: Tensor) -> Tensor:
+        target = tokens.to(source.device).view(fleet.members, len(source), -1).transpose(0, 1)
+        logits = fleet.logits(torch.cat([source, target], dim=2), memory)
+        return logits[:, :, -1].flatten(0, 1)
 
 
 def number_words(root: Path, download: bool) -> Translation:

@@ -10,10 +10,9 @@ They differ in the order of the channels:
   registers. A convolution is :func:`threeregime.fleet.lanes.conv2d`. For a CPU with a C++
   compiler, the fastest there for small nets (``python -m benchmarks.fleet``).
 
-``separate`` keeps the layers and runs the members one after the other, or on parallel streams
-inside a CUDA graph: for nets whose single layers already fill the device, and for layers without a
-stacked form. ``vmapped`` keeps them, too, and lets PyTorch batch each operation over all members:
-for nets of matrix products, such as a Transformer.
+``separate`` runs the plain layers member by member, on parallel streams inside a CUDA graph: for
+nets whose single layers fill the device, and for layers without a stacked form. ``vmapped`` lets
+PyTorch batch each operation over the members: for nets of matrix products, as in a Transformer.
 """
 
 from __future__ import annotations
@@ -62,11 +61,11 @@ class Layout(Backend):
     layers: ClassVar[Layers]
 
     @abstractmethod
-    def pack(self, images: Tensor) -> Tensor:
+    def _pack(self, images: Tensor) -> Tensor:
         """Turn images [batch, M, c, h, w] into the stacked net's input, channels last."""
 
     @abstractmethod
-    def unpack(self, outputs: Tensor, members: int) -> Tensor:
+    def _unpack(self, outputs: Tensor, members: int) -> Tensor:
         """Turn the stacked net's outputs [batch, M * classes] into [M, batch, classes]."""
 
     def stack(self, plain: nn.Module, members: int) -> nn.Module:
@@ -89,7 +88,7 @@ class Layout(Backend):
     def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
         """Call the stacked net once."""
         run = torch.compile(stacked, dynamic=False) if compiled else stacked
-        return lambda images: self.unpack(run(self.pack(images)), members)
+        return lambda images: self._unpack(run(self._pack(images)), members)
 
 
 class Grouped(Layout):
@@ -102,12 +101,10 @@ class Grouped(Layout):
         """View a stacked tensor as [M, ...]."""
         return tensor.unflatten(0, (members, -1))
 
-    def pack(self, images: Tensor) -> Tensor:
-        """Join members and channels."""
+    def _pack(self, images: Tensor) -> Tensor:
         return images.flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
-    def unpack(self, outputs: Tensor, members: int) -> Tensor:
-        """Split members and classes."""
+    def _unpack(self, outputs: Tensor, members: int) -> Tensor:
         return outputs.unflatten(1, (members, -1)).transpose(0, 1)
 
 
@@ -121,12 +118,10 @@ class Lanes(Layout):
         """View a stacked tensor as [M, ...]."""
         return tensor.unflatten(-1, (-1, members)).movedim(-1, 0)
 
-    def pack(self, images: Tensor) -> Tensor:
-        """Join channels and members."""
+    def _pack(self, images: Tensor) -> Tensor:
         return images.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
-    def unpack(self, outputs: Tensor, members: int) -> Tensor:
-        """Split classes and members."""
+    def _unpack(self, outputs: Tensor, members: int) -> Tensor:
         return outputs.unflatten(1, (-1, members)).permute(2, 0, 1)
 
 
@@ -167,14 +162,12 @@ class Separate(Backend):
             # unbind() collects the gradients of all slices in one operation.
             tensors = {**dict(stacked.named_parameters()), **dict(stacked.named_buffers())}
             slices = {name: tensor.unbind() for name, tensor in tensors.items()}
-            calls = [
-                partial(
-                    run,
-                    {name: parts[m] for name, parts in slices.items()},
-                    *(_member_input(batch[:, m]) for batch in inputs),
-                )
-                for m in range(members)
-            ]
+
+            def member(m: int) -> Tensor:
+                tensors = {name: parts[m] for name, parts in slices.items()}
+                return run(tensors, *(_member_input(batch[:, m]) for batch in inputs))
+
+            calls = [partial(member, m) for m in range(members)]
             capturing = inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()
             return torch.stack(_run_on_streams(calls) if capturing else [call() for call in calls])
 
@@ -198,10 +191,8 @@ def _repeated(tensor: Tensor, members: int) -> Tensor:
 
 def _member_input(inputs: Tensor) -> Tensor:
     """Return one member's inputs contiguous; images with channels last, as convolutions need."""
-    images = inputs.dim() == 4
-    return inputs.contiguous(
-        memory_format=torch.channels_last if images else torch.contiguous_format
-    )
+    layout = torch.channels_last if inputs.dim() == 4 else torch.contiguous_format
+    return inputs.contiguous(memory_format=layout)
 
 
 def _run_on_streams(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:

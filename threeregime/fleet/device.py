@@ -17,11 +17,7 @@ from threeregime.errors import ThreeRegimeError
 
 
 def resolve_device(name: str) -> str:
-    """Return the device of a name; ``auto`` is cuda where available, else cpu.
-
-    Raises:
-        ThreeRegimeError: the device is not available.
-    """
+    """Return a device that is available, else raise; ``auto`` is cuda if available, else cpu."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -60,9 +56,8 @@ def free_memory(device: str) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that the device has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    raised_by_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return raised_by_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 @contextmanager
@@ -127,8 +122,4 @@ _RETAINED_MEMORY = _RetainedMemory()
 
 @functools.cache
 def _mallopt() -> Callable[[int, int], int] | None:
-    try:
-        mallopt: Callable[[int, int], int] = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return None
-    return mallopt
+    return getattr(ctypes.CDLL(None), "mallopt", None)

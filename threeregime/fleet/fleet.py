@@ -47,11 +47,7 @@ class Fleet:
         self.module = self.backend.stack(build(), self.members)
         self.module.to(device=self.device, dtype=dtype)
         self._forward = self.backend.forward(self.module, self.members)
-        self._training = (
-            self.backend.forward(self.module, self.members, compiled=True)
-            if compiled
-            else self._forward
-        )
+        self._training = self.backend.forward(self.module, self.members, compiled)
         self.load(state)
 
     @classmethod
@@ -106,9 +102,8 @@ class Fleet:
         """
         plain = self.build()
         kind = getattr(plain, "prunable", nn.Conv2d)
-        names = {
-            f"{name}.weight" for name, layer in plain.named_modules() if isinstance(layer, kind)
-        }
+        layers = [name for name, layer in plain.named_modules() if isinstance(layer, kind)]
+        names = {f"{name}.weight" for name in layers}
         return {name: p for name, p in self.module.named_parameters() if name in names}
 
     def batch_norms(self) -> list[_BatchNorm]:

@@ -1,11 +1,10 @@
 """Stacked layers: one layer that computes M plain ones, each on its own activations.
 
-Activations are ``[batch, M * channels, height, width]``, member by member under ``grouped``,
-channel by channel under ``lanes`` (:mod:`threeregime.fleet.backends`). To give a layer a stacked
-form, write a function or class of the plain layer and M, and enter it into :data:`GROUPED`,
-:data:`LANES`, or both. Its parameters have M times the size of the plain ones: along the first
-dimension under ``grouped``, along the last, members innermost, under ``lanes``. A layer without
-parameters needs a stacked form only if it mixes members, as :class:`Concat` does.
+:mod:`threeregime.fleet.backends` describes the two layouts. To give a layer a stacked form, write a
+function or class of the plain layer and M, and enter it into :data:`GROUPED`, :data:`LANES`, or
+both. Its parameters are M times the plain ones: along the first dimension under ``grouped``, along
+the last, members innermost, under ``lanes``. A layer without parameters needs a stacked form only
+if it mixes members, as :class:`Concat` does.
 """
 
 from __future__ import annotations
@@ -77,15 +76,11 @@ class _LanesConv(nn.Module):
         super().__init__()
         assert isinstance(plain, nn.Conv2d)
         if not lanes.available():
-            raise ThreeRegimeError(
-                "fleets in lanes need a C++ compiler: install g++, or use grouped"
-            )
+            raise ThreeRegimeError("lanes need a C++ compiler: install g++, or use grouped")
         square = all(len(set(pair)) == 1 for pair in (plain.stride, plain.kernel_size))
         padding = plain.padding if isinstance(plain.padding, tuple) else (-1, -2)
         if plain.groups > 1 or plain.dilation != (1, 1) or not square or len(set(padding)) > 1:
-            raise ThreeRegimeError(
-                "convolutions with groups, dilation or unequal sides: use grouped"
-            )
+            raise ThreeRegimeError("groups, dilation or unequal sides: use grouped, not lanes")
         self.members, self.stride, self.padding = members, plain.stride[0], int(padding[0])
         self.weight = nn.Parameter(plain.weight.repeat(1, 1, 1, members))
         self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None

@@ -40,10 +40,8 @@ class Hessian:
     """Products of the Hessians of M nets with vectors.
 
     The loss is a net's mean cross-entropy on the first training examples, un-augmented, in
-    evaluation mode, where the statistics of batch norm are constant. The Hessian is taken with
-    respect to all parameters but the pruned weights, whose directions are projected out. No
-    member's loss depends on another's weights, so that one double backward pass of the sum gives
-    the products of all members.
+    evaluation mode. The directions of pruned weights are projected out. No member's loss depends
+    on another's weights: one double backward pass of the sum gives the products of all members.
 
     Args:
         fleet: the nets; they do not change.
@@ -96,9 +94,8 @@ class Hessian:
             loss = self.task.loss(logits, targets, 0.0) * (len(inputs) / self.examples)
             gradient = torch.autograd.grad(loss, self.parameters, create_graph=True)
             slopes = [(g * v).sum() for g, v in zip(gradient, vector, strict=True)]
-            product = torch.autograd.grad(
-                torch.stack(slopes).sum(), self.parameters, materialize_grads=True
-            )
+            slope = torch.stack(slopes).sum()
+            product = torch.autograd.grad(slope, self.parameters, materialize_grads=True)
             torch._foreach_add_(total, product)
         return [t * mask for t, mask in zip(total, self.masks, strict=True)]
 
@@ -113,12 +110,13 @@ class Hessian:
     def unit(self, vector: Vector) -> Vector:
         """Return each member's vector at length 1; a vector of zeros stays."""
         length = self.dot(vector, vector).sqrt().clamp(min=torch.finfo(self.fleet.dtype).tiny)
-        parts = []
-        for part in vector:
-            values = self.fleet.by_member(part)
-            factor = length.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
-            parts.append(self._stacked(values / factor, part))
-        return parts
+        parts = [(part, self.fleet.by_member(part)) for part in vector]
+        return [
+            self._stacked(
+                values / length.to(values.dtype).view(-1, *[1] * (values.dim() - 1)), part
+            )
+            for part, values in parts
+        ]
 
     def trace(self, vectors: int) -> Tensor:
         """Return Hutchinson's estimate (1990) of each trace, the mean of v'Hv: [M].

@@ -31,9 +31,8 @@ class PairMetrics:
 def reestimate_batch_norm(fleet: Fleet, task: Task) -> None:
     """Set the statistics of batch norm to those of the un-augmented training set.
 
-    The statistics of an interpolated net are not the interpolated statistics. They are means over
-    batches of nearly equal size, weighted by it; each layer sees inputs normalised by their batch
-    (scripts).
+    An interpolated net needs it. The statistics are means over batches of nearly equal size,
+    weighted by it; each layer sees inputs normalised by their batch (scripts).
     """
     if not fleet.batch_norms():
         return
@@ -99,8 +98,6 @@ def measure_pairs(
         curve = line_errors(fleet, a, b, task, points).cpu()
         logits = evaluate_outputs(fleet, task, samples).cpu()
     value, t_star = lmc(curve)
-    similarity = {
-        kind: cka(features[left], features[right])
-        for kind, features in (("softmax", logits.softmax(dim=-1)), ("logits", logits))
-    }
-    return PairMetrics(value, t_star, curve, similarity["softmax"], similarity["logits"])
+    softmax = logits.softmax(dim=-1)
+    cka_softmax, cka_logits = (cka(x[left], x[right]) for x in (softmax, logits))
+    return PairMetrics(value, t_star, curve, cka_softmax, cka_logits)

@@ -39,8 +39,8 @@ class DenseNet(nn.Module):
     """DenseNet of depth 3n+4 with growth 12 x ``width`` (paper, Appendix B.1 and Figure 8).
 
     Three blocks of n layers, no bottleneck, no compression, and 16 x ``width`` channels in the
-    first convolution (Huang et al., 2017, Section 3). DenseNet-40 has 1,019,722 parameters, their
-    1.0 M; that of the scripts has 24 channels there and 1,059,298 parameters.
+    first convolution (Huang et al., 2017, Section 3; in the scripts 24). DenseNet-40 has 1,019,722
+    parameters, their 1.0 M.
     """
 
     def __init__(self, depth: int, width: float, channels: int, classes: int) -> None:

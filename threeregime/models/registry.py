@@ -29,13 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetKind:
-    """How to build one kind of net, and what it reads.
+    """One kind of net: ``build(depth, width, *task.net_sizes)``, depths, and the kind of examples.
 
-    Attributes:
-        build: ``build(depth, width, *sizes)``, see :attr:`threeregime.data.task.Task.net_sizes`.
-        allows_depth: whether such a net can have this depth.
-        depths: the depths that it can have, in words.
-        reads: kind of the examples, see :attr:`threeregime.data.task.Task.kind`.
+    ``allows_depth`` tells which depths the net can have, and ``depths`` says so in words.
     """
 
     build: Callable[[int, float, int, int], nn.Module]
@@ -44,11 +40,7 @@ class NetKind:
     reads: str = "images"
 
     def check_depth(self, depth: int) -> None:
-        """Refuse a depth that the net cannot have.
-
-        Raises:
-            ThreeRegimeError: names the depths that are allowed.
-        """
+        """Refuse a depth that the net cannot have with a ThreeRegimeError."""
         require(self.allows_depth(depth), "net.depth", depth, self.depths)
 
 

@@ -15,10 +15,8 @@ class VGG(nn.Module):
 
     The form for CIFAR: 3x3 convolutions in five groups, max pooling between them, the mean over
     the last 2x2 pixels, one linear layer (scripts). VGG-19 has 20,035,018 parameters; in the
-    scripts convolutions have a bias, too, which batch norm cancels.
-
-    Smaller images are pooled only down to 2x2 pixels: on a single pixel, eight of the nine weights
-    of a kernel would see nothing but padding.
+    scripts convolutions have a bias, too, which batch norm cancels. Smaller images are pooled only
+    down to 2x2 pixels: on one pixel eight of a kernel's nine weights would see only padding.
     """
 
     GROUPS: ClassVar[dict[int, tuple[int, ...]]] = {

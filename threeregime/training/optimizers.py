@@ -19,11 +19,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer of a recipe.
 
-    Args:
-        training: recipe with the name and the constants of the optimizer.
-        parameters: parameters to optimize.
-        rate: learning rate, a tensor that is read at each step.
-        recorded: whether steps are recorded as a CUDA graph.
+    ``rate`` is a tensor that is read at each step; ``recorded`` tells whether steps are recorded as
+    a CUDA graph.
     """
     decay = training.weight_decay
     if training.optimizer == "adam":
