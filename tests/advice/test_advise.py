@@ -231,7 +231,7 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
             for batch in order.split(16):
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(
-                    alone(split.inputs[batch]), split.truth[batch]
+                    alone(split.inputs[batch]), split.targets[batch]
                 ).backward()
                 for name, mask in masks.items():
                     grad = named[name].grad
@@ -314,10 +314,10 @@ class Streamed(IterableDataset[Any]):
 )
 def test_data_of_every_kind(data: Any, kept: int, found: int | None) -> None:
     split = user_data.draw_split(data, 100, 0, "training")
-    assert (len(split.truth), split.found) == (kept, found)
-    assert split.truth.dtype == torch.int64
+    assert (len(split.targets), split.available) == (kept, found)
+    assert split.targets.dtype == torch.int64
     if split.inputs.any():
-        assert (split.inputs[:, 0].long() % 2 == split.truth).all()
+        assert (split.inputs[:, 0].long() % 2 == split.targets).all()
         assert len(split.inputs[:, 0].unique()) == kept
     again = user_data.draw_split(data, 100, 0, "training")
     assert torch.equal(split.inputs, again.inputs)
@@ -333,9 +333,13 @@ def test_examples_come_mixed_and_another_seed_draws_others() -> None:
 
 def test_large_examples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_data, "MOST_BYTES", 8 * 40)
-    assert len(user_data.draw_split(Numbered(500), 100, 0, "training").truth) == 40
+    assert len(user_data.draw_split(Numbered(500), 100, 0, "training").targets) == 40
     assert (
-        len(user_data.draw_split((torch.zeros(99, 2), torch.zeros(99).long()), 90, 0, "test").truth)
+        len(
+            user_data.draw_split(
+                (torch.zeros(99, 2), torch.zeros(99).long()), 90, 0, "test"
+            ).targets
+        )
         == 40
     )
 
@@ -546,7 +550,7 @@ INPUTS, LABELS = pictures()
         (mlp(), (INPUTS, LABELS), {"lr": 0.0}, "retraining.lr = 0.0 is not allowed"),
         (mlp(), (INPUTS, LABELS), {"optimizer": "lion"}, "'lion' is not allowed: one of sgd, adam"),
         (mlp(), (INPUTS, LABELS), {"batch_size": 65}, "batch_size = 65 is not allowed: from 2 to"),
-        (mlp(), (INPUTS, LABELS), {"device": "tpu7"}, "device = 'tpu7' is not here"),
+        (mlp(), (INPUTS, LABELS), {"device": "tpu7"}, "device = 'tpu7' is not available"),
         (mlp(), (INPUTS, LABELS), {"checkpoints": {}}, "checkpoints = {} is not allowed"),
         (mlp(), (INPUTS, LABELS), {"lr": 1e30}, "diverged in retraining: give a lower lr"),
         (mlp(), (INPUTS[:, :, :3], LABELS), {}, "cannot take inputs of shape [8, 1, 3, 4]"),
@@ -656,7 +660,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.save(net.state_dict(), root / f"epoch_{epoch}.pt")
         for batch in torch.arange(80).split(20):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net(train.inputs[batch]), train.truth[batch]).backward()
+            nn.functional.cross_entropy(net(train.inputs[batch]), train.targets[batch]).backward()
             optimizer.step()
     return root
 

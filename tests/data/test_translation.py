@@ -398,7 +398,7 @@ def by_hand(table: Tensor, row: list[int], penalty: float) -> float:
 
 def test_a_beam_of_one_is_greedy() -> None:
     table = toy_table()
-    found = beam_search(toy(table), 6, longest=4, beam=1)
+    found = beam_search(toy(table), 6, max_length=4, beam=1)
     for sentence in range(6):
         row = [BOS]
         while len(row) < 5 and row[-1] != EOS:
@@ -411,8 +411,8 @@ def test_a_beam_of_one_is_greedy() -> None:
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
 def test_a_wide_beam_finds_the_best_sentence(penalty: float) -> None:
     table = toy_table()
-    found = beam_search(toy(table), 6, longest=4, beam=400, penalty=penalty)
-    narrow = beam_search(toy(table), 6, longest=4, beam=1, penalty=penalty)
+    found = beam_search(toy(table), 6, max_length=4, beam=400, penalty=penalty)
+    narrow = beam_search(toy(table), 6, max_length=4, beam=1, penalty=penalty)
     text = range(EOS + 1, 7)
     ended = [[BOS, *pieces, EOS] for n in range(4) for pieces in itertools.product(text, repeat=n)]
     open_ = [[BOS, *pieces] for pieces in itertools.product(text, repeat=4)]

@@ -88,7 +88,7 @@ def test_an_unknown_engine_is_one_line(name: str) -> None:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(
-        engine, "candidates", lambda *_: [Engine(), Engine("separate"), Engine("lanes")]
+        engine, "candidate_engines", lambda *_: [Engine(), Engine("separate"), Engine("lanes")]
     )
     return tmp_path / "threeregime"
 
@@ -165,7 +165,7 @@ def test_where_nothing_fits_it_is_out_of_memory(cache: Path) -> None:
 
 def test_where_nothing_runs_the_reasons_are_told(cache: Path) -> None:
     broken = dict.fromkeys(("grouped", "separate", "lanes"), RuntimeError("broken"))
-    with pytest.raises(ThreeRegimeError, match=r"no engine can run this fleet here.*broken"):
+    with pytest.raises(ThreeRegimeError, match=r"no engine can run this fleet: .*broken"):
         engine.pick_engine("cpu", 3, "kind", trial({**broken}, []))
 
 

@@ -92,8 +92,8 @@ SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
         (f"{SMOKE} --workers -1", "0 or more"),
         (f"{SMOKE} --workers two", "--workers"),
         (f"{SMOKE} --workers 2 --dask tcp://host:8786", "not allowed with a Dask cluster"),
-        (f"{SMOKE} --device tpu", "device = 'tpu' is not here: use cpu or auto"),
-        (f"{SMOKE} --device cuda:99", "device = 'cuda:99' is not here: use cpu or auto"),
+        (f"{SMOKE} --device tpu", "device = 'tpu' is not available: use cpu or auto"),
+        (f"{SMOKE} --device cuda:99", "device = 'cuda:99' is not available: use cpu or auto"),
         (f"{SMOKE} --colour red", "--colour"),
         (f"{SMOKE} extra", "extra"),
         *(

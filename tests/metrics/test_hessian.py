@@ -88,7 +88,7 @@ def whole(found: Hessian) -> list[Tensor]:
             vector = [torch.zeros_like(p) for p in found.parameters]
             at = next(i for i, p in enumerate(found.parameters) if p is parameter)
             found.fleet.by_member(vector[at]).flatten(1)[:, index] = 1
-            basis = [v * kept for v, kept in zip(vector, found.kept, strict=True)]
+            basis = [v * kept for v, kept in zip(vector, found.masks, strict=True)]
             stays.append(found.dot(basis, basis) > 0)
             columns.append(
                 torch.cat([found.fleet.by_member(p).flatten(1) for p in found.times(basis)], dim=1)

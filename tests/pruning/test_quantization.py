@@ -186,7 +186,7 @@ def test_a_fleet_is_each_net_trained_through_its_own_weights(backend: str) -> No
 def test_nets_are_quantised_inside_alone_and_latent_otherwise() -> None:
     run = make_run(BITS, dtype=torch.float32)
     before = run.fleet.state()
-    with run.compressed():
+    with run.evaluated_weights():
         inside = run.fleet.state()
     after = run.fleet.state()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -198,7 +198,7 @@ def test_nets_are_quantised_inside_alone_and_latent_otherwise() -> None:
             assert torch.equal(inside[name][3], tensor[3])
         else:
             assert torch.equal(inside[name], tensor)
-    with pytest.raises(ZeroDivisionError), run.compressed():
+    with pytest.raises(ZeroDivisionError), run.evaluated_weights():
         _ = 1 // 0
     assert all(torch.equal(before[name], t) for name, t in run.fleet.state().items())
 
@@ -207,7 +207,7 @@ def test_without_bits_nothing_is_quantised() -> None:
     run = make_run([None, None])
     assert run.quantizer is None
     before = run.fleet.state()
-    with run.compressed():
+    with run.evaluated_weights():
         assert all(torch.equal(before[name], t) for name, t in run.fleet.state().items())
 
 
@@ -228,7 +228,7 @@ def test_going_on_from_a_saved_state_changes_no_bit(backend: str) -> None:
 def test_of_a_transformer_it_is_the_linear_layers(backend: str) -> None:
     fleet = Fleet.initial(lambda: Transformer(1, 0.03125, 5, 20), [1, 2], backend=backend)
     before = fleet.state()
-    with Quantizer(fleet, [1, 2]).applied():
+    with Quantizer(fleet, [1, 2]).quantized_weights():
         inside = fleet.state()
     layers = {f"{n}.weight" for n, m in fleet.build().named_modules() if isinstance(m, nn.Linear)}
     for name, tensor in before.items():
@@ -247,7 +247,7 @@ def test_a_recording_quantises_the_weights_of_its_time() -> None:
     found = [torch.empty_like(weight) for weight in quantizer.weights]
 
     def look() -> None:
-        with quantizer.applied():
+        with quantizer.quantized_weights():
             for copy, weight in zip(found, quantizer.weights, strict=True):
                 copy.copy_(weight.detach())
 
@@ -298,13 +298,17 @@ def levels(fleet: Fleet) -> list[int]:
 def test_what_is_measured_has_so_many_levels(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, list[list[int]]] = {"errors": [], "measure_pairs": [], "curvature": []}
+    seen: dict[str, list[list[int]]] = {
+        name: [] for name in ("evaluate_errors", "measure_pairs", "measure_curvature")
+    }
     for name, counts in seen.items():
         measure = getattr(jobs, name)
 
-        def counted(fleet: Fleet, *rest: Any, measure: Any = measure, counts: Any = counts) -> Any:
+        def counted(
+            fleet: Fleet, *rest: Any, measure: Any = measure, counts: Any = counts, **options: Any
+        ) -> Any:
             counts.append(levels(fleet))
-            return measure(fleet, *rest)
+            return measure(fleet, *rest, **options)
 
         monkeypatch.setattr(jobs, name, counted)
     trained: list[list[int]] = []
@@ -316,13 +320,13 @@ def test_what_is_measured_has_so_many_levels(
 
     monkeypatch.setattr(resumable.ResumableTraining, "save", saved)
     assert compute(tiny, tmp_path)
-    dense, quantised = seen["errors"][:2], seen["errors"][2:]
+    dense, quantised = seen["evaluate_errors"][:2], seen["evaluate_errors"][2:]
     assert min(itertools.chain(*dense, *trained)) > 100  # the weights of a layer, all different
     # after 1, 2 and 3 epochs and on the training set; 1 and 3 epochs; at the end
     assert len(trained) == 1
     assert quantised == [[2, 2, 7, 7]] * 4
     assert seen["measure_pairs"] == [[2, 2, 7, 7]] * 2
-    assert seen["curvature"] == [[2, 2, 7, 7]]
+    assert seen["measure_curvature"] == [[2, 2, 7, 7]]
     found = load_results(tiny, tmp_path)
     assert found.nets["bits"].tolist() == [1, 1, 3, 3]
     assert found.early["bits"].tolist() == found.pairs["bits"].tolist() == [1, 3]

@@ -143,9 +143,9 @@ def advise(
         },
         examples={
             "train": task.count,
-            "train_found": train.found,
-            "test": None if test is None else len(test.truth),
-            "test_found": None if test is None else test.found,
+            "train_found": train.available,
+            "test": None if test is None else len(test.targets),
+            "test_found": None if test is None else test.available,
         },
         cost=Cost(
             epochs=live.steps // max(1, task.count // recipe.batch_size),

@@ -93,8 +93,8 @@ def inspect_net(model: nn.Module, train: TensorSplit, own: bool = True) -> Pruna
         raise ThreeRegimeError(f"the net has diverged: {broken[0]} is not finite")
     inputs = cast_inputs(train.inputs[:PROBED], torch.float32)
     # Probed are copies of the copy: in training mode statistics change.
-    outputs, called = _probed(copy.deepcopy(net).eval(), inputs, train.truth[:PROBED])
-    _probed(copy.deepcopy(net).train(), inputs, train.truth[:PROBED])
+    outputs, called = _probed(copy.deepcopy(net).eval(), inputs, train.targets[:PROBED])
+    _probed(copy.deepcopy(net).train(), inputs, train.targets[:PROBED])
     if own and not outputs.isfinite().all():
         raise ThreeRegimeError("the net has diverged: its outputs are not finite")
     prunable, classifier = _prunable(net, called)

@@ -71,7 +71,7 @@ def pairs_of_copies(
         if members[a][0] == members[b][0]
     ]
     metrics = protocol.metrics
-    with run.compressed():
+    with run.evaluated_weights():
         found = measure_pairs(copies, pairs, task, metrics.points, metrics.samples)
     return pd.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""Tasks: examples of both splits, batches, losses and errors."""
+"""Datasets as tasks: examples of both splits, batches, losses and errors."""
 
 from threeregime.data.folders import FolderSplit, check_same_classes, open_split
 from threeregime.data.images import Dataset, ImageBatches, plain_images

@@ -1,13 +1,12 @@
-"""Pictures of scikit-learn's digits, and larger sets made of them: nothing has to be downloaded.
+"""Images of scikit-learn's digits, and larger datasets made from them without a download.
 
-The paper's other data sets have stand-ins here: two digits side by side are a hundred classes as in
-CIFAR-100, a digit on coloured, cluttered ground is ten classes as in SVHN. They share the number of
-classes and what is hard about them, not their pictures: their errors are not comparable. Both are
-made anew each time under a fixed seed, training pictures of the training digits alone and test
-pictures of the test digits alone.
+Two of them stand in for datasets of the paper: pairs of digits have a hundred classes, as CIFAR-100
+has, and a digit on coloured, cluttered ground has ten, as SVHN has. They share the number of
+classes and the difficulty, not the images: their errors are not comparable. Both are generated with
+a fixed seed, training images from training digits alone and test images from test digits alone.
 
 Every function returns training images and labels, then test images and labels: uint8 [count,
-channels, height, width] and whole numbers [count].
+channels, height, width] and integers [count].
 """
 
 from __future__ import annotations
@@ -16,15 +15,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-Split = tuple[np.ndarray, np.ndarray]
 Splits = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Split = tuple[np.ndarray, np.ndarray]
+Generate = Callable[[Split, int, np.random.Generator], Split]
+"""Images and labels, from those of the digits and the number of images per class."""
 
 SIDE = 8
-"""Pixels a side of one digit."""
+"""Height and width of a digit in pixels."""
 
 
 def plain() -> Splits:
-    """The digits themselves, 8x8: a fixed stratified split, 797 to train on, 1,000 to test."""
+    """Return the digits themselves, 8x8, in a fixed stratified split: 797 and 1,000 images."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -38,63 +39,62 @@ def plain() -> Splits:
 
 
 def pairs() -> Splits:
-    """Stand-in for CIFAR-100: two digits side by side, 8x16, read as a number from 00 to 99.
+    """Return pairs of digits, 8x16, read as a number from 00 to 99: the stand-in for CIFAR-100.
 
-    10 pairs a class to train on and 10 to test; no two pictures are the same pair.
+    Each class has 10 pairs for training and 10 for test; no two images show the same pair.
     """
-    return _made(_pairs, 10, 10)
+    return _generate(_pairs, 10, 10)
 
 
-def _pairs(images: np.ndarray, labels: np.ndarray, each: int, rng: np.random.Generator) -> Split:
-    made = []
+def _pairs(digits: Split, per_class: int, rng: np.random.Generator) -> Split:
+    (images, labels), classes = digits, []
     for number in range(100):
         left, right = (np.flatnonzero(labels == digit) for digit in divmod(number, 10))
-        pair = rng.choice(len(left) * len(right), each, replace=False)
-        sides = (left[pair // len(right)], right[pair % len(right)])
-        made.append(np.concatenate([images[side] for side in sides], axis=3))
-    return np.concatenate(made), np.repeat(np.arange(100), each)
+        pair = rng.choice(len(left) * len(right), per_class, replace=False)
+        halves = (left[pair // len(right)], right[pair % len(right)])
+        classes.append(np.concatenate([images[half] for half in halves], axis=3))
+    return np.concatenate(classes), np.repeat(np.arange(100), per_class)
 
 
 def clutter() -> Splits:
-    """Stand-in for SVHN: a digit somewhere on 10x10 coloured pixels, beside it parts of others.
+    """Return digits on 10x10 coloured pixels among parts of others: the stand-in for SVHN.
 
-    The class is the digit that is whole. Ink and ground have random colours, light on dark or dark
-    on light. 100 pictures a class to train on and 100 to test.
+    The class is that of the whole digit. Ink and ground have random colours, light on dark or dark
+    on light. Each class has 100 images for training and 100 for test.
     """
-    return _made(_clutter, 100, 100)
+    return _generate(_clutter, 100, 100)
 
 
-def _clutter(images: np.ndarray, labels: np.ndarray, each: int, rng: np.random.Generator) -> Split:
-    # Every digit of a class equally often, or nearly.
-    of_class = (rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10))
-    chosen = np.concatenate([np.resize(own, each) for own in of_class])
+def _clutter(digits: Split, per_class: int, rng: np.random.Generator) -> Split:
+    images, labels = digits
+    # Every digit of a class is used equally often, or nearly.
+    classes = (rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10))
+    order = np.concatenate([np.resize(members, per_class) for members in classes])
     size = 10
-    made = np.empty((len(chosen), 3, size, size), np.uint8)
-    for picture, index in zip(made, chosen, strict=True):
+    pictures = np.empty((len(order), 3, size, size), np.uint8)
+    for picture, digit in zip(pictures, order, strict=True):
         top, left = rng.integers(0, size - SIDE, 2, endpoint=True)
         neighbours = rng.integers(0, len(images), 2)
-        # Of a strip with room for three digits the middle is seen; neighbours stand a pixel closer,
-        # since digits have a margin.
+        # The picture is the middle of a strip with room for three digits; the neighbours stand a
+        # pixel closer, since digits have a margin.
         strip = np.zeros((size, size + 2 * SIDE))
-        for which, shift in zip((index, *neighbours), (SIDE, 1, 2 * SIDE - 1), strict=True):
-            part = strip[top : top + SIDE, left + shift : left + shift + SIDE]
-            np.maximum(part, images[which, 0] / 240, out=part)
+        for index, shift in zip((digit, *neighbours), (SIDE, 1, 2 * SIDE - 1), strict=True):
+            window = strip[top : top + SIDE, left + shift : left + shift + SIDE]
+            np.maximum(window, images[index, 0] / 240, out=window)
         dark, light = rng.uniform(0, 100, (3, 1, 1)), rng.uniform(155, 255, (3, 1, 1))
         ground, ink = (dark, light) if rng.random() < 0.5 else (light, dark)
         picture[:] = ground + (ink - ground) * strip[:, SIDE:-SIDE]
-    return made, labels[chosen]
+    return pictures, labels[order]
 
 
-def _made(
-    make: Callable[[np.ndarray, np.ndarray, int, np.random.Generator], Split], train: int, test: int
-) -> Splits:
-    """Both splits of a made set, so many pictures a class, in random order."""
-    images, labels, test_images, test_labels = plain()
-    made: list[np.ndarray] = []
-    for number, part in enumerate(((images, labels, train), (test_images, test_labels, test))):
-        rng = np.random.default_rng(number)
-        pictures, classes = make(*part, rng)
-        # They come class by class: CKA, which takes the first images, wants them mixed.
-        mixed = rng.permutation(len(pictures))
-        made += [pictures[mixed], classes[mixed]]
-    return made[0], made[1], made[2], made[3]
+def _generate(generate: Generate, train: int, test: int) -> Splits:
+    """Return both splits, with ``train`` and ``test`` images per class, in random order."""
+    digits = plain()
+    splits: list[np.ndarray] = []
+    for seed, (source, per_class) in enumerate(((digits[:2], train), (digits[2:], test))):
+        rng = np.random.default_rng(seed)
+        pictures, classes = generate(source, per_class, rng)
+        # They come class by class: CKA takes the first images, which should be of all classes.
+        order = rng.permutation(len(pictures))
+        splits += [pictures[order], classes[order]]
+    return splits[0], splits[1], splits[2], splits[3]

@@ -1,4 +1,4 @@
-"""Folders of images, one folder a class, as torchvision's ``ImageFolder`` wants them."""
+"""Folders of images with one folder per class, the layout of torchvision's ``ImageFolder``."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class FolderSplit:
         """Read images as uint8 [count, channels, height, width].
 
         Args:
-            indices: of the images, in the order wanted; None: all.
-            grey: as one channel, else as red, green and blue.
+            indices: which images, in this order; None: all.
+            grey: whether to read one channel, else red, green and blue.
 
         Raises:
-            ThreeRegimeError: a file that is not a picture, or pictures of several sizes.
+            ThreeRegimeError: a file is not an image, or the images differ in size.
         """
         from PIL import Image
 
@@ -61,7 +61,7 @@ def open_split(path: Path) -> FolderSplit:
     """List the images of one split, without reading them.
 
     Raises:
-        ThreeRegimeError: no such folder, no class, or a class without images.
+        ThreeRegimeError: the folder is missing, or has no class, or a class has no images.
     """
     from torchvision.datasets import ImageFolder
 
@@ -71,15 +71,15 @@ def open_split(path: Path) -> FolderSplit:
             f"below {path.parent}"
         )
     try:
-        found = ImageFolder(str(path))
+        folder = ImageFolder(str(path))
     except FileNotFoundError as error:
         reason = str(error).splitlines()[0]
         raise ThreeRegimeError(f"{path} has a class without images: {reason}") from error
-    files = tuple(file for file, _ in found.samples)
-    return FolderSplit(path, tuple(found.classes), files, np.array(found.targets, dtype=np.int64))
+    files = tuple(file for file, _ in folder.samples)
+    return FolderSplit(path, tuple(folder.classes), files, np.array(folder.targets, dtype=np.int64))
 
 
 def check_same_classes(path: Path, train: FolderSplit, test: FolderSplit) -> None:
-    """Refuse splits whose class folders have other names."""
+    """Refuse two splits whose class folders differ in name."""
     if train.classes != test.classes:
         raise ThreeRegimeError(f"{path}: train and test do not have the same class folders")

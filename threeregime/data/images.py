@@ -1,21 +1,18 @@
-"""Images and labels as uint8 tensors that live on the device."""
+"""Image classification: images and labels as uint8 tensors that live on the device."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from threeregime.data.task import EVALUATION_BATCH, Batches, Draws, Task
+from threeregime.data.task import Batches, Draws, Task
 from threeregime.errors import ThreeRegimeError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,6 @@ class Dataset(Task):
     """
 
     kind: ClassVar[str] = "images"
-    name: str
     train_images: Tensor
     train_labels: Tensor
     test_images: Tensor
@@ -45,84 +41,70 @@ class Dataset(Task):
         return self.train_images.shape[1]
 
     @property
-    def count(self) -> int:
-        """Number of training images."""
-        return len(self.train_labels)
-
-    @property
     def net_sizes(self) -> tuple[int, int]:
         """Channels and classes."""
         return self.channels, self.classes
 
-    def to(self, device: torch.device | str) -> Dataset:
-        """Return the same data set with its tensors on ``device``."""
-        names = ("train_images", "train_labels", "test_images", "test_labels")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+    def split(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a split."""
+        if train:
+            return self.train_images, self.train_labels
+        return self.test_images, self.test_labels
 
-    def reduced(self, images: int | None, size: int | None) -> Dataset:
-        """The same data set with fewer training images and smaller ones.
+    def prepare(self, examples: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Normalise the images."""
+        images, labels = examples
+        return plain_images(self, images, dtype), labels
+
+    def reduced(self, examples: int | None, size: int | None) -> Dataset:
+        """Return the dataset with fewer training images and smaller ones.
 
         Args:
-            images: training images to keep, the first of each class in equal number; None: all.
-            size: pixels a side, by averaging square blocks; None: as they are.
+            examples: number of training images, the first of each class in equal number; None:
+                all.
+            size: height and width in pixels, by averaging square blocks; None: as they are.
 
         Raises:
             ThreeRegimeError: more images than there are, or a size that does not divide theirs.
         """
-        made = self
-        if images is not None:
-            each = images // self.classes
-            of_class = (self.train_labels == c for c in range(self.classes))
-            kept = torch.cat([mask.nonzero().flatten()[:each] for mask in of_class]).sort().values
-            if each * self.classes != images or len(kept) != images:
+        dataset = self
+        if examples is not None:
+            per_class = examples // self.classes
+            classes = (self.train_labels == label for label in range(self.classes))
+            first = torch.cat([members.nonzero().flatten()[:per_class] for members in classes])
+            if per_class * self.classes != examples or len(first) != examples:
                 raise ThreeRegimeError(
-                    f"data.images = {images} is not allowed: {self.name} has {self.classes} "
+                    f"data.images = {examples} is not allowed: {self.name} has {self.classes} "
                     f"classes and {len(self.train_labels)} training images"
                 )
-            made = replace(
-                made, train_images=self.train_images[kept], train_labels=self.train_labels[kept]
-            )
+            first = first.sort().values
+            images, labels = self.train_images[first], self.train_labels[first]
+            dataset = replace(dataset, train_images=images, train_labels=labels)
         if size is not None:
-            made = replace(
-                made,
-                train_images=_shrink(made.train_images, size),
-                test_images=_shrink(made.test_images, size),
+            images, test_images = (
+                _shrink(part, size) for part in (dataset.train_images, dataset.test_images)
             )
-        return made
+            dataset = replace(dataset, train_images=images, test_images=test_images)
+        return dataset
 
     def dummy_input(self, batch: int) -> Tensor:
-        """Images [batch, channels, height, width]."""
+        """Return images [batch, channels, height, width]."""
         return torch.empty(batch, *self.train_images.shape[1:])
 
     def augmented(self, crop: int, flip: bool) -> Dataset:
-        """Return the same data set, its training images cropped and flipped at random."""
+        """Return the same dataset, its training images cropped and flipped at random."""
         return replace(self, crop=crop, flip=flip)
 
     def loader(self, seeds: Sequence[int], batch_size: int) -> ImageBatches:
-        """Return batches of training images, augmented as the data set says."""
+        """Return batches of training images, augmented by ``crop`` and ``flip``."""
         return ImageBatches(self, seeds, batch_size, self.crop, self.flip)
 
-    def evaluation_batches(
-        self, train: bool, dtype: torch.dtype, first: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images as they are, normalised [batch, channels, height, width], with labels [batch]."""
-        images = (self.train_images if train else self.test_images)[:first]
-        labels = (self.train_labels if train else self.test_labels)[:first]
-        size = EVALUATION_BATCH
-        for pixels, truth in zip(images.split(size), labels.split(size), strict=True):
-            yield plain_images(self, pixels, dtype), truth
-
-    def input_batches(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
-        """Images as they are, normalised [most or fewer, channels, height, width]."""
-        for pixels in self.train_images.tensor_split(-(-self.count // most)):
-            yield plain_images(self, pixels, dtype)
-
-    def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
-        """Mean over a member's images, summed over members."""
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Return the mean over a member's images, summed over members."""
         total = F.cross_entropy(
-            outputs.flatten(0, 1), truth.flatten(), reduction="sum", label_smoothing=smoothing
+            outputs.flatten(0, 1), targets.flatten(), reduction="sum", label_smoothing=smoothing
         )
-        return total / truth.shape[1]
+        return total / targets.shape[1]
 
     def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn uint8 pixels with channels last [..., channels] into normalised floats."""
@@ -134,52 +116,53 @@ class ImageBatches(Batches):
     """Batches of images, each cropped at random after zero padding, and flipped."""
 
     def __init__(
-        self, data: Dataset, seeds: Sequence[int], batch_size: int, crop: int, flip: bool
+        self, dataset: Dataset, seeds: Sequence[int], batch_size: int, crop: int, flip: bool
     ) -> None:
-        super().__init__(data, seeds, batch_size, data.train_images.device)
-        self.data, self.crop, self.flip = data, crop, flip
+        super().__init__(dataset, seeds, batch_size)
+        self.dataset, self.crop, self.flip = dataset, crop, flip
         # Zero padding before normalisation, as cropping a padded picture does.
-        padded = F.pad(data.train_images, (crop, crop, crop, crop))
+        padded = F.pad(dataset.train_images, (crop, crop, crop, crop))
         self.padded = padded.permute(0, 2, 3, 1).contiguous()
 
     def draw_member(self, generator: torch.Generator) -> Draws:
         """Draw one member's epoch: order [count], crop offsets [count, 2], flips [count]."""
-        count = self.data.count
+        count = self.dataset.count
         order = torch.randperm(count, generator=generator)
         offset = torch.randint(2 * self.crop + 1, (count, 2), generator=generator)
         mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
         return order, offset, mirrored
 
-    def batch(self, part: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Images [batch, members, channels, h, w] (channels last in memory), labels [m, b]."""
-        order, offset, mirrored = part
-        height, width = self.data.train_images.shape[2:]
+    def batch(self, draws: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return images [batch, M, channels, h, w], channels last in memory, and labels."""
+        order, offset, mirrored = draws
+        height, width = self.dataset.train_images.shape[2:]
         rows = offset[..., :1] + torch.arange(height, device=self.device)
-        across = torch.arange(width, device=self.device)
-        across = torch.where(mirrored[..., None], width - 1 - across, across)
-        columns = offset[..., 1:] + across
-        # -> [batch, height, width, members, channels], the order in memory that the fleet wants
+        columns = torch.arange(width, device=self.device)
+        columns = torch.where(mirrored[..., None], width - 1 - columns, columns)
+        columns = offset[..., 1:] + columns
+        # -> [batch, height, width, M, channels], the order in memory that the fleet needs
         pixels = self.padded[
             order[:, None, None, :],
             rows.permute(0, 2, 1)[:, :, None, :],
             columns.permute(0, 2, 1)[:, None, :, :],
         ]
-        images = self.data.normalise(pixels, dtype).permute(0, 3, 4, 1, 2)
-        return images, self.data.train_labels[order].transpose(0, 1)
+        images = self.dataset.normalise(pixels, dtype).permute(0, 3, 4, 1, 2)
+        return images, self.dataset.train_labels[order].transpose(0, 1)
 
 
-def plain_images(data: Dataset, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Un-augmented uint8 images [count, channels, h, w] normalised, same shape."""
-    return data.normalise(images.permute(0, 2, 3, 1), dtype).permute(0, 3, 1, 2)
+def plain_images(dataset: Dataset, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Normalise uint8 images [count, channels, h, w] without augmentation; same shape."""
+    return dataset.normalise(images.permute(0, 2, 3, 1), dtype).permute(0, 3, 1, 2)
 
 
 @functools.cache
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Made once: a copy to a GPU waits for it, and cannot be part of a recorded step."""
+    # Cached: a copy to a GPU waits for its queue, and cannot be part of a CUDA graph.
     return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _shrink(images: Tensor, size: int) -> Tensor:
+    """Average square blocks of images down to ``size`` pixels in height and width."""
     height, width = images.shape[2:]
     if height != width or height % size:
         raise ThreeRegimeError(

@@ -1,6 +1,6 @@
-"""The data sets of images and where each comes from.
+"""The datasets by name: where each comes from, and the task of a protocol.
 
-To add a data set: write a loader that returns a :class:`Dataset` and give it an entry in
+To add a dataset of images, write a loader that returns a :class:`Dataset` and give it an entry in
 :data:`DATASETS`.
 """
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from threeregime.protocol import Data
 
 DATA_DIR = Path("data")
-
+"""Folder of downloaded datasets, in the current folder."""
 
 ImageLoader = Callable[[Path, bool], Dataset]
-"""Loads a data set, given the folder of downloaded ones and whether to fetch what is missing."""
+"""Loads a dataset, given the folder of downloaded ones and whether to download what is missing."""
 
 
 def load_images(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
-    """Load a data set by its protocol name.
+    """Load a dataset of images by its protocol name.
 
     Args:
         name: an entry of :data:`DATASETS` or ``folder:PATH``.
-        root: where downloaded data sets lie.
-        download: fetch what is missing (torchvision's sets only).
+        root: folder of downloaded datasets.
+        download: whether to download what is missing (torchvision's datasets only).
 
     Raises:
-        ThreeRegimeError: unknown name, or files missing; says which and how to get them.
+        ThreeRegimeError: the name is unknown, or files are missing; says how to get them.
     """
     if name.startswith("folder:"):
         return _folder(Path(name.removeprefix("folder:")))
@@ -53,21 +53,20 @@ def load_images(name: str, root: Path = DATA_DIR, download: bool = False) -> Dat
     return DATASETS[name](root, download)
 
 
-def _of_digits(name: str, make: Callable[[], digits.Splits], classes: int) -> ImageLoader:
-    """A data set of :mod:`threeregime.data.digits`: there wherever scikit-learn is."""
-    return lambda root, download: dataset_from_arrays(name, *make(), classes=classes)
+def _digits(name: str, splits: Callable[[], digits.Splits], classes: int) -> ImageLoader:
+    """Return the loader of a dataset of :mod:`threeregime.data.digits`."""
+    return lambda root, download: dataset_from_arrays(name, *splits(), classes=classes)
 
 
 def _cifar10_jpeg(root: Path, download: bool) -> Dataset:
-    """A copy of CIFAR-10 as JPEG files, for where the original cannot be had; marked as such."""
+    """Load a copy of CIFAR-10 as JPEG files, for where the original is out of reach."""
     path = root / "cifar10-jpg"
     if not path.is_dir():
         raise ThreeRegimeError(
             f"{path} is missing: unpack a JPEG copy of CIFAR-10 there, as train/CLASS/IMAGE and "
             "test/CLASS/IMAGE, or use the original with data.name=cifar10"
         )
-    made = _folder(path)
-    return replace(made, name="cifar10-jpeg", mean=CIFAR10_MEAN, std=CIFAR10_STD)
+    return replace(_folder(path), name="cifar10-jpeg", mean=CIFAR10_MEAN, std=CIFAR10_STD)
 
 
 # Constants of the authors' scripts.
@@ -81,11 +80,12 @@ def _torchvision(
         import torchvision
 
         def split(train: bool) -> tuple[Tensor, Tensor]:
-            which = {"split": "train" if train else "test"} if kind == "SVHN" else {"train": train}
-            made = getattr(torchvision.datasets, kind)(str(root), download=download, **which)
-            labels = made.labels if kind == "SVHN" else made.targets
-            # SVHN comes with channels first, the CIFARs with channels last.
-            images = made.data if kind == "SVHN" else made.data.transpose(0, 3, 1, 2)
+            svhn = kind == "SVHN"
+            part = {"split": "train" if train else "test"} if svhn else {"train": train}
+            source = getattr(torchvision.datasets, kind)(str(root), download=download, **part)
+            labels = source.labels if svhn else source.targets
+            # SVHN has channels first, the CIFARs have channels last.
+            images = source.data if svhn else source.data.transpose(0, 3, 1, 2)
             return torch.from_numpy(np.ascontiguousarray(images)), torch.as_tensor(labels).long()
 
         try:
@@ -102,13 +102,13 @@ def _torchvision(
 
 
 DATASETS: dict[str, ImageLoader] = {
-    "digits": _of_digits("digits", digits.plain, 10),
+    "digits": _digits("digits", digits.plain, 10),
     # Stand-ins for CIFAR-100 and SVHN.
-    "digits-pairs": _of_digits("digits-pairs", digits.pairs, 100),
-    "digits-clutter": _of_digits("digits-clutter", digits.clutter, 10),
+    "digits-pairs": _digits("digits-pairs", digits.pairs, 100),
+    "digits-clutter": _digits("digits-clutter", digits.clutter, 10),
     "cifar10": _torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD, 10, "cifar-10-batches-py"),
     "cifar10-jpeg": _cifar10_jpeg,
-    # Mean and std of its own training set.
+    # Mean and std of its training set.
     "cifar100": _torchvision(
         "CIFAR100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 100, "cifar-100-python"
     ),
@@ -119,13 +119,25 @@ DATASETS: dict[str, ImageLoader] = {
 
 
 @functools.cache
-def load_task(wanted: Data, data_dir: Path, download: bool, device: str) -> Task:
-    """The data set of a protocol on the device, loaded once a process."""
-    if wanted.name in TRANSLATIONS:
-        whole: Task = TRANSLATIONS[wanted.name](data_dir, download)
+def load_task(
+    data: Data, data_dir: Path = DATA_DIR, download: bool = False, device: str = "cpu"
+) -> Task:
+    """Load the dataset of a protocol onto a device, once per process.
+
+    Args:
+        data: the dataset and its augmentation, :attr:`threeregime.protocol.Protocol.data`.
+        data_dir: folder of downloaded datasets.
+        download: whether to download what is missing.
+        device: device of the examples.
+
+    Raises:
+        ThreeRegimeError: the name is unknown, files are missing, or an option does not fit.
+    """
+    if data.name in TRANSLATIONS:
+        task: Task = TRANSLATIONS[data.name](data_dir, download)
     else:
-        whole = load_images(wanted.name, data_dir, download)
-    return whole.reduced(wanted.images, wanted.size).augmented(wanted.crop, wanted.flip).to(device)
+        task = load_images(data.name, data_dir, download)
+    return task.reduced(data.images, data.size).augmented(data.crop, data.flip).to(device)
 
 
 def _folder(path: Path) -> Dataset:
@@ -135,16 +147,10 @@ def _folder(path: Path) -> Dataset:
     images, test_images = train.read(), test.read()
     if images.shape[1:] != test_images.shape[1:]:
         raise ThreeRegimeError(f"{path}: train and test images differ in size; resize them first")
-    # Folders come class by class: CKA, which takes the first images, wants them mixed.
-    mixed = np.random.default_rng(0).permutation(len(images))
-    return dataset_from_arrays(
-        f"folder:{path}",
-        images[mixed],
-        train.labels[mixed],
-        test_images,
-        test.labels,
-        len(train.classes),
-    )
+    # Folders come class by class: CKA takes the first images, which should be of all classes.
+    order = np.random.default_rng(0).permutation(len(images))
+    splits = (images[order], train.labels[order], test_images, test.labels)
+    return dataset_from_arrays(f"folder:{path}", *splits, len(train.classes))
 
 
 def dataset_from_arrays(
@@ -155,15 +161,9 @@ def dataset_from_arrays(
     test_labels: np.ndarray,
     classes: int,
 ) -> Dataset:
-    """Make a data set whose mean and std are measured on its training images.
+    """Make a dataset whose mean and std are measured on its training images.
 
-    Args:
-        name: its name.
-        train: uint8 [count, channels, height, width].
-        train_labels: int [count].
-        test: likewise.
-        test_labels: likewise.
-        classes: number of classes.
+    Images are uint8 [count, channels, height, width], labels integers [count] below ``classes``.
     """
     scaled = train / 255
     return Dataset(

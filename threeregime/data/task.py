@@ -1,29 +1,27 @@
-"""What nets learn and how they are judged: the side of a data set that training and measuring see.
-
-:class:`threeregime.data.images.Dataset` is pictures and their classes,
-:class:`threeregime.data.translation.Translation` sentences and their translations. All that a fleet
-needs to know of either is a :class:`Task` and its :class:`Batches`.
-"""
+"""Tasks: the examples of a training and a test split, their batches, loss and error."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from threeregime._fields import require
 from threeregime.errors import ThreeRegimeError
 
 EVALUATION_BATCH = 256
 IGNORED_TARGET = -100
-"""The class of what is not to be guessed: the padding of a sentence. PyTorch's losses skip it."""
+"""Target of padding, which losses and errors skip; PyTorch's default ``ignore_index``."""
 
 
 class Nets(Protocol):
-    """What a task needs to know of the nets that it evaluates: a fleet of them."""
+    """The interface of a fleet that a task needs for evaluation."""
 
     members: int
     device: torch.device
@@ -38,40 +36,50 @@ class Nets(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class Task(ABC):
-    """Examples of both splits, what a net is to make of them, and by what it is judged.
+    """Examples of both splits, with the loss and the error of a fleet on them.
 
-    A truth is int64: the class of an example, [], or of each place of a sentence, [places].
+    Targets are int64: the class of an example, [], or of each position of a sentence, [positions].
     """
 
     kind: ClassVar[str]
-    """What the examples are: "images" or "sentences"."""
+    """Kind of the examples: "images", "sentences" or "examples"."""
     name: str
 
     @property
     @abstractmethod
-    def count(self) -> int:
-        """Number of training examples."""
-
-    @property
-    @abstractmethod
     def net_sizes(self) -> tuple[int, int]:
-        """What a net has to know of what goes in, and the number of classes that come out.
+        """The sizes that a net is built with: that of its input, and the number of classes.
 
-        Of images it is the channels, of sentences the number of places of the source.
+        The size of the input is the number of channels of images, or the length of a source.
         """
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> Self:
-        """Return the same with its tensors on ``device``."""
+    def split(self, train: bool) -> tuple[Tensor, ...]:
+        """Return the tensors that store the training or test split, each [count, ...]."""
+
+    @abstractmethod
+    def prepare(self, examples: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Turn stored examples into inputs [batch, ...] and targets, without augmentation."""
 
     @abstractmethod
     def reduced(self, examples: int | None, size: int | None) -> Task:
-        """The same with fewer training examples, and smaller ones; None: as they are."""
+        """Return the task with fewer training examples and smaller ones; None changes nothing."""
 
     @abstractmethod
     def dummy_input(self, batch: int) -> Tensor:
-        """A plain net's input of the right shape, [batch, ...], with nothing in it."""
+        """Return an empty input of a plain net, [batch, ...]."""
+
+    @property
+    def count(self) -> int:
+        """Number of training examples."""
+        return len(self.split(train=True)[0])
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same task with its tensors on ``device``."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{n: v.to(device) for n, v in values.items() if hasattr(v, "to")})
 
     def augmented(self, crop: int, flip: bool) -> Task:
         """Return the same task, its training examples augmented at random.
@@ -91,72 +99,74 @@ class Task(ABC):
         return self
 
     def check_batch(self, batch_size: int) -> None:
-        """Refuse a batch for which there are not enough training examples.
+        """Refuse a batch that is larger than the training split with a ThreeRegimeError."""
+        allowed = f"{self.name} has {self.count} training {self.kind}"
+        require(batch_size <= self.count, "batch_size", batch_size, allowed)
 
-        Raises:
-            ThreeRegimeError: more examples in a batch than there are.
-        """
-        if batch_size > self.count:
-            raise ThreeRegimeError(
-                f"batch_size = {batch_size} is not allowed: {self.name} has {self.count} training "
-                f"{self.kind}"
-            )
-
-    @abstractmethod
     def loader(self, seeds: Sequence[int], batch_size: int) -> Batches:
-        """Return batches of training examples for a fleet, one random stream a member."""
+        """Return batches of training examples for a fleet, one random stream per member."""
+        return Batches(self, seeds, batch_size)
 
-    @abstractmethod
     def evaluation_batches(
         self, train: bool, dtype: torch.dtype, first: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """A whole split, or the first of it, un-augmented: inputs [batch, ...] with their truth."""
+        """Yield inputs [batch, ...] and targets of a split, or of its ``first`` examples."""
+        parts = (tensor[:first].split(EVALUATION_BATCH) for tensor in self.split(train))
+        for examples in zip(*parts, strict=True):
+            yield self.prepare(examples, dtype)
 
-    @abstractmethod
-    def input_batches(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The training inputs, un-augmented, in batches of nearly equal size: [most or fewer, ...].
+    def input_batches(self, batch_size: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Yield the training inputs in batches of nearly equal size, at most ``batch_size``.
 
-        Statistics that weigh each batch alike, or by its size, want no small one at the end.
+        Statistics averaged over batches would give a small last batch too much weight.
         """
+        batches = -(-self.count // batch_size)
+        parts = (tensor.tensor_split(batches) for tensor in self.split(train=True))
+        for examples in zip(*parts, strict=True):
+            yield self.prepare(examples, dtype)[0]
 
-    @abstractmethod
-    def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
-        """Sum over members of each one's mean cross-entropy, so that none feels the others.
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Return the sum over members of each one's mean cross-entropy.
+
+        The gradient of a member is then independent of the other members.
 
         Args:
             outputs: [M, batch, ..., classes].
-            truth: [M, batch, ...].
+            targets: [M, batch, ...].
             smoothing: share of each target that is spread over all classes (label smoothing).
         """
+        losses = F.cross_entropy(
+            outputs.flatten(0, -2), targets.flatten(), reduction="none", label_smoothing=smoothing
+        )
+        counts = (targets != IGNORED_TARGET).flatten(1).sum(dim=1).clamp(min=1)
+        return (losses.view(len(targets), -1).sum(dim=1) / counts).sum()
 
     def errors(self, fleet: Nets, train: bool) -> Tensor:
-        """Error of every member on a whole split: [M], float64.
-
-        Here the share of wrong guesses among all that are to be made.
-        """
+        """Return every member's share of wrong predictions on a split: [M], float64."""
         wrong = torch.zeros(fleet.members, dtype=torch.float64, device=fleet.device)
-        known = torch.zeros((), dtype=torch.int64, device=fleet.device)
-        for inputs, truth in self.evaluation_batches(train, fleet.dtype):
-            guess = fleet.logits(fleet.broadcast(inputs)).argmax(dim=-1)
-            wrong += ((guess != truth) & (truth != IGNORED_TARGET)).flatten(1).sum(dim=1)
-            known += (truth != IGNORED_TARGET).sum()
-        return wrong / known
+        count = torch.zeros((), dtype=torch.int64, device=fleet.device)
+        for inputs, targets in self.evaluation_batches(train, fleet.dtype):
+            predictions = fleet.logits(fleet.broadcast(inputs)).argmax(dim=-1)
+            mask = targets != IGNORED_TARGET
+            wrong += ((predictions != targets) & mask).flatten(1).sum(dim=1)
+            count += mask.sum()
+        return wrong / count
 
     def outputs(self, fleet: Nets, samples: int) -> Tensor:
-        """Logits of every member for the first guesses to be made in training.
+        """Return every member's logits for the first training targets.
 
-        [M, samples, classes], or fewer where there are not that many.
+        [M, samples, classes], or fewer samples where the split has fewer.
         """
         parts: list[Tensor] = []
-        for inputs, truth in self.evaluation_batches(True, fleet.dtype, samples):
-            parts.append(fleet.logits(fleet.broadcast(inputs))[:, truth != IGNORED_TARGET])
+        for inputs, targets in self.evaluation_batches(True, fleet.dtype, samples):
+            parts.append(fleet.logits(fleet.broadcast(inputs))[:, targets != IGNORED_TARGET])
             if sum(part.shape[1] for part in parts) >= samples:
                 break
         return torch.cat(parts, dim=1)[:, :samples]
 
 
 def stream_seed(*parts: str | int) -> int:
-    """Seed of the random stream with the given name: 63 bits, the same on every machine."""
+    """Return the seed of the random stream with a name: 63 bits, the same on every machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -164,38 +174,42 @@ def stream_seed(*parts: str | int) -> int:
 Draws = tuple[Tensor, ...]
 
 
-class Batches(ABC):
+class Batches:
     """Training batches for the members of a fleet, each from its own random stream.
 
-    What a member sees depends on its seed and the epoch alone: not on its companions, not on the
-    device (draws are made on the CPU), and not on where a run was interrupted.
+    The batches of a member depend on its seed and the epoch alone: not on its companions, not on
+    the device (numbers are drawn on the CPU), and not on where a run was interrupted.
+
+    Raises:
+        ThreeRegimeError: the batch is larger than the training split.
     """
 
-    def __init__(
-        self, data: Task, seeds: Sequence[int], batch_size: int, device: torch.device
-    ) -> None:
-        data.check_batch(batch_size)
-        self.task, self.seeds, self.batch_size, self.device = data, list(seeds), batch_size, device
+    def __init__(self, task: Task, seeds: Sequence[int], batch_size: int) -> None:
+        task.check_batch(batch_size)
+        self.task, self.seeds, self.batch_size = task, list(seeds), batch_size
+        self.device = task.split(train=True)[0].device
         # The remainder of an epoch is dropped (scripts): a fleet's batches have one shape.
-        self.steps = data.count // batch_size
-        self._drawn: tuple[int, Draws] | None = None
+        self.steps = task.count // batch_size
+        self._last_draw: tuple[int, Draws] | None = None
 
-    @abstractmethod
     def draw_member(self, generator: torch.Generator) -> Draws:
-        """Draw one member's epoch, the order first: tensors [count, ...]."""
+        """Draw one member's epoch: its order [count], then what augmentation needs."""
+        return (torch.randperm(self.task.count, generator=generator),)
 
-    @abstractmethod
-    def batch(self, part: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A step's inputs [batch, members, ...] and truth [members, batch, ...], from its draws."""
+    def batch(self, draws: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return inputs [batch, M, ...] and targets [M, batch, ...] from a step's draws."""
+        examples = [tensor[draws[0]] for tensor in self.task.split(train=True)]
+        inputs, targets = self.task.prepare(examples, dtype)
+        return inputs, targets.transpose(0, 1)
 
     def draw(self, epoch: int) -> Draws:
-        """Draw one epoch: tensors [members, count, ...].
+        """Draw one epoch: tensors [M, count, ...].
 
-        The epoch drawn last is kept, so that it can be drawn ahead of its time.
+        The last epoch drawn is stored, so that it can be drawn ahead of time.
         """
-        if self._drawn is None or self._drawn[0] != epoch:
-            self._drawn = (epoch, self._draw(epoch))
-        return self._drawn[1]
+        if self._last_draw is None or self._last_draw[0] != epoch:
+            self._last_draw = (epoch, self._draw(epoch))
+        return self._last_draw[1]
 
     def _draw(self, epoch: int) -> Draws:
         draws = [
@@ -203,12 +217,12 @@ class Batches(ABC):
             for seed in self.seeds
         ]
         stacked = [torch.stack(part) for part in zip(*draws, strict=True)]
-        if self.device.type == "cuda":  # a copy from pinned memory does not wait for steps queued
+        if self.device.type == "cuda":  # a copy from pinned memory does not wait for queued steps
             stacked = [part.pin_memory().to(self.device, non_blocking=True) for part in stacked]
         return tuple(stacked)
 
     def step_draws(self, draws: Draws, step: int) -> Draws:
-        """What a step needs of an epoch's draws: the same with [batch, members] in front."""
+        """Return the part of an epoch's draws that a step needs: [batch, M, ...]."""
         part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        # The batch comes first because a fleet's nets lie side by side in it.
+        # The batch comes first because the nets of a fleet lie side by side in it.
         return tuple(draw[:, part].transpose(0, 1) for draw in draws)

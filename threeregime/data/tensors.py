@@ -1,147 +1,101 @@
-"""Examples of a user's own as a task: two tensors a split, whatever they stand for."""
+"""Tasks made of a user's tensors: inputs and targets of a training and a test split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from threeregime.data.task import EVALUATION_BATCH, IGNORED_TARGET, Batches, Draws, Task
+from threeregime.data.task import IGNORED_TARGET, Task
 from threeregime.errors import ThreeRegimeError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
 class TensorSplit:
-    """Inputs [n, ...] with their truth, int64 [n] or [n, places], in random order.
+    """Inputs [n, ...] and int64 targets [n] or [n, positions], in random order.
 
-    ``found`` is how many there were to draw them from; None where that is not known.
+    ``available`` is the number of examples that these were drawn from; None if it is unknown.
     """
 
     inputs: Tensor
-    truth: Tensor
-    found: int | None
+    targets: Tensor
+    available: int | None
 
     def to(self, device: torch.device | str) -> TensorSplit:
-        """Return the same on ``device``."""
-        return replace(self, inputs=self.inputs.to(device), truth=self.truth.to(device))
+        """Return the same split on ``device``."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 @dataclass(frozen=True)
 class TensorTask(Task):
-    """Examples of a user's own as a task; ``test`` may be missing.
+    """A task of a user's tensors; ``test`` may be missing.
 
     Raises:
-        ThreeRegimeError: a label that is none of the classes, or test examples unlike the others.
+        ThreeRegimeError: a label outside the classes, or test inputs of another shape.
     """
 
     kind: ClassVar[str] = "examples"
-    name: str
     train: TensorSplit
     test: TensorSplit | None
     classes: int
 
     def __post_init__(self) -> None:
-        for split, what in ((self.train, "training"), (self.test, "test")):
-            if split is None:
-                continue
-            wrong = (split.truth < 0) | (split.truth >= self.classes)
-            if split.truth.dim() == 2:  # some places of a sentence may be none to guess
-                wrong &= split.truth != IGNORED_TARGET
-            if wrong.any():
-                raise ThreeRegimeError(
-                    f"the {what} label {int(split.truth[wrong][0])} is not allowed: the net has "
-                    f"{self.classes} outputs, for the labels 0 to {self.classes - 1}"
-                )
-            if (split.truth == IGNORED_TARGET).all():
-                raise ThreeRegimeError(f"no {what} label is known: all are {IGNORED_TARGET}")
-            shapes = [tuple(s.inputs.shape[1:]) for s in (split, self.train)]
-            if shapes[0] != shapes[1]:
-                raise ThreeRegimeError(
-                    f"test inputs are of shape {shapes[0]}, training inputs of {shapes[1]}: "
-                    "give both alike"
-                )
+        for split, title in ((self.train, "training"), (self.test, "test")):
+            if split is not None:
+                self._check(split, title)
 
-    @property
-    def count(self) -> int:
-        """Number of training examples."""
-        return len(self.train.truth)
+    def _check(self, split: TensorSplit, title: str) -> None:
+        invalid = (split.targets < 0) | (split.targets >= self.classes)
+        if split.targets.dim() == 2:  # positions of a sentence may be padding
+            invalid &= split.targets != IGNORED_TARGET
+        if invalid.any():
+            raise ThreeRegimeError(
+                f"the {title} label {int(split.targets[invalid][0])} is not allowed: the net has "
+                f"{self.classes} outputs, for the labels 0 to {self.classes - 1}"
+            )
+        if (split.targets == IGNORED_TARGET).all():
+            raise ThreeRegimeError(f"no {title} label is known: all are {IGNORED_TARGET}")
+        shape, training_shape = (tuple(s.inputs.shape[1:]) for s in (split, self.train))
+        if shape != training_shape:
+            raise ThreeRegimeError(
+                f"test inputs are of shape {shape}, training inputs of {training_shape}: "
+                "give both the same shape"
+            )
 
     @property
     def net_sizes(self) -> tuple[int, int]:
-        """First side of an input, 1 where it has none, and classes."""
+        """First dimension of an input, or 1 where it has none, and classes."""
         shape = self.train.inputs.shape
         return shape[1] if len(shape) > 1 else 1, self.classes
 
-    def to(self, device: torch.device | str) -> TensorTask:
-        """Return the same with its tensors on ``device``."""
-        test = None if self.test is None else self.test.to(device)
-        return replace(self, train=self.train.to(device), test=test)
-
-    def reduced(self, examples: int | None, size: int | None) -> TensorTask:
-        """The same with the first so many training examples; they cannot be made smaller."""
-        if size is not None:
-            raise ThreeRegimeError(f"data.size = {size} is not allowed: {self.name} is as it is")
-        kept = replace(
-            self.train, inputs=self.train.inputs[:examples], truth=self.train.truth[:examples]
-        )
-        return replace(self, train=kept)
-
-    def dummy_input(self, batch: int) -> Tensor:
-        """Inputs [batch, ...] of the right kind."""
-        return torch.zeros_like(self.train.inputs[:1]).expand(batch, *self.train.inputs.shape[1:])
-
-    def loader(self, seeds: Sequence[int], batch_size: int) -> TensorBatches:
-        """Examples as they are, in an order of each member's own."""
-        return TensorBatches(self, seeds, batch_size)
-
-    def evaluation_batches(
-        self, train: bool, dtype: torch.dtype, first: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """A split in its order."""
+    def split(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a split."""
         split = self.train if train else self.test
         assert split is not None, "there are no test examples"
-        parts = (t[:first].split(EVALUATION_BATCH) for t in (split.inputs, split.truth))
-        for inputs, truth in zip(*parts, strict=True):
-            yield cast_inputs(inputs, dtype), truth
+        return split.inputs, split.targets
 
-    def input_batches(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The training inputs as they are."""
-        for part in self.train.inputs.tensor_split(-(-self.count // most)):
-            yield cast_inputs(part, dtype)
+    def prepare(self, examples: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cast the inputs."""
+        inputs, targets = examples
+        return cast_inputs(inputs, dtype), targets
 
-    def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
-        """Mean over all that a member is to guess, summed over members."""
-        each = F.cross_entropy(
-            outputs.flatten(0, -2), truth.flatten(), reduction="none", label_smoothing=smoothing
-        )
-        each, known = each.view(len(truth), -1), (truth != IGNORED_TARGET).flatten(1)
-        return (each.sum(dim=1) / known.sum(dim=1).clamp(min=1)).sum()
+    def reduced(self, examples: int | None, size: int | None) -> TensorTask:
+        """Return the task with the first training examples; their size cannot change."""
+        if size is not None:
+            raise ThreeRegimeError(
+                f"data.size = {size} is not allowed: {self.name} has examples of one size"
+            )
+        inputs, targets = self.train.inputs[:examples], self.train.targets[:examples]
+        return replace(self, train=replace(self.train, inputs=inputs, targets=targets))
 
-
-class TensorBatches(Batches):
-    """Batches of examples as they are."""
-
-    def __init__(self, data: TensorTask, seeds: Sequence[int], batch_size: int) -> None:
-        super().__init__(data, seeds, batch_size, data.train.inputs.device)
-        self.split = data.train
-
-    def draw_member(self, generator: torch.Generator) -> Draws:
-        """Draw one member's epoch: its order [count]."""
-        return (torch.randperm(self.task.count, generator=generator),)
-
-    def batch(self, part: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Inputs [batch, members, ...] and truth [members, batch, ...]."""
-        (order,) = part
-        return cast_inputs(self.split.inputs[order], dtype), self.split.truth[order].transpose(0, 1)
+    def dummy_input(self, batch: int) -> Tensor:
+        """Return inputs [batch, ...] of zeros."""
+        return torch.zeros_like(self.train.inputs[:1]).expand(batch, *self.train.inputs.shape[1:])
 
 
 def cast_inputs(inputs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Inputs in the precision that nets compute in; whole numbers, e.g. of words, stay such."""
+    """Cast floating-point inputs to the precision of the nets; integers (tokens) stay integers."""
     return inputs.to(dtype) if inputs.is_floating_point() else inputs

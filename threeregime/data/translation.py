@@ -6,43 +6,39 @@ To add a corpus: write a loader that returns a :class:`Translation` and give it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from threeregime.data.decoding import beam_search, bleu
-from threeregime.data.task import EVALUATION_BATCH, IGNORED_TARGET, Batches, Draws, Nets, Task
+from threeregime.data.task import EVALUATION_BATCH, IGNORED_TARGET, Nets, Task
 from threeregime.data.vocabulary import PAD, Numerals, SubWords, Vocabulary, encode_pairs
 from threeregime.errors import ThreeRegimeError
-
-if TYPE_CHECKING:
-    pass
 
 Pairs = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Translation(Task):
-    """Sentences and their translations as numbers.
+    """Pairs of a source and a target sentence as tokens.
 
-    A row is the source filled up by PAD, then the target's: BOS, its pieces, EOS, PAD. Every row
-    is as long as the longest, so that all batches have one shape.
+    A row is the source padded with PAD, then the target: BOS, its tokens, EOS, PAD. Every row is as
+    long as the longest, so that all batches have one shape.
 
     Attributes:
-        train, test: [count, places + t] int32.
-        places: length of the source in a row.
+        train, test: [count, source_length + t] int32.
+        source_length: length of the padded source.
         references: the test targets as text.
-        beam: candidates that the search for a translation follows; 1 is greedy search.
+        beam: number of candidates of the beam search; 1 is greedy search.
     """
 
     kind: ClassVar[str] = "sentences"
-    name: str
     vocabulary: Vocabulary
     train: Tensor
     test: Tensor
@@ -52,35 +48,30 @@ class Translation(Task):
 
     @classmethod
     def from_pairs(
-        cls, name: str, vocabulary: Vocabulary, train: Pairs, test: Pairs, most: int | None = None
+        cls, name: str, vocabulary: Vocabulary, train: Pairs, test: Pairs, limit: int | None = None
     ) -> Translation:
-        """Make one of text; training pairs with a sentence of more than ``most`` pieces go."""
-        fitting = encode_pairs(vocabulary, train, most)[2]
-        source, target, _ = encode_pairs(vocabulary, [train[n] for n in fitting] + test)
-        whole, count = torch.cat([source, target], dim=1), len(fitting)
+        """Encode text, without training pairs whose sentences have over ``limit`` tokens."""
+        indices = encode_pairs(vocabulary, train, limit)[2]
+        source, target, _ = encode_pairs(vocabulary, [train[n] for n in indices] + test)
+        rows, count = torch.cat([source, target], dim=1), len(indices)
         references = tuple(target for _, target in test)
-        return cls(name, vocabulary, whole[:count], whole[count:], source.shape[1], references)
-
-    @property
-    def count(self) -> int:
-        """Number of training pairs."""
-        return len(self.train)
+        return cls(name, vocabulary, rows[:count], rows[count:], source.shape[1], references)
 
     @property
     def net_sizes(self) -> tuple[int, int]:
-        """Places of the source and pieces of the vocabulary."""
+        """Length of the source and size of the vocabulary."""
         return self.source_length, self.vocabulary.size
 
-    def to(self, device: torch.device | str) -> Translation:
-        """Return the same with its rows on ``device``."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
+    def split(self, train: bool) -> tuple[Tensor]:
+        """Return the rows of a split."""
+        return (self.train if train else self.test,)
+
+    def prepare(self, examples: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return input tokens and targets."""
+        return self.shifted(examples[0])
 
     def reduced(self, examples: int | None, size: int | None) -> Translation:
-        """The same with the first so many training pairs; sentences cannot be made smaller.
-
-        Raises:
-            ThreeRegimeError: a size, or more pairs than there are.
-        """
+        """Return the task with the first training pairs; sentences have no size to reduce."""
         if size is not None:
             raise ThreeRegimeError(
                 f"data.size = {size} is not allowed: {self.name} holds sentences, not images"
@@ -93,157 +84,114 @@ class Translation(Task):
         return replace(self, train=self.train[:examples])
 
     def dummy_input(self, batch: int) -> Tensor:
-        """Rows without the last piece, [batch, places + t - 1]."""
+        """Return rows without the last token, [batch, source_length + t - 1]."""
         return torch.zeros(batch, self.train.shape[1] - 1, dtype=torch.int64)
 
-    def loader(self, seeds: Sequence[int], batch_size: int) -> SentenceBatches:
-        """Return batches of pairs, in an order of each member's own."""
-        return SentenceBatches(self, seeds, batch_size)
+    def shifted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Split rows into input tokens [..., source_length + t - 1] and targets [..., t - 1].
 
-    def shifted(self, taken: Tensor) -> tuple[Tensor, Tensor]:
-        """What a net is told [..., places + t - 1], and which piece comes next [..., t - 1].
-
-        Of each target it is told the true beginning, whatever it would have said itself (teacher
-        forcing). Nothing is to be guessed where the target is filled up.
+        The input holds the true target up to each position (teacher forcing). The target there is
+        the next token, or ignored where that is padding.
         """
-        whole = taken.long()
-        following = whole[..., self.source_length + 1 :]
-        return whole[..., :-1], following.masked_fill(following == PAD, IGNORED_TARGET)
-
-    def evaluation_batches(
-        self, train: bool, dtype: torch.dtype, first: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows of a split in their order."""
-        for part in (self.train if train else self.test)[:first].split(EVALUATION_BATCH):
-            yield self.shifted(part)
-
-    def input_batches(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
-        """What a net is told of the training pairs."""
-        for part in self.train.tensor_split(-(-self.count // most)):
-            yield self.shifted(part)[0]
-
-    def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
-        """Mean over the pieces that a member is to guess, summed over members."""
-        each = F.cross_entropy(
-            outputs.flatten(0, -2), truth.flatten(), reduction="none", label_smoothing=smoothing
-        )
-        each, known = each.view(len(truth), -1), (truth != IGNORED_TARGET).flatten(1)
-        return (each.sum(dim=1) / known.sum(dim=1)).sum()
+        tokens = rows.long()
+        targets = tokens[..., self.source_length + 1 :]
+        return tokens[..., :-1], targets.masked_fill(targets == PAD, IGNORED_TARGET)
 
     def errors(self, fleet: Nets, train: bool) -> Tensor:
-        """In training the share of pieces guessed wrong under teacher forcing; in test 1 - BLEU."""
+        """Return the share of wrong tokens under teacher forcing in training, 1 - BLEU in test."""
         if train:
             return super().errors(fleet, train)
-        scores = [bleu(made, self.references) for made in self.translate(fleet, self.test)]
+        scores = [bleu(texts, self.references) for texts in self.translate(fleet, self.test)]
         return 1 - torch.tensor(scores, dtype=torch.float64, device=fleet.device)
 
-    def translate(self, fleet: Nets, taken: Tensor) -> list[list[str]]:
-        """Each member's translations of the sources of some rows."""
+    def translate(self, fleet: Nets, rows: Tensor) -> list[list[str]]:
+        """Return each member's translations of the sources of rows [count, source_length + t]."""
         members = fleet.members
-        longest = taken.shape[1] - self.source_length - 1
-        made: list[list[str]] = [[] for _ in range(members)]
-        for part in taken[:, : self.source_length].long().split(EVALUATION_BATCH):
-            # [batch x beam, M, ...]: the search sees the members as so many more sentences
-            source = fleet.broadcast(part.repeat_interleave(self.beam, dim=0))
-            memory = fleet.logits(fleet.broadcast(part)).transpose(0, 1)
+        max_length = rows.shape[1] - self.source_length - 1
+        translations: list[list[str]] = [[] for _ in range(members)]
+        for sources in rows[:, : self.source_length].long().split(EVALUATION_BATCH):
+            # [batch x beam, M, ...]: the members are more sentences to the search
+            repeated = fleet.broadcast(sources.repeat_interleave(self.beam, dim=0))
+            memory = fleet.logits(fleet.broadcast(sources)).transpose(0, 1)
             memory = memory.repeat_interleave(self.beam, dim=0)
-            following = self._following(fleet, source, memory)
-            found = beam_search(following, members * len(part), longest, self.beam)
-            for member, rows_of in enumerate(found.view(members, len(part), -1).tolist()):
-                made[member] += [self.vocabulary.decode(row) for row in rows_of]
-        return made
+            next_logits = partial(self._next_logits, fleet, repeated, memory)
+            tokens = beam_search(next_logits, members * len(sources), max_length, self.beam)
+            for member, batch in enumerate(tokens.view(members, len(sources), -1).tolist()):
+                translations[member] += [self.vocabulary.decode(row) for row in batch]
+        return translations
 
-    def _following(self, fleet: Nets, source: Tensor, memory: Tensor) -> Callable[[Tensor], Tensor]:
-        def following(begun: Tensor) -> Tensor:
-            target = begun.to(source.device).view(fleet.members, len(source), -1).transpose(0, 1)
-            logits = fleet.logits(torch.cat([source, target], dim=2), memory)
-            return logits[:, :, -1].flatten(0, 1)
-
-        return following
-
-
-class SentenceBatches(Batches):
-    """Batches of pairs."""
-
-    def __init__(self, data: Translation, seeds: Sequence[int], batch_size: int) -> None:
-        super().__init__(data, seeds, batch_size, data.train.device)
-        self.data = data
-
-    def draw_member(self, generator: torch.Generator) -> Draws:
-        """Draw one member's epoch: its order [count]."""
-        return (torch.randperm(self.data.count, generator=generator),)
-
-    def batch(self, part: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Rows [batch, members, places + t - 1], next pieces [members, batch, t - 1]."""
-        told, following = self.data.shifted(self.data.train[part[0]])
-        return told, following.transpose(0, 1)
+    def _next_logits(self, fleet: Nets, source: Tensor, memory: Tensor, tokens: Tensor) -> Tensor:
+        target = tokens.to(source.device).view(fleet.members, len(source), -1).transpose(0, 1)
+        logits = fleet.logits(torch.cat([source, target], dim=2), memory)
+        return logits[:, :, -1].flatten(0, 1)
 
 
 def number_words(root: Path, download: bool) -> Translation:
-    """The numbers up to 9,999 in words, by num2words: 2,000 pairs to learn from, 300 to test.
+    """Return the numbers up to 9,999 in words, by num2words: 2,000 training pairs, 300 for test.
 
     German puts the ones before the tens and writes it all in one word: dreiundvierzig is
-    forty-three. Pieces are the German stems and the English words and signs.
+    forty-three. Tokens are the German stems, the English words and the signs.
     """
     from num2words import num2words
 
-    drawn = np.random.default_rng(0).permutation(9999)[:2300] + 1
-    pairs = [(num2words(int(n), lang="de"), num2words(int(n), lang="en")) for n in drawn]
+    numbers = np.random.default_rng(0).permutation(9999)[:2300] + 1
+    pairs = [(num2words(int(n), lang="de"), num2words(int(n), lang="en")) for n in numbers]
     train, test = pairs[:2000], pairs[2000:]
     vocabulary = Numerals(sentence for pair in train for sentence in pair)
     return Translation.from_pairs("number-words", vocabulary, train, test)
 
 
-WMT14_PIECES, WMT14_LONGEST = 32_000, 64
-"""Size of the vocabulary, and pieces of the longest sentence that is kept (ours)."""
+WMT14_VOCABULARY, WMT14_MAX_TOKENS = 32_000, 64
+"""Size of the vocabulary, and tokens of the longest training sentence (ours)."""
 
 
 def wmt14(root: Path, download: bool) -> Translation:
-    """WMT14 from ``root/wmt14``: train.de, train.en, test.de, test.en, a sentence a line.
+    """Load WMT14 from ``root/wmt14``: train.de, train.en, test.de, test.en, one sentence per line.
 
     Raises:
-        ThreeRegimeError: a file is missing, or two do not have as many lines.
+        ThreeRegimeError: a file is missing, or two differ in their number of lines.
     """
-    at = root / "wmt14"
-    if download and not at.exists():
-        _fetch(at)
-    train, test = (_parallel(at, part) for part in ("train", "test"))
-    vocabulary = SubWords([at / "train.de", at / "train.en"], WMT14_PIECES)
-    return Translation.from_pairs("wmt14", vocabulary, train, test, WMT14_LONGEST)
+    folder = root / "wmt14"
+    if download and not folder.exists():
+        _download_wmt14(folder)
+    train, test = (_read_pairs(folder, part) for part in ("train", "test"))
+    vocabulary = SubWords([folder / "train.de", folder / "train.en"], WMT14_VOCABULARY)
+    return Translation.from_pairs("wmt14", vocabulary, train, test, WMT14_MAX_TOKENS)
 
 
-def _parallel(at: Path, part: str) -> Pairs:
-    sides = []
+def _read_pairs(folder: Path, part: str) -> Pairs:
+    languages = []
     for language in ("de", "en"):
-        path = at / f"{part}.{language}"
+        path = folder / f"{part}.{language}"
         if not path.is_file():
             raise ThreeRegimeError(
-                f"{path} is missing: put train.de, train.en, test.de and test.en there, a sentence "
-                "a line, or add --download (with the library datasets installed)"
+                f"{path} is missing: put train.de, train.en, test.de and test.en there, one "
+                "sentence per line, or add --download (with the library datasets installed)"
             )
-        sides.append(path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
-    if len(sides[0]) != len(sides[1]):
+        languages.append(path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    german, english = languages
+    if len(german) != len(english):
         raise ThreeRegimeError(
-            f"{at}: {part}.de has {len(sides[0])} lines and {part}.en {len(sides[1])}; they have "
+            f"{folder}: {part}.de has {len(german)} lines and {part}.en {len(english)}; they have "
             "to be translations of each other, line by line"
         )
-    return list(zip(*sides, strict=True))
+    return list(zip(german, english, strict=True))
 
 
-def _fetch(at: Path) -> None:
-    """Write the files from Hugging Face's copy; the validation set is what the paper reports."""
+def _download_wmt14(folder: Path) -> None:
+    """Write the files from Hugging Face's copy; the paper reports the validation set."""
     try:
         import datasets
     except ModuleNotFoundError as error:
         raise ThreeRegimeError(
             "wmt14 is downloaded by the library datasets: pip install datasets"
         ) from error
-    whole = datasets.load_dataset("wmt14", "de-en")
-    at.mkdir(parents=True)
+    corpus = datasets.load_dataset("wmt14", "de-en")
+    folder.mkdir(parents=True)
     for part, split in (("train", "train"), ("test", "validation")):
         for language in ("de", "en"):
-            with (at / f"{part}.{language}").open("w", encoding="utf-8") as file:
-                for pair in whole[split]["translation"]:
+            with (folder / f"{part}.{language}").open("w", encoding="utf-8") as file:
+                for pair in corpus[split]["translation"]:
                     print(" ".join(pair[language].split()), file=file)
 
 
@@ -251,4 +199,4 @@ TRANSLATIONS: dict[str, Callable[[Path, bool], Translation]] = {
     "number-words": number_words,
     "wmt14": wmt14,
 }
-"""Loaders by name, given the folder of downloaded data and whether to fetch what is missing."""
+"""Loaders by name, given the folder of downloaded data and whether to download what is missing."""

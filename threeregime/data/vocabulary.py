@@ -1,7 +1,8 @@
-"""Vocabularies: how a sentence becomes pieces, each a number, and pieces become a sentence."""
+"""Vocabularies: a sentence as tokens, each an integer, and back."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -14,37 +15,31 @@ from torch import Tensor
 from threeregime.errors import ThreeRegimeError
 
 PAD, BOS, EOS, UNKNOWN_TOKEN = range(4)
-"""Tokens of every vocabulary that are no text: padding, a target's first and last one, and the one
-for what is not in the vocabulary."""
+"""Special tokens of every vocabulary: padding, begin and end of a target, text outside of it."""
 SPECIAL_TOKENS = 4
-"""Number of these tokens."""
+"""Number of special tokens; tokens of text follow."""
 
 
 class Vocabulary(ABC):
-    """One vocabulary for both languages. Numbers from SPECIAL up are pieces of text."""
+    """One vocabulary for both languages."""
 
     size: int
 
     @abstractmethod
     def encode(self, sentence: str) -> list[int]:
-        """The numbers of a sentence's pieces."""
+        """Return the tokens of a sentence."""
 
     @abstractmethod
-    def join(self, numbers: list[int]) -> str:
-        """The sentence that pieces of text make."""
+    def _join(self, tokens: list[int]) -> str:
+        """Return the sentence of tokens of text."""
 
-    def decode(self, numbers: Iterable[int]) -> str:
-        """The sentence that ends at the first EOS; what is no text is left out."""
-        kept = []
-        for number in numbers:
-            if number == EOS:
-                break
-            if number >= SPECIAL_TOKENS:
-                kept.append(number)
-        return self.join(kept)
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Return the sentence up to the first EOS, without special tokens."""
+        sentence = itertools.takewhile(lambda token: token != EOS, tokens)
+        return self._join([token for token in sentence if token >= SPECIAL_TOKENS])
 
 
-# What German writes as one word falls apart into these; longer ones come before their beginnings.
+# The parts of German numerals, which are one word; longer stems before their own beginnings.
 _STEMS = (
     "hundert|tausend|zwanzig|zwölf|zwei|eins|ein|drei|vier|fünf|sechs|sech|sieben|sieb|acht|neun|"
     "zehn|elf|und|zig|ßig"
@@ -53,33 +48,32 @@ _NUMERAL = re.compile(f"({_STEMS}|[-,])| ?([a-z]+)")
 
 
 def split_numeral(sentence: str) -> list[str]:
-    """Pieces of a number in words: German stems; English words, each after a space; signs.
+    """Return the parts of a number in words: German stems; English words after a space; signs.
 
-    >>> numerals("dreiundvierzig"), numerals("forty-three")
+    >>> split_numeral("dreiundvierzig"), split_numeral("forty-three")
     (['drei', 'und', 'vier', 'zig'], [' forty', '-', ' three'])
     """
-    return [found[1] or f" {found[2]}" for found in _NUMERAL.finditer(sentence)]
+    return [match[1] or f" {match[2]}" for match in _NUMERAL.finditer(sentence)]
 
 
 class Numerals(Vocabulary):
-    """The pieces of numbers in words.
+    """Vocabulary of numbers in words.
 
     Args:
-        sentences: those whose pieces make the vocabulary.
+        sentences: sentences whose parts make up the vocabulary.
     """
 
     def __init__(self, sentences: Iterable[str]) -> None:
-        self.pieces = sorted({piece for sentence in sentences for piece in split_numeral(sentence)})
-        self.number = {piece: SPECIAL_TOKENS + n for n, piece in enumerate(self.pieces)}
-        self.size = SPECIAL_TOKENS + len(self.pieces)
+        self.texts = sorted({text for sentence in sentences for text in split_numeral(sentence)})
+        self.tokens = {text: SPECIAL_TOKENS + n for n, text in enumerate(self.texts)}
+        self.size = SPECIAL_TOKENS + len(self.texts)
 
     def encode(self, sentence: str) -> list[int]:
-        """The numbers of a sentence's pieces."""
-        return [self.number.get(piece, UNKNOWN_TOKEN) for piece in split_numeral(sentence)]
+        """Return the tokens of a sentence."""
+        return [self.tokens.get(text, UNKNOWN_TOKEN) for text in split_numeral(sentence)]
 
-    def join(self, numbers: list[int]) -> str:
-        """The sentence that pieces of text make."""
-        text = "".join(self.pieces[number - SPECIAL_TOKENS] for number in numbers)
+    def _join(self, tokens: list[int]) -> str:
+        text = "".join(self.texts[token - SPECIAL_TOKENS] for token in tokens)
         return text.strip().replace("- ", "-")
 
 
@@ -87,8 +81,8 @@ class SubWords(Vocabulary):
     """Byte-pair encoding of both languages together, by SentencePiece.
 
     Args:
-        files: text to learn from, a sentence a line.
-        size: pieces in the vocabulary.
+        files: text to learn from, one sentence per line.
+        size: number of tokens.
     """
 
     def __init__(self, files: Sequence[Path], size: int) -> None:
@@ -96,16 +90,15 @@ class SubWords(Vocabulary):
         self.size = self.model.get_piece_size()
 
     def encode(self, sentence: str) -> list[int]:
-        """The numbers of a sentence's pieces."""
+        """Return the tokens of a sentence."""
         return list(self.model.encode(sentence))
 
-    def join(self, numbers: list[int]) -> str:
-        """The sentence that pieces of text make."""
-        return str(self.model.decode(numbers))
+    def _join(self, tokens: list[int]) -> str:
+        return str(self.model.decode(tokens))
 
 
 def _sentencepiece(files: Sequence[Path], size: int) -> Any:
-    """Learn a model, or read the one that was learned beside the first file."""
+    """Load the model beside the first file; learn it first where it is missing."""
     try:
         import sentencepiece
     except ModuleNotFoundError as error:
@@ -118,9 +111,9 @@ def _sentencepiece(files: Sequence[Path], size: int) -> Any:
             input=",".join(map(str, files)),
             model_prefix=str(path.with_suffix("")),
             vocab_size=size,
-            hard_vocab_limit=False,  # a small text has fewer pieces
+            hard_vocab_limit=False,  # a small text has fewer tokens
             model_type="bpe",
-            byte_fallback=True,  # of a rare letter, so that it is not lost
+            byte_fallback=True,  # rare letters are kept
             input_sentence_size=2_000_000,
             pad_id=PAD,
             bos_id=BOS,
@@ -132,28 +125,29 @@ def _sentencepiece(files: Sequence[Path], size: int) -> Any:
 
 
 def encode_pairs(
-    vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]], most: int | None = None
+    vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]], max_tokens: int | None = None
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Sentences as rows of numbers, filled up by PAD.
+    """Encode pairs of sentences as rows of tokens, padded with PAD.
 
     Args:
-        vocabulary: of both languages.
-        pairs: source and target.
-        most: pieces of a sentence; pairs with a longer one are left out. None: all are kept.
+        vocabulary: vocabulary of both languages.
+        pairs: source and target sentences.
+        max_tokens: length of a sentence; pairs with a longer one are left out. None: no limit.
 
     Returns:
-        Sources [count, s], each ending in EOS; targets [count, t], each between BOS and EOS;
-        both int32; and which of the pairs they are.
+        Sources [count, s], each ending in EOS; targets [count, t], each between BOS and EOS; both
+        int32; and the indices of the pairs.
     """
-    made, kept = [], []
-    for number, pair in enumerate(pairs):
+    sources, targets, indices = [], [], []
+    for index, pair in enumerate(pairs):
         source, target = (vocabulary.encode(sentence) for sentence in pair)
-        if most is None or max(len(source), len(target)) <= most:
-            made.append(([*source, EOS], [BOS, *target, EOS]))
-            kept.append(number)
-    return (*(_filled([row[side] for row in made]) for side in (0, 1)), kept)  # type: ignore[return-value]
+        if max_tokens is None or max(len(source), len(target)) <= max_tokens:
+            sources.append([*source, EOS])
+            targets.append([BOS, *target, EOS])
+            indices.append(index)
+    return _padded(sources), _padded(targets), indices
 
 
-def _filled(rows: Sequence[Sequence[int]]) -> Tensor:
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     parts = [torch.tensor(row, dtype=torch.int32) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=PAD)

@@ -1,20 +1,18 @@
-"""How M nets run as one program: layouts of a fleet's memory, and the layers that run in them.
+"""Backends: how the M nets of a fleet are stacked in memory and run as one program.
 
 ``grouped`` and ``lanes`` exchange the layers of a plain net for stacked ones
-(:mod:`threeregime.fleet.stacked`). In both, activations
-are ``[batch, M * channels, height, width]``, channels last in memory, so that batch norm stays
-batch norm and everything pointwise stays as it is. They differ in which comes first there:
+(:mod:`threeregime.fleet.stacked`). In both, activations are ``[batch, M * channels, height,
+width]``, channels last in memory, so that batch norm and pointwise functions stay as they are.
+They differ in the order of the channels:
 
 - ``grouped``: member by member. A convolution is a grouped convolution. Runs everywhere.
 - ``lanes``: channel by channel, the members innermost, one in each lane of the processor's vector
-  registers. A convolution is :func:`threeregime.fleet.lanes.conv2d`. CPU with a C++ compiler; the
-  fastest
-  there for small nets (``python -m benchmarks.fleet``).
+  registers. A convolution is :func:`threeregime.fleet.lanes.conv2d`. For a CPU with a C++
+  compiler, the fastest there for small nets (``python -m benchmarks.fleet``).
 
-``separate`` leaves the layers as they are and runs the members one after the other; inside a CUDA
-graph, on streams beside each other. It is for nets whose single layers already fill the device,
-and for layers that have no stacked form. ``vmapped`` leaves them, too, and has PyTorch rewrite
-each operation for all members: for nets of matrix products, as a Transformer is.
+``separate`` runs the plain layers member by member, on parallel streams inside a CUDA graph: for
+nets whose single layers fill the device, and for layers without a stacked form. ``vmapped`` lets
+PyTorch batch each operation over the members: for nets of matrix products, as in a Transformer.
 """
 
 from __future__ import annotations
@@ -42,19 +40,19 @@ class Backend(ABC):
 
     @abstractmethod
     def stack(self, plain: nn.Module, members: int) -> nn.Module:
-        """Return a module whose parameters and statistics are those of M copies of ``plain``.
+        """Return a module with the parameters and statistics of M copies of ``plain``.
 
         Raises:
-            ThreeRegimeError: a layer with parameters of its own has no stacked form.
+            ThreeRegimeError: a layer with parameters cannot run in this backend.
         """
 
     @abstractmethod
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
-        """View a stacked parameter or statistic as [M, ...], one slice a member."""
+        """View a stacked parameter or statistic as [M, ...]."""
 
     @abstractmethod
     def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
-        """Function from what a net takes, each [batch, M, ...], to outputs [M, batch, ...]."""
+        """Return a function from inputs, each [batch, M, ...], to outputs [M, batch, ...]."""
 
 
 class Layout(Backend):
@@ -63,15 +61,15 @@ class Layout(Backend):
     layers: ClassVar[Layers]
 
     @abstractmethod
-    def pack(self, images: Tensor) -> Tensor:
+    def _pack(self, images: Tensor) -> Tensor:
         """Turn images [batch, M, c, h, w] into the stacked net's input, channels last."""
 
     @abstractmethod
-    def unpack(self, outputs: Tensor, members: int) -> Tensor:
+    def _unpack(self, outputs: Tensor, members: int) -> Tensor:
         """Turn the stacked net's outputs [batch, M * classes] into [M, batch, classes]."""
 
     def stack(self, plain: nn.Module, members: int) -> nn.Module:
-        """Exchange layers that have parameters, throughout the module."""
+        """Exchange all layers that have a stacked form, in a shallow copy of the module."""
         if type(plain) in self.layers:
             return self.layers[type(plain)](plain, members)
         if next(plain.parameters(recurse=False), None) is not None:
@@ -80,23 +78,21 @@ class Layout(Backend):
                 f"{self.name}: use the engine separate, or give the layer a stacked form in "
                 "threeregime/fleet/stacked.py"
             )
-        return _copied(plain, lambda child: self.stack(child, members))
+        stacked = copy.copy(plain)
+        stacked._modules = {
+            name: None if child is None else self.stack(child, members)
+            for name, child in plain._modules.items()
+        }
+        return stacked
 
     def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
-        """One call of the stacked net."""
+        """Call the stacked net once."""
         run = torch.compile(stacked, dynamic=False) if compiled else stacked
-        return lambda images: self.unpack(run(self.pack(images)), members)
-
-
-def _copied(plain: nn.Module, child: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Shallow copy of a module with its children exchanged."""
-    made = copy.copy(plain)
-    made._modules = {name: m if m is None else child(m) for name, m in plain._modules.items()}
-    return made
+        return lambda images: self._unpack(run(self._pack(images)), members)
 
 
 class Grouped(Layout):
-    """Member by member: parameters have M times the rows of the plain layer's."""
+    """Member by member: the first dimension of a parameter is M times the plain layer's."""
 
     name = "grouped"
     layers: ClassVar[Layers] = GROUPED
@@ -105,17 +101,15 @@ class Grouped(Layout):
         """View a stacked tensor as [M, ...]."""
         return tensor.unflatten(0, (members, -1))
 
-    def pack(self, images: Tensor) -> Tensor:
-        """Lay images side by side."""
+    def _pack(self, images: Tensor) -> Tensor:
         return images.flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
-    def unpack(self, outputs: Tensor, members: int) -> Tensor:
-        """Take outputs apart."""
+    def _unpack(self, outputs: Tensor, members: int) -> Tensor:
         return outputs.unflatten(1, (members, -1)).transpose(0, 1)
 
 
 class Lanes(Layout):
-    """Members innermost: the last dimension of every parameter is M times the plain layer's."""
+    """Members innermost: the last dimension of a parameter is M times the plain layer's."""
 
     name = "lanes"
     layers: ClassVar[Layers] = LANES
@@ -124,109 +118,102 @@ class Lanes(Layout):
         """View a stacked tensor as [M, ...]."""
         return tensor.unflatten(-1, (-1, members)).movedim(-1, 0)
 
-    def pack(self, images: Tensor) -> Tensor:
-        """Lay images side by side."""
+    def _pack(self, images: Tensor) -> Tensor:
         return images.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
-    def unpack(self, outputs: Tensor, members: int) -> Tensor:
-        """Take outputs apart."""
+    def _unpack(self, outputs: Tensor, members: int) -> Tensor:
         return outputs.unflatten(1, (-1, members)).permute(2, 0, 1)
 
 
 class Separate(Backend):
-    """Parameters [M, ...] of the plain net's own layers, each member run by itself."""
+    """The plain net's own layers with parameters [M, ...]; each member runs by itself."""
 
     name = "separate"
-    streams = 16
+    STREAMS = 16
 
     def stack(self, plain: nn.Module, members: int) -> nn.Module:
-        """Repeat every parameter and statistic, tied ones once; no layer is exchanged."""
-        made = copy.deepcopy(plain)
-        # What is one tensor in several layers stays one: named_parameters lists each once.
+        """Repeat every parameter and statistic, without exchanging layers."""
+        stacked = copy.deepcopy(plain)
+        # A tensor that several layers share stays shared: parameters() lists it once.
         parameters = {
             id(p): nn.Parameter(_repeated(p.detach(), members), p.requires_grad)
-            for p in made.parameters()
+            for p in stacked.parameters()
         }
-        buffers = {id(b): _repeated(b, members) for b in made.buffers()}
-        for layer in made.modules():
+        buffers = {id(b): _repeated(b, members) for b in stacked.buffers()}
+        for layer in stacked.modules():
             for name, p in layer._parameters.items():
                 layer._parameters[name] = None if p is None else parameters[id(p)]
             for name, b in layer._buffers.items():
-                # Of batch norm's count, see threeregime.fleet.stacked._norm.
-                left_out = b is None or name == "num_batches_tracked"
-                layer._buffers[name] = None if left_out else buffers[id(b)]
-        return made
+                # The count is left out for the reason given in threeregime.fleet.stacked._norm.
+                unused = b is None or name == "num_batches_tracked"
+                layer._buffers[name] = None if unused else buffers[id(b)]
+        return stacked
 
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
-        """It is [M, ...]."""
+        """Return the tensor, which is [M, ...]."""
         return tensor
 
     def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
-        """A call of the net for each member, with that member's slices."""
-        one = _with_tensors(stacked)
-        run = torch.compile(one, dynamic=False) if compiled else one
+        """Call the net for each member, with that member's slices."""
+        net = _functional(stacked)
+        run = torch.compile(net, dynamic=False) if compiled else net
 
         def forward(*inputs: Tensor) -> Tensor:
-            # Unbound at once: the gradients of all slices are then put together at once.
-            whole = {**dict(stacked.named_parameters()), **dict(stacked.named_buffers())}
-            parts = {name: tensor.unbind() for name, tensor in whole.items()}
-            calls = [
-                partial(
-                    run,
-                    {n: part[m] for n, part in parts.items()},
-                    *(_alone(given[:, m]) for given in inputs),
-                )
-                for m in range(members)
-            ]
+            # unbind() collects the gradients of all slices in one operation.
+            tensors = {**dict(stacked.named_parameters()), **dict(stacked.named_buffers())}
+            slices = {name: tensor.unbind() for name, tensor in tensors.items()}
+
+            def member(m: int) -> Tensor:
+                tensors = {name: parts[m] for name, parts in slices.items()}
+                return run(tensors, *(_member_input(batch[:, m]) for batch in inputs))
+
+            calls = [partial(member, m) for m in range(members)]
             capturing = inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()
-            return torch.stack(_beside(calls) if capturing else [call() for call in calls])
+            return torch.stack(_run_on_streams(calls) if capturing else [call() for call in calls])
 
         return forward
 
 
-def _with_tensors(net: nn.Module) -> Forward:
-    """A net as a function of its parameters and statistics by name, and of what it takes."""
+def _functional(net: nn.Module) -> Forward:
+    """Return a net as a function of its parameters and statistics by name, and of its inputs."""
 
-    def one(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+    def forward(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
         return functional_call(net, tensors, inputs)
 
-    return one
+    return forward
 
 
 def _repeated(tensor: Tensor, members: int) -> Tensor:
-    """[M, ...] of equal slices; those of a convolution's weight have channels last in memory."""
+    """Return M equal slices [M, ...]; convolution weights have channels last in memory."""
     slices = tensor.repeat(members, *[1] * tensor.dim())
     return slices.movedim(2, -1).contiguous().movedim(-1, 2) if tensor.dim() == 4 else slices
 
 
-def _alone(inputs: Tensor) -> Tensor:
-    """One member's inputs; images in the layout that convolutions want."""
-    images = inputs.dim() == 4
-    return inputs.contiguous(
-        memory_format=torch.channels_last if images else torch.contiguous_format
-    )
+def _member_input(inputs: Tensor) -> Tensor:
+    """Return one member's inputs contiguous; images with channels last, as convolutions need."""
+    layout = torch.channels_last if inputs.dim() == 4 else torch.contiguous_format
+    return inputs.contiguous(memory_format=layout)
 
 
-def _beside(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
-    """Make calls on streams beside each other; their backward passes run there too."""
-    here = torch.cuda.current_stream()
-    streams = [torch.cuda.Stream() for _ in range(min(Separate.streams, len(calls)))]
+def _run_on_streams(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+    """Make calls on parallel streams, on which their backward passes run too."""
+    current = torch.cuda.current_stream()
+    streams = [torch.cuda.Stream() for _ in range(min(Separate.STREAMS, len(calls)))]
     results = []
     for stream in streams:
-        stream.wait_stream(here)
+        stream.wait_stream(current)
     for number, call in enumerate(calls):
         with torch.cuda.stream(streams[number % len(streams)]):
             results.append(call())
     for stream in streams:
-        here.wait_stream(stream)
+        current.wait_stream(stream)
     return results
 
 
 class Vmapped(Separate):
-    """Parameters as in separate; every operation of the plain net is done for all members at once.
+    """Parameters as in separate; every operation of the net runs once, batched over the members.
 
-    A product of matrices becomes a batched one. For many small nets without statistics, which
-    batch norm would have to change in place.
+    For many small nets without statistics, which batch norm would have to change in place.
     """
 
     name = "vmapped"
@@ -241,15 +228,15 @@ class Vmapped(Separate):
         return super().stack(plain, members)
 
     def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
-        """One call of the net, mapped over the members."""
-        one = _with_tensors(stacked)
+        """Call the net once, mapped over the members."""
+        net = _functional(stacked)
 
-        def all_at_once(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        def mapped(tensors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
             # The batch comes first in the inputs, the member in parameters and outputs.
-            return vmap(one, in_dims=(0, *[1] * len(inputs)))(tensors, *inputs)
+            return vmap(net, in_dims=(0, *[1] * len(inputs)))(tensors, *inputs)
 
-        run = torch.compile(all_at_once, dynamic=False) if compiled else all_at_once
+        run = torch.compile(mapped, dynamic=False) if compiled else mapped
         return lambda *inputs: run(dict(stacked.named_parameters()), *inputs)
 
 
-BACKENDS: dict[str, Backend] = {m.name: m for m in (Grouped(), Lanes(), Separate(), Vmapped())}
+BACKENDS: dict[str, Backend] = {b.name: b for b in (Grouped(), Lanes(), Separate(), Vmapped())}

@@ -1,7 +1,8 @@
-"""The user's cache: what is found out once for this machine, such as the fastest engine."""
+"""The user's cache: results that are computed once per machine, such as the fastest engine."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,29 +12,29 @@ from typing import Any
 
 
 def cache_folder() -> Path:
-    """Folder of what is made once for this machine: compiled kernels, outcomes of trials."""
+    """Return the folder of compiled kernels and cached results."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threeregime"
 
 
-def cached(kind: str, facts: object, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was found out on this machine before, or now, and then kept for the next process.
+def cached(kind: str, key: object, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a result from the cache, or compute it and store it.
 
-    Written whole, and never over another process's: all go by what the first one found. Where
-    nothing can be kept (no room, no permission, no links between files) it is made anew each time.
+    A file is written whole and never replaced: all processes use the first result. Where nothing
+    can be stored (no space, no permission, no hard links) the result is computed each time.
 
     Args:
-        kind: what it is; the beginning of the file's name.
-        facts: all that it depends on, as plain values.
-        make: finds it out: a JSON table.
+        kind: kind of the result; the file's name begins with it.
+        key: all that the result depends on, as plain values.
+        compute: function that returns the result as a JSON table.
     """
-    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     path = cache_folder() / f"{kind}-{digest}.json"
-    known = _read(path)
-    if known is not None:
-        return known
-    made = make()
-    _keep(path, made)
-    return _read(path) or made
+    stored = _read(path)
+    if stored is not None:
+        return stored
+    result = compute()
+    _write(path, result)
+    return _read(path) or result
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -43,15 +44,13 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _keep(path: Path, made: dict[str, Any]) -> None:
-    """Write a table whole, unless another process has been faster, or it cannot be."""
-    own = path.with_suffix(f".{os.getpid()}")
-    try:
+def _write(path: Path, result: dict[str, Any]) -> None:
+    """Write a file, unless it exists or cannot be written."""
+    draft = path.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            own.write_text(json.dumps(made, indent=1))
-            os.link(own, path)
+            draft.write_text(json.dumps(result, indent=1))
+            os.link(draft, path)
         finally:
-            own.unlink(missing_ok=True)
-    except OSError:
-        pass
+            draft.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""CUDA graphs: a step is recorded once and then replayed without Python or launches one by one."""
+"""CUDA graphs: a training step recorded once and replayed without Python or single launches."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3
+"""Number of calls before the recording."""
 
 
 class CudaGraphStep:
-    """A function of tensors on a GPU that is recorded after a few calls and replayed from then on.
+    """A function of tensors on a GPU that is recorded after a few calls and then replayed.
 
-    It works on what it closes over (parameters, gradients, momentum) in place, returns nothing, and
-    its inputs keep their shapes.
+    The function changes tensors of its closure (parameters, gradients, momentum) in place and
+    returns nothing; its inputs always have the same shapes.
 
     Args:
-        function: what is to be done; called as it is at first, which lets libraries choose their
-            kernels and allocate what they need, and then once more while it is recorded.
+        function: the step. The first calls run it directly, so that libraries choose their kernels
+            and allocate memory; one more call is recorded.
         before: called right before the recording, outside of it.
     """
 
@@ -32,30 +33,29 @@ class CudaGraphStep:
         self.inputs: Sequence[Tensor] = ()
 
     def __call__(self, *inputs: Tensor) -> None:
-        """Do it for these inputs."""
+        """Run the step on these inputs."""
         if self.calls < WARM_UP:
             self.calls += 1
-            self._aside(inputs)
+            self._warm_up(inputs)
             return
-        if self.graph is None:
-            self._record(inputs)
-        assert self.graph is not None
-        for static, given in zip(self.inputs, inputs, strict=True):
-            static.copy_(given, non_blocking=True)
-        self.graph.replay()
+        graph = self.graph or self._record(inputs)
+        for static, value in zip(self.inputs, inputs, strict=True):
+            static.copy_(value, non_blocking=True)
+        graph.replay()
 
-    def _aside(self, inputs: Sequence[Tensor]) -> None:
-        """Call on a stream of its own, as a recording needs of what comes before it."""
-        here = torch.cuda.current_stream()
-        self.stream.wait_stream(here)
+    def _warm_up(self, inputs: Sequence[Tensor]) -> None:
+        """Call the function on a side stream, which a later recording requires."""
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
             self.function(*inputs)
-        here.wait_stream(self.stream)
+        current.wait_stream(self.stream)
 
-    def _record(self, inputs: Sequence[Tensor]) -> None:
-        self.inputs = [given.clone() for given in inputs]
+    def _record(self, inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+        self.inputs = [value.clone() for value in inputs]
         self.before()
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream):
             self.function(*self.inputs)
+        return self.graph

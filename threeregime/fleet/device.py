@@ -1,7 +1,8 @@
-"""The device that fleets run on: its name, its free memory, the settings of PyTorch on it."""
+"""The device that fleets run on: its name, its free memory and the settings for computing on it."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -16,26 +17,31 @@ from threeregime.errors import ThreeRegimeError
 
 
 def resolve_device(name: str) -> str:
-    """Turn auto into cuda where there is one; refuse a device that is not there."""
+    """Return a device that is available, else raise; ``auto`` is cuda if available, else cpu."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError):
-        raise ThreeRegimeError(f"device = {name!r} is not here: use cpu or auto") from None
+        raise ThreeRegimeError(f"device = {name!r} is not available: use cpu or auto") from None
     return name
 
 
 def device_name(device: str) -> str:
-    """The device in words, e.g. the GPU's or the processor's name."""
+    """Return the name of the GPU, or of the processor with its number of cores."""
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
+    model = cpu_info("model name").split(":", 1)[-1].strip()
+    return f"CPU, {model}, one of {os.cpu_count()} cores"
+
+
+def cpu_info(*fields: str) -> str:
+    """Return the first line of /proc/cpuinfo with one of the fields, else the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+        return next(line for line in lines if line.startswith(fields))
     except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"CPU, {model}, one of {os.cpu_count()} cores"
+        return platform.processor() or platform.machine()
 
 
 def free_memory(device: str) -> int:
@@ -49,93 +55,71 @@ def free_memory(device: str) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    """Return whether an error says that the device has no memory left."""
+    raised_by_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return raised_by_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 @contextmanager
 def compute_settings(device: torch.device | str, threads: int | None = 1) -> Iterator[None]:
-    """Set this process up to compute on a device, and put its settings back afterwards.
+    """Return a context with the settings for computing on a device; they are restored after it.
 
     On a CPU: the number of threads, and freed memory stays in the process. On a GPU: cuDNN picks
-    its fastest kernels, and float32 is float32 (training asks for less by itself).
+    its fastest kernels, and float32 products are not rounded to TF32.
 
     Args:
-        device: where fleets compute.
-        threads: of PyTorch on a CPU; None leaves them. One thread a fleet is the default: two
-            fleets on two cores do more than one fleet on two threads, and numbers do not depend
-            on how many workers there are.
+        device: device of the fleets.
+        threads: number of PyTorch's threads on a CPU; None leaves it. The default is one, since
+            two fleets on two cores do more than one fleet on two threads, and since numbers must
+            not depend on how many workers run.
     """
-    if torch.device(device).type == "cuda":
-        with _cuda_settings():
-            yield
-        return
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        with _memory_kept():
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with contextlib.ExitStack() as settings:
+        if torch.device(device).type == "cuda":
+            cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+            flags = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
+            settings.enter_context(cudnn.flags(benchmark=True, allow_tf32=False, **flags))
+            settings.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
+            matmul.allow_tf32 = False
+        else:
+            settings.callback(torch.set_num_threads, torch.get_num_threads())
+            if threads is not None:
+                torch.set_num_threads(threads)
+            settings.enter_context(_RETAINED_MEMORY)
+        yield
 
 
-@contextmanager
-def _cuda_settings() -> Iterator[None]:
-    matmul = torch.backends.cuda.matmul
-    with torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=True,
-        deterministic=torch.backends.cudnn.deterministic,
-        allow_tf32=False,
-    ):
-        before, matmul.allow_tf32 = matmul.allow_tf32, False
-        try:
-            yield
-        finally:
-            matmul.allow_tf32 = before
+class _RetainedMemory:
+    """Context in which glibc keeps freed memory in the process; elsewhere it does nothing.
 
-
-# Parameters of glibc's mallopt, and the values that it starts with.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _INITIAL = -1, -3, 128 << 10
-
-
-@contextmanager
-def _memory_kept() -> Iterator[None]:
-    """Keep freed memory in the process: glibc gives every large activation back at once.
-
-    Faulting it in again takes a quarter of a step. Elsewhere than on glibc this does nothing.
+    By default glibc returns every large activation to the system at once, and mapping it again
+    takes a quarter of a step. Contexts may be nested: the setting holds for the whole process and
+    ends with the outermost one. glibc cannot report it, so its initial value is put back.
     """
-    mallopt = _mallopt()
-    if mallopt is None or _nesting.depth:
-        yield
-        return
-    _nesting.depth += 1
-    mallopt(_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
-    try:
-        yield
-    finally:
-        _nesting.depth -= 1
-        mallopt(_MMAP_THRESHOLD, _INITIAL)
-        mallopt(_TRIM_THRESHOLD, _INITIAL)
 
-
-class _Nesting:
-    """How many contexts are open in this process, where glibc has one setting for all."""
-
+    MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # parameters of mallopt
+    INITIAL = 128 << 10
     depth = 0
 
+    def __enter__(self) -> None:
+        if not self.depth:
+            self._set(1 << 30, (1 << 31) - 1)
+        self.depth += 1
 
-_nesting = _Nesting()
+    def __exit__(self, *error: object) -> None:
+        self.depth -= 1
+        if not self.depth:
+            self._set(self.INITIAL, self.INITIAL)
+
+    def _set(self, mmap_threshold: int, trim_threshold: int) -> None:
+        mallopt = _mallopt()
+        if mallopt is not None:
+            mallopt(self.MMAP_THRESHOLD, mmap_threshold)
+            mallopt(self.TRIM_THRESHOLD, trim_threshold)
+
+
+_RETAINED_MEMORY = _RetainedMemory()
 
 
 @functools.cache
 def _mallopt() -> Callable[[int, int], int] | None:
-    try:
-        found: Callable[[int, int], int] = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return None
-    return found
+    return getattr(ctypes.CDLL(None), "mallopt", None)

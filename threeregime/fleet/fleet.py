@@ -1,9 +1,8 @@
 """The fleet: M nets of one architecture whose parameters lie side by side and run as one program.
 
-A fleet is made from a plain module by exchanging its layers for stacked ones
-(:mod:`threeregime.fleet.backends`). Whatever the layout in memory, a fleet's state is a dictionary
-of
-``[M, ...]`` tensors, one slice a member, under the plain module's own names.
+A backend (:mod:`threeregime.fleet.backends`) stacks the nets in memory. Whatever its layout, the
+state of a fleet is a dictionary of ``[M, ...]`` tensors, one slice per member, under the names of
+the plain module.
 """
 
 from __future__ import annotations
@@ -22,14 +21,15 @@ State = dict[str, Tensor]
 
 
 class Fleet:
-    """M nets that run as one.
+    """M nets that run as one program.
 
     Args:
-        build: makes one plain net.
+        build: function that returns one plain net.
         state: parameters and statistics by name, each [M, ...].
-        device, dtype: where and in what precision the fleet computes.
+        device: device of the nets.
+        dtype: precision of the nets.
         backend: an entry of :data:`threeregime.fleet.backends.BACKENDS`.
-        compiled: compile the pass through the nets in training.
+        compiled: whether to compile the pass through the nets in training.
     """
 
     def __init__(
@@ -47,11 +47,7 @@ class Fleet:
         self.module = self.backend.stack(build(), self.members)
         self.module.to(device=self.device, dtype=dtype)
         self._forward = self.backend.forward(self.module, self.members)
-        self._training = (
-            self.backend.forward(self.module, self.members, compiled=True)
-            if compiled
-            else self._forward
-        )
+        self._training = self.backend.forward(self.module, self.members, compiled)
         self.load(state)
 
     @classmethod
@@ -64,31 +60,31 @@ class Fleet:
         backend: str = "grouped",
         compiled: bool = False,
     ) -> Fleet:
-        """Make a fleet of fresh nets, each initialised under its own seed."""
-        plains = []
+        """Return a fleet of untrained nets, each initialised under its own seed."""
+        states = []
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                plains.append(build().state_dict())
-        names = [name for name in plains[0] if not name.endswith("num_batches_tracked")]
-        state = {name: torch.stack([plain[name] for plain in plains]) for name in names}
+                states.append(build().state_dict())
+        names = [name for name in states[0] if not name.endswith("num_batches_tracked")]
+        state = {name: torch.stack([plain[name] for plain in states]) for name in names}
         return cls(build, state, device, dtype, backend, compiled)
 
     def with_state(self, state: Mapping[str, Tensor]) -> Fleet:
-        """Make another fleet of the same kind that holds the given state, of any size."""
+        """Return a fleet of the same architecture with another state, of any number of members."""
         return Fleet(self.build, state, self.device, self.dtype, self.backend.name)
 
     def by_member(self, tensor: Tensor) -> Tensor:
-        """View a stacked parameter, its gradient or momentum, or a statistic as [M, ...]."""
+        """View a stacked parameter, gradient, optimizer state or statistic as [M, ...]."""
         return self.backend.by_member(tensor.detach(), self.members)
 
     def _tensors(self) -> State:
-        """Views [M, ...] of every parameter and statistic, by name."""
+        """Return views [M, ...] of all parameters and statistics by name."""
         named = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         return {name: self.by_member(tensor) for name, tensor in named.items()}
 
     def state(self) -> State:
-        """Copy of every parameter and statistic, each [M, ...]."""
+        """Return a copy of all parameters and statistics by name, each [M, ...]."""
         return {
             name: tensor.clone(memory_format=torch.contiguous_format)
             for name, tensor in self._tensors().items()
@@ -100,56 +96,67 @@ class Fleet:
             tensor.copy_(state[name])
 
     def prunable(self) -> dict[str, nn.Parameter]:
-        """The stacked weights that pruning may remove, by plain name.
+        """Return the stacked weights that pruning covers, by name.
 
-        Every convolution's, or those of the layers that the net names as its ``prunable``.
+        They are those of every convolution, or of the layers that the net names as ``prunable``.
         """
         plain = self.build()
         kind = getattr(plain, "prunable", nn.Conv2d)
-        weights = {
-            f"{name}.weight" for name, layer in plain.named_modules() if isinstance(layer, kind)
-        }
-        return {n: p for n, p in self.module.named_parameters() if n in weights}
+        layers = [name for name, layer in plain.named_modules() if isinstance(layer, kind)]
+        names = {f"{name}.weight" for name in layers}
+        return {name: p for name, p in self.module.named_parameters() if name in names}
 
     def batch_norms(self) -> list[_BatchNorm]:
-        """The batch norm layers, of any dimension, that keep statistics."""
+        """Return the batch norm layers, of any dimension, that have statistics."""
         norms = [m for m in self.module.modules() if isinstance(m, _BatchNorm)]
         return [norm for norm in norms if norm.running_mean is not None]
 
     @contextmanager
+    def batch_norm_momentum(self, momentum: float) -> Iterator[None]:
+        """Return a context in which batch norm updates its statistics by another momentum."""
+        values = {norm: norm.momentum for norm in self.batch_norms()}
+        try:
+            for norm in values:
+                norm.momentum = momentum
+            yield
+        finally:
+            for norm, value in values.items():
+                norm.momentum = value
+
+    @contextmanager
     def mode(self, training: bool) -> Iterator[None]:
-        """Put all layers into training or evaluation mode, and back afterwards."""
-        before = {layer: layer.training for layer in self.module.modules()}
+        """Return a context in which all layers are in training or evaluation mode."""
+        modes = {layer: layer.training for layer in self.module.modules()}
         self.module.train(training)
         try:
             yield
         finally:
-            for layer, was_training in before.items():
-                layer.training = was_training
+            for layer, mode in modes.items():
+                layer.training = mode
 
     def select(self, members: Sequence[int]) -> Fleet:
-        """Return a fleet of the given members, in this order; one may come more than once."""
+        """Return a fleet of copies of members, in this order; a member may occur more than once."""
         return self.with_state(
             {name: tensor[list(members)] for name, tensor in self.state().items()}
         )
 
     def broadcast(self, inputs: Tensor) -> Tensor:
-        """Inputs [batch, ...] for every member: [batch, M, ...]."""
+        """Return inputs [batch, ...] for every member: [batch, M, ...]."""
         return inputs[:, None].expand(-1, self.members, *inputs.shape[1:])
 
     def logits(self, *inputs: Tensor) -> Tensor:
-        """Outputs [M, batch, ..., classes] for what a net takes, each [batch, M, ...].
+        """Return outputs [M, batch, ..., classes] for inputs of the net, each [batch, M, ...].
 
-        Gradients flow; the mode (training or evaluation) is the module's.
+        They are differentiable; the mode (training or evaluation) is that of the module.
         """
         return (self._training if torch.is_grad_enabled() else self._forward)(*inputs)
 
     def finite_members(self) -> Tensor:
-        """Which members' parameters and statistics are finite numbers: bool [M].
+        """Return which members have finite parameters and batch norm statistics: bool [M].
 
-        What else a net keeps does not change, and may be infinite, as the mask of attention is.
+        Other buffers are constant and may be infinite, such as an attention mask.
         """
         statistics = [b for norm in self.batch_norms() for b in norm.buffers()]
         tensors = [self.by_member(t) for t in (*self.module.parameters(), *statistics)]
-        whole = [t.reshape(self.members, -1).isfinite().all(dim=1) for t in tensors]
-        return torch.stack(whole).all(dim=0)
+        finite = [t.reshape(self.members, -1).isfinite().all(dim=1) for t in tensors]
+        return torch.stack(finite).all(dim=0)

@@ -1,7 +1,7 @@
 """Convolution of M nets at once on a CPU, one net in each lane of the vector registers.
 
-The kernels are in ``lanes.cpp``; they are compiled for this processor at first use and kept in the
-user's cache. Results do not depend on the number of threads.
+The kernels in ``lanes.cpp`` are compiled for this processor at first use and stored in the user's
+cache. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,84 +21,77 @@ from torch import Tensor
 
 from threeregime._paths import KERNELS
 from threeregime.fleet.cache import cache_folder
+from threeregime.fleet.device import cpu_info
 
-# Tuned for no processor in particular: what GCC 12 takes for the tuning of a new AMD processor
-# loads every operand of a multiply-add from memory again, at half the speed.
+# Generic tuning: that of GCC 12 for new AMD processors loads every operand of a multiply-add from
+# memory again, at half the speed.
 FLAGS = ("-O3", "-march=native", "-mtune=generic", "-std=c++20", "-shared", "-fPIC", "-fopenmp")
 
 
 @functools.cache
 def available() -> bool:
-    """Whether the kernels are here; compiles them if need be, and says in one line why if not."""
+    """Return whether the kernels can be used; compile them first, or print why they cannot."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
-        _say("no C++ compiler (g++ or clang++), so fleets run uncompiled at half the speed")
+        _print("no C++ compiler (g++ or clang++), so fleets run uncompiled at half the speed")
         return False
     try:
         library = _compile(compiler)
         torch.ops.load_library(str(library))
     except (OSError, subprocess.CalledProcessError) as error:
-        _say(
-            f"{compiler} could not compile {KERNELS.name}, so fleets run at half the speed: {error}"
-        )
+        failure = f"{compiler} could not compile {KERNELS.name}"
+        _print(f"{failure}, so fleets run at half the speed: {error}")
         return False
     _register()
     return True
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(f"threeregime: {line}", file=sys.stderr)
 
 
 def _compile(compiler: str) -> Path:
-    """Return the compiled library, made anew when source, torch or processor changed."""
-    here = f"{torch.__version__} {compiler} {FLAGS} {_processor()}".encode()
-    key = hashlib.sha256(KERNELS.read_bytes() + here).hexdigest()[:16]
-    cache = cache_folder()
-    library = cache / f"lanes-{key}.so"
+    """Return the compiled library; compile it if source, PyTorch or processor changed."""
+    # -march=native depends on the features of the processor.
+    processor = cpu_info("flags", "Features")
+    build = f"{torch.__version__} {compiler} {FLAGS} {processor}".encode()
+    key = hashlib.sha256(KERNELS.read_bytes() + build).hexdigest()[:16]
+    library = cache_folder() / f"lanes-{key}.so"
     if not library.exists():
-        _say("compiling the fleet's convolution for this processor, once, under a minute")
-        cache.mkdir(parents=True, exist_ok=True)
+        _print("compiling the fleet's convolution for this processor, once, under a minute")
+        library.parent.mkdir(parents=True, exist_ok=True)
         root = Path(torch.__file__).parent
-        partial = library.with_suffix(f".{os.getpid()}")
+        draft = library.with_suffix(f".{os.getpid()}")
         command = [
             compiler,
             *FLAGS,
             f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
             *(f"-I{root / 'include' / part}" for part in ("", "torch/csrc/api/include")),
             str(KERNELS),
-            *("-o", str(partial), f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"),
+            *("-o", str(draft), f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"),
         ]
         subprocess.run(command, check=True, capture_output=True, text=True)
-        os.replace(partial, library)  # whole or not there, however many compile at once
+        os.replace(draft, library)  # complete even if several processes compile at once
     return library
 
 
-def _processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """Convolve, net by net.
+    """Return the convolution of each net's activations with its own weights.
 
     Args:
         x: activations [batch, channels * M, h, w], channels last in memory, members innermost.
         weight: [out, channels, k, k, M].
-        stride, padding: of both sides.
+        stride: stride of both dimensions.
+        padding: zero padding on all sides.
 
     Returns:
-        [batch, out * M, h', w'], in the same layout. float32 and float64.
+        [batch, out * M, h', w'] in the same layout; float32 or float64.
     """
     return torch.ops.threeregime.conv2d(x, weight, stride, padding)
 
 
 def _register() -> None:
-    """Teach autograd and the compiler about the operators."""
+    """Register shapes and gradients of the operators with the compiler and autograd."""
     ops = torch.ops.threeregime
 
     def empty(x: Tensor, shape: Sequence[int]) -> Tensor:

@@ -1,12 +1,10 @@
-"""Stacked forms of layers: one layer that does what M plain ones do, each on its own activations.
+"""Stacked layers: one layer that computes M plain ones, each on its own activations.
 
-Activations are ``[batch, M * channels, height, width]``, member by member under ``grouped``,
-channel by channel under ``lanes`` (:mod:`threeregime.fleet.backends`). To give a layer a stacked
-form,
-write a function or class of the plain layer and M, and enter it into :data:`GROUPED`,
-:data:`LANES`, or both. Its parameters are M times the plain one's: along the first dimension
-under ``grouped``, along the last, members innermost, under ``lanes``. A layer without parameters
-needs a form only where members must not mix, as in :class:`Concat`.
+:mod:`threeregime.fleet.backends` describes the two layouts. To give a layer a stacked form, write a
+function or class of the plain layer and M, and enter it into :data:`GROUPED`, :data:`LANES`, or
+both. Its parameters are M times the plain ones: along the first dimension under ``grouped``, along
+the last, members innermost, under ``lanes``. A layer without parameters needs a stacked form only
+if it mixes members, as :class:`Concat` does.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ Layers = dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
 def _norm(plain: nn.Module, members: int) -> nn.Module:
     assert isinstance(plain, nn.BatchNorm2d)
     norm = nn.BatchNorm2d(plain.num_features * members, plain.eps, plain.momentum)
-    # Only a momentum of None needs the count; keeping it would cost an operation a step.
+    # Only a momentum of None needs the count, and updating it costs an operation per step.
     norm.num_batches_tracked = None
     return norm
 
@@ -51,17 +49,19 @@ class _GroupedConcat(nn.Module):
         self.members = members
 
     def forward(self, *parts: Tensor) -> Tensor:
-        # [batch, height, width, M, channels], as they lie in memory
-        apart = [part.permute(0, 2, 3, 1).unflatten(3, (self.members, -1)) for part in parts]
-        return torch.cat(apart, dim=4).flatten(3).permute(0, 3, 1, 2)
+        # [batch, height, width, M, channels], the order in memory
+        split = [part.permute(0, 2, 3, 1).unflatten(3, (self.members, -1)) for part in parts]
+        return torch.cat(split, dim=4).flatten(3).permute(0, 3, 1, 2)
 
 
 class _GroupedLinear(nn.Module):
+    repeats = staticmethod(lambda members: (members, 1))
+
     def __init__(self, plain: nn.Module, members: int) -> None:
         super().__init__()
         assert isinstance(plain, nn.Linear)
         self.members = members
-        self.weight = nn.Parameter(plain.weight.repeat(members, 1))
+        self.weight = nn.Parameter(plain.weight.repeat(self.repeats(members)))
         self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,15 +76,11 @@ class _LanesConv(nn.Module):
         super().__init__()
         assert isinstance(plain, nn.Conv2d)
         if not lanes.available():
-            raise ThreeRegimeError(
-                "fleets in lanes need a C++ compiler: install g++, or use grouped"
-            )
+            raise ThreeRegimeError("lanes need a C++ compiler: install g++, or use grouped")
         square = all(len(set(pair)) == 1 for pair in (plain.stride, plain.kernel_size))
         padding = plain.padding if isinstance(plain.padding, tuple) else (-1, -2)
         if plain.groups > 1 or plain.dilation != (1, 1) or not square or len(set(padding)) > 1:
-            raise ThreeRegimeError(
-                "convolutions with groups, dilation or unequal sides: use grouped"
-            )
+            raise ThreeRegimeError("groups, dilation or unequal sides: use grouped, not lanes")
         self.members, self.stride, self.padding = members, plain.stride[0], int(padding[0])
         self.weight = nn.Parameter(plain.weight.repeat(1, 1, 1, members))
         self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None
@@ -95,13 +91,8 @@ class _LanesConv(nn.Module):
         return out if self.bias is None else out + self.bias[:, None, None]
 
 
-class _LanesLinear(nn.Module):
-    def __init__(self, plain: nn.Module, members: int) -> None:
-        super().__init__()
-        assert isinstance(plain, nn.Linear)
-        self.members = members
-        self.weight = nn.Parameter(plain.weight.repeat(1, members))
-        self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None
+class _LanesLinear(_GroupedLinear):
+    repeats = staticmethod(lambda members: (1, members))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.unflatten(1, (-1, self.members))  # [batch, features, M]
@@ -116,13 +107,13 @@ GROUPED: Layers = {
     nn.Linear: _GroupedLinear,
     Concat: _GroupedConcat,
 }
-"""By type of the plain layer: member by member.
+"""Stacked layers by type of the plain layer, member by member.
 
 :meta hide-value:
 """
 
 LANES: Layers = {nn.Conv2d: _LanesConv, nn.BatchNorm2d: _norm, nn.Linear: _LanesLinear}
-"""By type of the plain layer: channel by channel, the members innermost.
+"""Stacked layers by type of the plain layer, channel by channel, the members innermost.
 
 :meta hide-value:
 """

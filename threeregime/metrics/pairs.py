@@ -1,4 +1,4 @@
-"""LMC and CKA of pairs of retrained copies: the pairs of a fleet are a fleet too."""
+"""LMC and CKA of pairs of nets in a fleet; the nets between all pairs are a fleet too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATISTICS_BATCH = 256
 
 @dataclass(frozen=True)
 class PairMetrics:
-    """What is measured on P pairs: tensors [P], ``curve`` (training errors) [P, points]."""
+    """Metrics of P pairs: tensors [P], and ``curve``, the training errors [P, points]."""
 
     lmc: Tensor
     t_star: Tensor
@@ -28,32 +28,27 @@ class PairMetrics:
 
 
 @torch.no_grad()
-def reestimate_batch_norm(fleet: Fleet, data: Task) -> None:
-    """Set every batch norm's statistics to those of the un-augmented training set.
+def reestimate_batch_norm(fleet: Fleet, task: Task) -> None:
+    """Set the statistics of batch norm to those of the un-augmented training set.
 
-    The statistics of an interpolated net are not the interpolated statistics. Batches are of
-    nearly equal size and weigh by it; each layer sees batch-normalised inputs (scripts).
+    An interpolated net needs it. The statistics are means over batches of nearly equal size,
+    weighted by it; each layer sees inputs normalised by their batch (scripts).
     """
-    norms = fleet.batch_norms()
-    if not norms:
+    if not fleet.batch_norms():
         return
-    kept = [norm.momentum for norm in norms]
-    seen = 0
+    count = 0
     with fleet.mode(training=True):
-        for inputs in data.input_batches(STATISTICS_BATCH, fleet.dtype):
-            seen += len(inputs)
-            for norm in norms:
-                norm.momentum = len(inputs) / seen
-            fleet.logits(fleet.broadcast(inputs))
-    for norm, momentum in zip(norms, kept, strict=True):
-        norm.momentum = momentum
+        for inputs in task.input_batches(STATISTICS_BATCH, fleet.dtype):
+            count += len(inputs)
+            with fleet.batch_norm_momentum(len(inputs) / count):
+                fleet.logits(fleet.broadcast(inputs))
 
 
 def interpolate(a: State, b: State, t: float) -> State:
-    """States on the line from ``a`` (t = 0) to ``b`` (t = 1), matched by name.
+    """Return the state on the line from ``a`` (t = 0) to ``b`` (t = 1), tensor by tensor.
 
-    Both ends are exactly the copies themselves. What is the same in both stays as it is, be it of
-    whole numbers or infinite, as constants of a net may be.
+    Both ends are exact. Equal tensors stay as they are, since a net's constants may be integers or
+    infinite.
     """
     return {
         name: a[name] if torch.equal(a[name], b[name]) else torch.lerp(a[name], b[name], t)
@@ -61,8 +56,8 @@ def interpolate(a: State, b: State, t: float) -> State:
     }
 
 
-def line_errors(fleet: Fleet, a: State, b: State, data: Task, points: int) -> Tensor:
-    """Training error along the line between pairs of nets of ``fleet``'s kind: [P, points].
+def line_errors(fleet: Fleet, a: State, b: State, task: Task, points: int) -> Tensor:
+    """Return the training errors on the lines between nets of two states: [P, points].
 
     Statistics of batch norm are re-estimated at every point, both ends included.
     """
@@ -70,41 +65,39 @@ def line_errors(fleet: Fleet, a: State, b: State, data: Task, points: int) -> Te
     curve = []
     for t in line_points(points).tolist():
         between.load(interpolate(a, b, t))
-        reestimate_batch_norm(between, data)
-        curve.append(evaluate_errors(between, data, train=True))
+        reestimate_batch_norm(between, task)
+        curve.append(evaluate_errors(between, task, train=True))
     return torch.stack(curve, dim=1)
 
 
 def measure_pairs(
     fleet: Fleet,
     pairs: Sequence[tuple[int, int]],
-    data: Task,
+    task: Task,
     points: int = 11,
     samples: int = 6464,
     threads: int | None = 1,
 ) -> PairMetrics:
-    """LMC (Equation 1) and CKA (Equation 2) of pairs of members of one fleet.
+    """Measure LMC (Equation 1) and CKA (Equation 2) of pairs of members of one fleet.
 
     Args:
         fleet: the retrained nets.
-        pairs: members to compare, (i, j).
-        data: the training set that errors, statistics and outputs are taken on.
+        pairs: indices of the members to compare, (i, j).
+        task: the data; its training split is used.
         points: number of points on the line.
-        samples: number of training examples for CKA, or of places in sentences.
-        threads: of PyTorch on a CPU; None leaves them.
+        samples: number of training examples for CKA, or of positions in sentences.
+        threads: number of PyTorch's threads on a CPU; None leaves it.
 
     Returns:
-        float64 tensors on the CPU. Pairs with a diverged member are NaN throughout.
+        float64 tensors on the CPU, NaN for pairs with a diverged member.
     """
-    left, right = (torch.tensor([pair[side] for pair in pairs]) for side in (0, 1))
+    left, right = torch.tensor(list(pairs)).T
     state = fleet.state()
-    a, b = ({n: t[side.to(t.device)] for n, t in state.items()} for side in (left, right))
+    a, b = ({n: t[index.to(t.device)] for n, t in state.items()} for index in (left, right))
     with compute_settings(fleet.device, threads):
-        curve = line_errors(fleet, a, b, data, points).cpu()
-        logits = evaluate_outputs(fleet, data, samples).cpu()
+        curve = line_errors(fleet, a, b, task, points).cpu()
+        logits = evaluate_outputs(fleet, task, samples).cpu()
     value, t_star = lmc(curve)
-    similarity = {
-        kind: cka(features[left], features[right])
-        for kind, features in (("softmax", logits.softmax(dim=-1)), ("logits", logits))
-    }
-    return PairMetrics(value, t_star, curve, similarity["softmax"], similarity["logits"])
+    softmax = logits.softmax(dim=-1)
+    cka_softmax, cka_logits = (cka(x[left], x[right]) for x in (softmax, logits))
+    return PairMetrics(value, t_star, curve, cka_softmax, cka_logits)

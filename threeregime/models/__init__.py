@@ -1,4 +1,4 @@
-"""The nets of the paper, as plain modules."""
+"""The nets of the paper as plain PyTorch modules."""
 
 from threeregime.models.densenet import DenseNet
 from threeregime.models.layers import Concat, initialise, scaled_channels

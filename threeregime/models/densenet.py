@@ -1,4 +1,4 @@
-"""DenseNet (Figure 8)."""
+"""DenseNet, the net of Figure 8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from threeregime.models.layers import Concat, initialise, scaled_channels
 
 
 class DenseLayer(nn.Module):
-    """Norm, ReLU, 3x3 convolution; its output joins the channels that came in (Huang et al.)."""
+    """Norm, ReLU, 3x3 convolution; its output is appended to its input (Huang et al., 2017)."""
 
     def __init__(self, channels_in: int, growth: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Between dense blocks: norm, ReLU, 1x1 convolution, average pooling; as many channels."""
+    """Layer between dense blocks: norm, ReLU, 1x1 convolution, average pooling."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """DenseNet of depth 3n+4 with growth 12 x ``width`` (paper, Appendix B.1 and Figure 8).
 
-    Three blocks of n layers, no bottleneck, no compression, and 16 x ``width`` channels to begin
-    with (Huang et al., 2017, Section 3). DenseNet-40 has 1,019,722 parameters, their 1.0 M; the
-    scripts' begins with 24 channels, which makes 1,059,298.
+    Three blocks of n layers, no bottleneck, no compression, and 16 x ``width`` channels in the
+    first convolution (Huang et al., 2017, Section 3; in the scripts 24). DenseNet-40 has 1,019,722
+    parameters, their 1.0 M.
     """
 
     def __init__(self, depth: int, width: float, channels: int, classes: int) -> None:
@@ -60,6 +60,6 @@ class DenseNet(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images [batch, channels, h, w] to logits [batch, classes]; h and w from 4 up."""
+        """Map images [batch, channels, h, w] to logits [batch, classes]; h and w are at least 4."""
         x = F.relu(self.norm(self.layers(self.conv(x))))
         return self.linear(x.mean(dim=(2, 3)))

@@ -1,4 +1,4 @@
-"""Layers that several nets share, and how their weights begin."""
+"""Layers and initialisation that several nets share."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """Number of channels of a layer at a width factor: rounded, at least one."""
+    """Return the number of channels at a width factor: rounded, at least one."""
     return max(1, round(channels * width))
 
 
 class Concat(nn.Module):
-    """Activations one after the other along the channels, as in a dense net.
+    """Concatenation of activations along the channels, as in a dense net.
 
-    A layer, where plain nets call ``torch.cat``: members lie in the channels too. In lanes channels
-    come first, so that it is right as it is.
+    A layer instead of ``torch.cat``, since the channels of a fleet hold its members too: the
+    backend ``grouped`` exchanges it. In lanes, where channels come first, it is correct as it is.
     """
 
     def forward(self, *parts: Tensor) -> Tensor:
-        """Map several [batch, channels, height, width] to one with the sum of their channels."""
+        """Map several [batch, channels, h, w] to one with the sum of their channels."""
         return torch.cat(parts, dim=1)
 
 

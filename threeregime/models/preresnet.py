@@ -1,4 +1,4 @@
-"""PreResNet: the paper's default net."""
+"""PreResNet, the default net of the paper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threeregime.models.layers import initialise, scaled_channels
 class PreActBlock(nn.Module):
     """Pre-activation residual block: norm, ReLU, 3x3 convolution, twice (He et al., 2016).
 
-    Where the shape changes the shortcut is a 1x1 convolution of the raw input, without norm.
+    Where the shape changes, the shortcut is a 1x1 convolution of the raw input, without norm.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -40,11 +40,11 @@ class PreResNet(nn.Module):
         blocks = (depth - 2) // 6
         widths = [scaled_channels(base, width) for base in (16, 32, 64)]
         self.conv = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
-        before = [widths[0], *widths[:-1]]
+        inputs = [widths[0], *widths[:-1]]
         self.stages = nn.Sequential(
             *(
                 PreActBlock(
-                    before[stage] if block == 0 else widths[stage],
+                    inputs[stage] if block == 0 else widths[stage],
                     widths[stage],
                     stride=2 if block == 0 and stage > 0 else 1,
                 )

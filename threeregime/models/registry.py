@@ -1,10 +1,10 @@
-"""The paper's nets as plain modules; :mod:`threeregime.fleet.fleet` turns any of them into a fleet.
+"""The nets of the paper by name, and the function that builds one for a task.
 
-A net that is to run as a fleet is made of layers that treat channels alike (convolution, batch
-norm, linear, pooling over space, pointwise functions), joins channels by
-:class:`threeregime.models.layers.Concat` and never mixes them by hand. To add one: write the module
-and give it an entry in :data:`NETS`. What is pruned are its convolutions, unless it
-names other layers as its ``prunable``.
+Nets are plain modules; :class:`threeregime.fleet.fleet.Fleet` turns any of them into a fleet. Such
+a net consists of layers that treat all channels the same (convolution, batch norm, linear, pooling
+over space, pointwise functions), joins channels by :class:`threeregime.models.layers.Concat` and
+never mixes them by hand. To add one, write the module and give it an entry in :data:`NETS`.
+Pruning covers its convolutions, unless it names other layers as its ``prunable``.
 """
 
 from __future__ import annotations
@@ -27,66 +27,60 @@ if TYPE_CHECKING:
     from threeregime.protocol import Net
 
 
-def _six_n_plus_two(depth: int) -> None:
-    if depth < 8 or (depth - 2) % 6:
-        raise ThreeRegimeError(
-            f"net.depth = {depth} is not allowed: a PreResNet has 6n+2 layers (8, 14, 20, ...)"
-        )
-
-
-def _three_n_plus_four(depth: int) -> None:
-    if depth < 7 or (depth - 4) % 3:
-        raise ThreeRegimeError(
-            f"net.depth = {depth} is not allowed: a DenseNet has 3n+4 layers (7, 10, ..., 40, ...)"
-        )
-
-
-def _one_of_four(depth: int) -> None:
-    if depth not in VGG.GROUPS:
-        known = ", ".join(map(str, VGG.GROUPS))
-        raise ThreeRegimeError(f"net.depth = {depth} is not allowed: a VGG has {known} layers")
-
-
-def _at_least_one(depth: int) -> None:
-    if depth < 1:
-        raise ThreeRegimeError(
-            f"net.depth = {depth} is not allowed: a Transformer has 1 or more layers a side"
-        )
-
-
 @dataclass(frozen=True)
 class NetKind:
-    """How to build one kind of net, and what it reads.
+    """One kind of net: ``build(depth, width, *task.net_sizes)``, depths, and the kind of examples.
 
-    ``build(depth, width, *sides)``, the sides being :attr:`threeregime.data.task.Task.net_sizes`.
+    ``allows_depth`` tells which depths the net can have, and ``depths`` says so in words.
     """
 
     build: Callable[[int, float, int, int], nn.Module]
-    check_depth: Callable[[int], None]
+    allows_depth: Callable[[int], bool] = lambda depth: depth >= 1
+    depths: str = "1 or more layers"
     reads: str = "images"
+
+    def check_depth(self, depth: int) -> None:
+        """Refuse a depth that the net cannot have with a ThreeRegimeError."""
+        require(self.allows_depth(depth), "net.depth", depth, self.depths)
 
 
 NETS: dict[str, NetKind] = {
-    "preresnet": NetKind(PreResNet, _six_n_plus_two),
-    "densenet": NetKind(DenseNet, _three_n_plus_four),
-    "vgg": NetKind(VGG, _one_of_four),
-    "transformer": NetKind(Transformer, _at_least_one, reads="sentences"),
+    "preresnet": NetKind(
+        PreResNet,
+        lambda depth: depth >= 8 and depth % 6 == 2,
+        "a PreResNet has 6n+2 layers (8, 14, 20, ...)",
+    ),
+    "densenet": NetKind(
+        DenseNet,
+        lambda depth: depth >= 7 and depth % 3 == 1,
+        "a DenseNet has 3n+4 layers (7, 10, ..., 40, ...)",
+    ),
+    "vgg": NetKind(
+        VGG,
+        lambda depth: depth in VGG.GROUPS,
+        f"a VGG has {', '.join(map(str, VGG.GROUPS))} layers",
+    ),
+    "transformer": NetKind(
+        Transformer,
+        depths="a Transformer has 1 or more layers in its encoder and its decoder",
+        reads="sentences",
+    ),
 }
 
 
-def net_builder(net: Net, data: Task) -> Callable[[], nn.Module]:
-    """Function that builds one plain net of a protocol for a data set.
+def net_builder(net: Net, task: Task) -> Callable[[], nn.Module]:
+    """Return a function that builds one plain net of a protocol for a task.
 
     Raises:
-        ThreeRegimeError: an unknown net, a depth that it cannot have, or one that does not read
-            what the data set holds.
+        ThreeRegimeError: the net is unknown, cannot have this depth, or does not read such
+            examples.
     """
     require(net.name in NETS, "net.name", net.name, f"one of {', '.join(NETS)}")
     kind = NETS[net.name]
     kind.check_depth(net.depth)
-    if kind.reads != data.kind:
-        known = ", ".join(name for name, other in NETS.items() if other.reads == data.kind)
+    if kind.reads != task.kind:
+        names = ", ".join(name for name, other in NETS.items() if other.reads == task.kind)
         raise ThreeRegimeError(
-            f"net.name = {net.name!r} is not allowed: {data.name} holds {data.kind}: {known}"
+            f"net.name = {net.name!r} is not allowed: {task.name} holds {task.kind}: {names}"
         )
-    return lambda: kind.build(net.depth, net.width, *data.net_sizes)
+    return lambda: kind.build(net.depth, net.width, *task.net_sizes)

@@ -1,4 +1,4 @@
-"""VGG with batch norm (Figure 9)."""
+"""VGG with batch norm, the net of Figure 9."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from threeregime.models.layers import initialise, scaled_channels
 class VGG(nn.Module):
     """VGG with batch norm and widths (64, 128, 256, 512, 512) x ``width`` (Appendix B.1, Figure 9).
 
-    As CIFAR has it: 3x3 convolutions in five groups, max pooling between them, the mean over the
-    2x2 pixels that are left of 32x32, one linear layer (scripts). VGG-19 has 20,035,018 parameters;
-    the scripts' convolutions have a bias, too, which batch norm undoes.
-
-    Of a smaller image less is pooled: as long as two pixels a side are left. On a single pixel
-    eight of the nine weights of a kernel would see nothing but padding.
+    The form for CIFAR: 3x3 convolutions in five groups, max pooling between them, the mean over
+    the last 2x2 pixels, one linear layer (scripts). VGG-19 has 20,035,018 parameters; in the
+    scripts convolutions have a bias, too, which batch norm cancels. Smaller images are pooled only
+    down to 2x2 pixels: on one pixel eight of a kernel's nine weights would see only padding.
     """
 
     GROUPS: ClassVar[dict[int, tuple[int, ...]]] = {
@@ -34,10 +32,9 @@ class VGG(nn.Module):
         for count, base in zip(self.GROUPS[depth], (64, 128, 256, 512, 512), strict=True):
             layers: list[nn.Module] = []
             for _ in range(count):
-                made = scaled_channels(base, width)
-                conv = nn.Conv2d(channels, made, 3, padding=1, bias=False)
-                layers += [conv, nn.BatchNorm2d(made), nn.ReLU()]
-                channels = made
+                channels_in, channels = channels, scaled_channels(base, width)
+                conv = nn.Conv2d(channels_in, channels, 3, padding=1, bias=False)
+                layers += [conv, nn.BatchNorm2d(channels), nn.ReLU()]
             groups.append(nn.Sequential(*layers))
         self.groups = nn.ModuleList(groups)
         self.linear = nn.Linear(channels, classes)
@@ -45,8 +42,8 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [batch, channels, h, w] to logits [batch, classes]."""
-        for place, group in enumerate(self.groups):
-            if place and min(x.shape[2:]) >= 4:
+        for index, group in enumerate(self.groups):
+            if index and min(x.shape[2:]) >= 4:
                 x = F.max_pool2d(x, 2)
             x = group(x)
         return self.linear(x.mean(dim=(2, 3)))

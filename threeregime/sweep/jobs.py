@@ -242,7 +242,7 @@ class _Retraining:
         metrics, epoch = self.job.protocol.metrics, run.epoch
         if epoch not in self.error_epochs(run) and epoch not in metrics.early:
             return
-        with run.compressed():
+        with run.evaluated_weights():
             measured.test_error[epoch] = evaluate_errors(self.fleet, self.task, train=False)
             if epoch in metrics.early:
                 measured.add_pairs(epoch, self._pairs())
@@ -253,7 +253,7 @@ class _Retraining:
         # In the order of time: a checkpoint hands them back in another, and sums round by order.
         test = torch.stack([measured.test_error[e] for e in self.error_epochs(run)])
         curvature = None
-        with run.compressed():
+        with run.evaluated_weights():
             train_error = evaluate_errors(self.fleet, self.task, train=True).cpu()
             pairs = self._pairs()
             if metrics.hessian:

@@ -1,4 +1,4 @@
-"""Training and evaluation of a fleet."""
+"""Training and evaluation of fleets."""
 
 from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
 from threeregime.training.loop import Callback, train

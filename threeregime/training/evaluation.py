@@ -11,12 +11,7 @@ from threeregime.fleet import Fleet
 
 @torch.no_grad()
 def evaluate_errors(fleet: Fleet, task: Task, train: bool) -> Tensor:
-    """Return the error of every member on a whole split, without augmentation.
-
-    Args:
-        fleet: the nets; their mode is left as it was.
-        task: the data.
-        train: whether the training split, else the test split.
+    """Return the error of every member on the training or test split, without augmentation.
 
     Returns:
         Fractions [M], float64. NaN for a member with a parameter or statistic that is not finite.
@@ -29,13 +24,9 @@ def evaluate_errors(fleet: Fleet, task: Task, train: bool) -> Tensor:
 def evaluate_outputs(fleet: Fleet, task: Task, samples: int) -> Tensor:
     """Return the logits of every member for the first training examples.
 
-    Args:
-        fleet: the nets; their mode is left as it was.
-        task: the data.
-        samples: number of examples, or of places in sentences.
-
     Returns:
-        [M, samples, classes], or fewer samples where there are not as many.
+        [M, samples, classes], where positions in sentences count as samples; fewer samples where
+        the split has fewer.
     """
     with fleet.mode(training=False):
         return task.outputs(fleet, samples)

@@ -1,4 +1,4 @@
-"""A fleet in training, step by step, resumable at every epoch."""
+"""A training run of a fleet, step by step, resumable at every epoch."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ PLAINEST = Engine()
 
 
 class TrainingRun:
-    """A fleet in training.
+    """A training run of a fleet.
 
     Args:
         fleet: the nets.
-        loader: batches, one stream a member.
+        loader: batches, one random stream per member.
         recipe: optimizer and schedule.
-        engine: precision of a step's products, and whether it is recorded as a CUDA graph; the
-            fleet's backend, and whether it is compiled, are the fleet's own.
+        engine: precision of a step's products, and whether it is recorded as a CUDA graph; its
+            backend, and whether it is compiled, are given by the fleet.
 
     Attributes:
         epoch: number of epochs done.
-        epochs: number of epochs of the whole run; more than the recipe's where it gives steps.
+        epochs: number of epochs of the whole run; that of the recipe unless it gives steps.
         advance: function of a step's draws that makes the step.
+        on_step_end: function that is called after each step.
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class TrainingRun:
         self.fleet, self.loader, self.recipe = fleet, loader, recipe
         self.epoch = 0
         self.parameters = dict(fleet.module.named_parameters())
-        # A tensor, so that a recorded step reads it anew each time; CUDA's kernel wants 32 bits.
-        exact = torch.float32 if fleet.device.type == "cuda" else torch.float64
+        # A tensor, which a recorded step reads each time; the CUDA kernel requires 32 bits.
+        dtype = torch.float32 if fleet.device.type == "cuda" else torch.float64
         self._rate = recipe.lr
-        self.rate = torch.tensor(recipe.lr, dtype=exact, device=fleet.device)
+        self.rate = torch.tensor(recipe.lr, dtype=dtype, device=fleet.device)
         self.optimizer = make_optimizer(
             recipe, self.parameters.values(), self.rate, recorded=engine.graphed
         )
@@ -58,19 +59,20 @@ class TrainingRun:
         self.low_precision = PRECISIONS[engine.precision]
         self.graphed = engine.graphed
         self.advance: Callable[..., None] = self.step
-        self._forget_recording()
+        self.on_step_end: Callable[[], None] = lambda: None
+        self._discard_graph()
 
-    def _forget_recording(self) -> None:
-        """Record the step anew: a recorded one works on the tensors of its time."""
+    def _discard_graph(self) -> None:
+        """Record the step again: a CUDA graph works on the tensors of its recording."""
         if self.graphed:
             self.advance = CudaGraphStep(self.step, before=self.optimizer.zero_grad)
 
     @torch.no_grad()
     def prune(self, masks: Masks) -> None:
-        """Set the weights outside the masks ([M, ...] by name) to zero; they stay exactly zero."""
+        """Set the weights outside of masks ([M, ...] by name) to zero; they stay exactly zero."""
         for name, mask in masks.items():
             weight = self.parameters[name]
-            # A factor that lies in memory as the weights do, whatever the layout.
+            # In memory the factor must lie as the weight does, whatever the backend.
             factor = torch.empty_like(weight)
             self.fleet.by_member(factor).copy_(mask)
             weight.mul_(factor)
@@ -82,14 +84,14 @@ class TrainingRun:
         The fleet keeps the latent weights, which are trained and saved.
 
         Args:
-            bits: bits of a weight, one entry a member; None leaves this member as it is.
+            bits: bits of a weight, one entry per member; None leaves a member as it is.
         """
-        if any(own is not None for own in bits):
+        if any(count is not None for count in bits):
             self.quantizer = Quantizer(self.fleet, bits)
 
-    def compressed(self) -> AbstractContextManager[None]:
-        """Return a context in which the fleet holds the nets that are evaluated: quantized ones."""
-        return self.quantizer.applied() if self.quantizer else nullcontext()
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the fleet holds the weights to evaluate: quantized ones."""
+        return self.quantizer.quantized_weights() if self.quantizer else nullcontext()
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the sum over members of their mean cross-entropy.
@@ -100,7 +102,7 @@ class TrainingRun:
             inputs: [batch, M, ...].
             targets: [M, batch, ...].
         """
-        # Weights are used once a step: keeping their 16-bit copies would gain nothing.
+        # Weights are used once per step: caching their 16-bit copies would gain nothing.
         with torch.autocast(
             self.fleet.device.type,
             self.low_precision,
@@ -115,7 +117,7 @@ class TrainingRun:
         """Make one step of every member on its own batch.
 
         Args:
-            draws: of this step, from :meth:`threeregime.data.task.Batches.part`.
+            draws: from :meth:`threeregime.data.task.Batches.step_draws`.
         """
         batch = self.loader.batch(draws, self.fleet.dtype)
 
@@ -123,7 +125,7 @@ class TrainingRun:
             self.optimizer.zero_grad()
             self.loss(*batch).backward()
 
-        with self.compressed():
+        with self.evaluated_weights():
             if isinstance(self.recipe, Dense) and self.recipe.rho:
                 sam_gradients(self.fleet, self.recipe.rho, backward)
             else:
@@ -135,30 +137,31 @@ class TrainingRun:
         self.optimizer.step()
 
     def run_epoch(self) -> None:
-        """Train every member for one epoch. On a GPU nothing waits for it but its end."""
-        draws, each = self.loader.draw(self.epoch), self.loader.steps
-        before = self.epoch * each
+        """Train every member for one epoch. On a GPU only its end waits for the device."""
+        draws, steps = self.loader.draw(self.epoch), self.loader.steps
+        first = self.epoch * steps
         with self.fleet.mode(training=True):
-            for step in range(min(each, self.recipe.steps(each) - before)):
-                rate = self.recipe.rate(before + step, each)
+            for step in range(min(steps, self.recipe.steps(steps) - first)):
+                rate = self.recipe.rate(first + step, steps)
                 if step == 0 or rate != self._rate:
                     self._rate = rate
                     self.rate.fill_(rate)
                 self.advance(*self.loader.step_draws(draws, step))
+                self.on_step_end()
         self.epoch += 1
         if self.fleet.device.type == "cuda":
-            # The steps are queued: there is time to draw the next epoch's batches.
+            # While the queued steps run, draw the next epoch's batches.
             self.loader.draw(self.epoch)
             torch.cuda.synchronize(self.fleet.device)
 
     def state(self) -> State:
-        """Return all that the next epoch depends on: nets, optimizer and epoch."""
-        remembered = optimizer_state(self.fleet, self.optimizer)
-        return {**self.fleet.state(), **remembered, "epoch": torch.tensor(self.epoch)}
+        """Return all that the next epoch depends on: nets, optimizer state and epoch."""
+        optimizer = optimizer_state(self.fleet, self.optimizer)
+        return {**self.fleet.state(), **optimizer, "epoch": torch.tensor(self.epoch)}
 
     def load(self, state: State) -> None:
-        """Go back to a state that :meth:`state` returned."""
+        """Load a state that :meth:`state` returned."""
         self.fleet.load(state)
         self.epoch = int(state["epoch"])
         load_optimizer_state(self.fleet, self.optimizer, state)
-        self._forget_recording()
+        self._discard_graph()
