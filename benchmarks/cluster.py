@@ -27,7 +27,7 @@ from threeregime.data.registry import DATA_DIR
 from threeregime.experiments import catalogue
 from threeregime.sweep import jobs, resumable
 from threeregime.sweep.dask_workers import (
-    TELL_SECONDS,
+    PROGRESS_SECONDS,
     WorkerRequirements,
     checked_workers,
     local_workers,
@@ -55,7 +55,7 @@ SMALL = (
 def planned(root: Path, members: int) -> tuple[Plan, JobContext]:
     """What is left of the small experiment in a folder."""
     todo = make_plan(SMALL, root, members)
-    return todo, JobContext(SMALL, todo.at, DATA_DIR.absolute())
+    return todo, JobContext(SMALL, todo.folder, DATA_DIR.absolute())
 
 
 def copied(origin: Path, root: Path, members: int) -> tuple[Plan, JobContext]:
@@ -75,7 +75,7 @@ def work(client: Any, todo: Plan, place: JobContext, site: WorkerRequirements) -
 def checkpoint_bytes(todo: Plan, place: JobContext) -> int:
     """Size of the checkpoint of a half-trained fleet, by training one here."""
     job, sizes = todo.retrain[0], [0]
-    path = state_folder(todo.at) / f"fleet-{job.fleet}.safetensors"
+    path = state_folder(todo.folder) / f"fleet-{job.fleet}.safetensors"
 
     def look(cost: float) -> None:
         sizes.append(path.stat().st_size if path.exists() else 0)
@@ -153,7 +153,7 @@ class Fleet:
         once = (self.read + self.tables) / self.seconds
         return {
             "tasks": workers / self.seconds,
-            "progress events": workers * (1 / TELL_SECONDS + 1 / self.seconds),
+            "progress events": workers * (1 / PROGRESS_SECONDS + 1 / self.seconds),
             "bytes of storage": workers * (self.checkpoint * saves + once),
         }
 
@@ -170,9 +170,9 @@ def fleet_of(
     return Fleet(
         seconds=sum(job.cost for job in whole) / len(whole) / rate,
         sent=len(pickle.dumps((todo.retrain[0], place, site))),
-        read=size(state_folder(todo.at), "dense-*"),
+        read=size(state_folder(todo.folder), "dense-*"),
         checkpoint=checkpoint,
-        tables=(size(todo.at, "nets-*") + size(todo.at, "pairs-*")) // len(todo.retrain),
+        tables=(size(todo.folder, "nets-*") + size(todo.folder, "pairs-*")) // len(todo.retrain),
     )
 
 

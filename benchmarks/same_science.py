@@ -59,7 +59,7 @@ def compute(engine: str, seeds: int, device: str, root: Path) -> str:
     """Run the experiment by one engine, with its tables below ``root``."""
     wanted = experiment(seeds)
     todo = make_plan(wanted, root / engine)
-    place = JobContext(wanted, todo.at, DATA_DIR, device=device, engine=engine)
+    place = JobContext(wanted, todo.folder, DATA_DIR, device=device, engine=engine)
     for job in todo.jobs:
         run_job(job, place)
     return engine

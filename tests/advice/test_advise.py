@@ -153,7 +153,7 @@ def live(model: nn.Module, data: Pair, copies: int = 2, **recipe: Any) -> LiveTr
 @pytest.fixture(autouse=True)
 def without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the shipped tables takes seconds: most tests go without."""
-    monkeypatch.setattr(advisor, "calibration", lambda steps: None)
+    monkeypatch.setattr(advisor, "load_calibration", lambda steps: None)
 
 
 # --- any net --------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_examples_come_mixed_and_another_seed_draws_others() -> None:
 
 
 def test_large_examples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_data, "MOST_BYTES", 8 * 40)
+    monkeypatch.setattr(user_data, "MAX_BYTES", 8 * 40)
     assert len(user_data.draw_split(Numbered(500), 100, 0, "training").truth) == 40
     assert (
         len(user_data.draw_split((torch.zeros(99, 2), torch.zeros(99).long()), 90, 0, "test").truth)
@@ -772,7 +772,7 @@ def test_the_readme_s_example_works_as_printed(
     section = section.split("\n## ")[0]
     (tmp_path / "examples").symlink_to(root / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(advisor, "calibration", calibration.load_calibration)
+    monkeypatch.setattr(advisor, "load_calibration", calibration.load_calibration)
     (shell,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     for words_ in (line_.split("#")[0].split() for line_ in shell.splitlines()):
         if words_[:1] == ["python"]:

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from threeregime import cli
+from threeregime import cli, sweep
 from threeregime.cli import parse_cells, parse_duration, parse_fields, parse_seeds
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import tables
-from threeregime.sweep import compute as cluster
 from threeregime.sweep import dask_workers
 
 
@@ -277,7 +276,7 @@ def test_an_interrupt_says_that_nothing_is_lost(
     def interrupted(*arguments: object, **options: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cluster, "run_sweep", interrupted)
+    monkeypatch.setattr(sweep, "run_sweep", interrupted)
     got = run("sweep figure_02 --scale smoke --out", tmp_path)
     assert got.status == 130
     assert got.err.splitlines() == ["stopped; what was computed is saved, run it again to go on"]
@@ -292,7 +291,7 @@ def test_a_budget_counts_from_the_start_of_the_process(
         deadlines.append(deadline)
         return True
 
-    monkeypatch.setattr(cluster, "run_sweep", compute)
+    monkeypatch.setattr(sweep, "run_sweep", compute)
     monkeypatch.setattr(cli, "START", 1000.0)
     run("sweep figure_02 --time-budget 9m --out", tmp_path)
     run("sweep figure_02 --out", tmp_path)

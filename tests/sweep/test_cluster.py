@@ -37,11 +37,13 @@ import json, os, signal, sys
 import dask
 from distributed.cli import dask_scheduler, dask_worker
 import torch
-from threeregime import cluster, data, lanes, trainer
+from threeregime.data import load_images
+from threeregime.fleet import lanes
+from threeregime.sweep import dask_workers, resumable
 
-trainer.CHECKPOINT_SECONDS = -1.0
+resumable.CHECKPOINT_SECONDS = -1.0
 torch.set_num_threads(1)
-data.load("digits")
+load_images("digits")
 lanes.available()
 pids = []
 for line in sys.stdin:
@@ -155,8 +157,8 @@ def half_trained(made: Plan) -> list[str]:
     return [
         job.fleet
         for job in made.retrain
-        if (made.at / "state" / f"fleet-{job.fleet}.safetensors").exists()
-        and not (made.at / f"nets-{job.fleet}.parquet").exists()
+        if (made.folder / "state" / f"fleet-{job.fleet}.safetensors").exists()
+        and not (made.folder / f"nets-{job.fleet}.parquet").exists()
     ]
 
 
@@ -320,10 +322,9 @@ def test_a_folder_that_is_not_shared(pair: str, tiny: Experiment, tmp_path: Path
 def test_other_code(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = (
-        f"runs threeregime {dask_workers.code_here()}, not 9.9 (fedcba) as here: install the same"
-    )
-    monkeypatch.setattr(dask_workers, "code_here", lambda: "9.9 (fedcba)")
+    version = dask_workers.code_version()
+    expected = f"runs threeregime {version}, not 9.9 (fedcba) as here: install the same"
+    monkeypatch.setattr(dask_workers, "code_version", lambda: "9.9 (fedcba)")
     assert expected in line(lambda: compute(tiny, tmp_path, pair))
     assert not list(tmp_path.rglob("*.*"))
 
@@ -345,8 +346,8 @@ def test_a_job_that_fails_on_a_worker(pair: str, tiny: Experiment, tmp_path: Pat
     pictures = tiny.with_fields({"data.name": "folder:no/such"})
     assert "no/such/train is missing" in line(lambda: compute(pictures, tmp_path, pair))
     made = make_plan(tiny, tmp_path, FLEET)
-    (made.at / "state").mkdir(parents=True, exist_ok=True)
-    (made.at / "state" / f"fleet-{made.dense[0].fleet}.safetensors").write_bytes(b"junk")
+    (made.folder / "state").mkdir(parents=True, exist_ok=True)
+    (made.folder / "state" / f"fleet-{made.dense[0].fleet}.safetensors").write_bytes(b"junk")
     got = line(lambda: compute(tiny, tmp_path, pair))
     assert "a fleet failed (SafetensorError: " in got
     assert "its worker's log tells more; what is finished is kept" in got
@@ -404,7 +405,7 @@ def test_answers_of_workers(
     answers: tuple[Any, ...], words: str, tiny: Experiment, tmp_path: Path
 ) -> None:
     made = make_plan(tiny, tmp_path, FLEET)
-    place = cluster.JobContext(tiny, made.at, tmp_path, device="auto")
+    place = cluster.JobContext(tiny, made.folder, tmp_path, device="auto")
 
     def check() -> None:
         with dask_workers.checked_workers(Answers(*answers), place):
@@ -422,7 +423,7 @@ def test_a_clock_that_is_off() -> None:
 
 def test_progress_is_told_once() -> None:
     told: list[float] = []
-    handler = dask_workers._once(told.append)
+    handler = dask_workers._progress_handler(told.append)
     for event in (("a", 2.0), ("b", 1.0), ("a", 5.0), ("a", 3.0), ("a", 6.0)):
         handler((0.0, event))
     assert told == [2.0, 1.0, 3.0, 1.0]

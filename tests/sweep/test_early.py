@@ -175,7 +175,7 @@ def test_the_plan_and_the_progress_count_every_measuring(
     pairs = 4 * 12 * 3 * MEASURE_FORWARDS
     assert job.cost == pytest.approx(12 * 4 + pairs + job.nets * HESSIAN_EPOCHS)
     told: list[float] = []
-    place = jobs.JobContext(made.experiment, made.at, tmp_path, engine="grouped")
+    place = jobs.JobContext(made.experiment, made.folder, tmp_path, engine="grouped")
     for part in made.jobs:
         assert jobs.run_job(part, place, told.append)
     assert sum(told) == pytest.approx(made.cost)

@@ -34,12 +34,12 @@ FLEET = 8  # as the fixture ``smoke``
 # Time counts from the first fleet on: starting up is not what is tested.
 KILLED = """
 import os, signal, sys, threading, time
-from threeregime import cluster, trainer
 from threeregime.cli import main
+from threeregime.sweep import compute, resumable
 
-trainer.CHECKPOINT_SECONDS = -1.0
+resumable.CHECKPOINT_SECONDS = -1.0
 after = float(sys.argv.pop(1))
-execute = cluster._execute
+execute = compute._run_with_bar
 
 def watch(end):
     while time.process_time() < end:
@@ -52,13 +52,13 @@ def watched(*arguments):
         threading.Thread(target=watch, args=(start + after,), daemon=True).start()
     return execute(*arguments)
 
-cluster._execute = watched
+compute._run_with_bar = watched
 main()
 """
 
 
 def command(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """TrainingRun Python code in a process of its own, as a user would at a terminal."""
+    """Run Python code in a process of its own, as a user would at a terminal."""
     words = [sys.executable, "-c", code, *arguments]
     return subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
 
@@ -260,7 +260,7 @@ def test_a_first_epoch_that_would_overrun_is_not_begun(
 ) -> None:
     """Before any was timed, an epoch is thought to take what a trial of a few steps says."""
     made = make_plan(tiny, tmp_path, FLEET)
-    place = JobContext(tiny, made.at, tmp_path, deadline=5.0, epoch_seconds=expected)
+    place = JobContext(tiny, made.folder, tmp_path, deadline=5.0, epoch_seconds=expected)
     assert not jobs.run_job(made.jobs[0], place)
     assert (clock.now > 0) == begun
 
@@ -311,7 +311,7 @@ def test_a_budget_too_short_for_an_epoch_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Else the same command would be given again and again, and never get on."""
-    monkeypatch.setattr(cluster.cost, "seconds", lambda *_: (1000.0, 100.0))
+    monkeypatch.setattr(cluster.cost, "plan_seconds", lambda *_: (1000.0, 100.0))
     assert not compute(tiny, tmp_path, deadline=time.time() + 30)
     assert "too short a budget to begin an epoch: give 2 min more" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.parquet"))

@@ -75,7 +75,7 @@ def test_the_plan_covers_every_unit_once_in_order(experiment: Experiment, tmp_pa
     made = make_plan(experiment, tmp_path, FLEET)
     assert [job.nets for job in made.retrain] == [8, 8, 8]
     assert [unit for job in made.retrain for unit in job.units] == experiment.units()
-    assert made.finished == 0
+    assert made.finished_units == 0
     (dense,) = made.dense
     assert (dense.seeds, dense.stops) == ((0, 1), (2, 4))
     assert made.jobs == (dense, *made.retrain)  # dense runs come first
@@ -129,20 +129,20 @@ def test_fleets_do_not_depend_on_what_is_finished(
     assert [len(job.units) for job in first.retrain] == [4, 5, 5, 4]
     for job, is_done in zip(first.retrain, finished, strict=True):
         if is_done:
-            finish(job, first.at)
+            finish(job, first.folder)
     again = make_plan(experiment, tmp_path, members=10)
     left = [job for job, is_done in zip(first.retrain, finished, strict=True) if not is_done]
     assert list(again.retrain) == left
     assert [job.fleet for job in again.retrain] == [job.fleet for job in left]
-    assert again.finished == 18 - sum(len(job.units) for job in left)
+    assert again.finished_units == 18 - sum(len(job.units) for job in left)
     # nothing left: no dense run either
     assert (again.jobs == ()) == all(finished)
 
 
 def test_nets_without_their_pairs_are_not_finished(experiment: Experiment, tmp_path: Path) -> None:
     first = make_plan(experiment, tmp_path, FLEET)
-    finish(first.retrain[0], first.at, kinds=("nets",))
-    finish(first.retrain[1], first.at, kinds=("pairs",))
+    finish(first.retrain[0], first.folder, kinds=("nets",))
+    finish(first.retrain[1], first.folder, kinds=("pairs",))
     assert make_plan(experiment, tmp_path, FLEET).retrain == first.retrain
 
 
@@ -150,12 +150,12 @@ def test_results_elsewhere_count_as_finished(experiment: Experiment, tmp_path: P
     shipped, own = tmp_path / "shipped", tmp_path / "own"
     there = make_plan(experiment, shipped, FLEET)
     for job in there.retrain:
-        finish(job, there.at)
-    assert make_plan(experiment, own, FLEET, also=[shipped]).jobs == ()
+        finish(job, there.folder)
+    assert make_plan(experiment, own, FLEET, other_roots=[shipped]).jobs == ()
     more = experiment.with_values(density=[0.05, 0.2, 0.33, 0.8])
-    left = make_plan(more, own, FLEET, also=[shipped])
+    left = make_plan(more, own, FLEET, other_roots=[shipped])
     assert {unit.load for job in left.retrain for unit in job.units} == {0.33}
-    assert left.at.is_relative_to(own)
+    assert left.folder.is_relative_to(own)
 
 
 def test_recipes_that_cannot_run_together_are_not_packed_together(tmp_path: Path) -> None:
