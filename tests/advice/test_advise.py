@@ -147,7 +147,9 @@ def live(model: nn.Module, data: Pair, copies: int = 2, **recipe: Any) -> LiveTr
     subject = inspect_net(model, train)
     task = TensorTask("made", train, None, subject.classes)
     how = default_retraining(task.count, False, **{"epochs": 2, "batch_size": 16, **recipe})
-    return LiveTrials(subject, {"it": state_of(subject.net)}, task, 0.3, how, copies, 0, Silent())
+    return LiveTrials(
+        subject, {"it": state_of(subject.module)}, task, 0.3, how, copies, 0, Silent()
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -215,7 +217,7 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
     fleet = trials._fleet("it", trials.copies)
     trials._train(fleet, "it", 2)
     together = fleet.state()
-    masks = {n: together[n][0] != 0 for n in trials.subject.prunable}
+    masks = {n: together[n][0] != 0 for n in trials.net.prunable}
     split = trials.task.train
     for number in range(2):
         alone = copy.deepcopy(model).train()
@@ -247,7 +249,7 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
 
 def test_identical_copies_are_connected_and_alike() -> None:
     trials = live(made(plain), pictures())
-    found = trials._measured(trials._fleet("it", 2))
+    found = trials._measure(trials._fleet("it", 2))
     assert found.lmc == 0
     assert found.cka == pytest.approx(1)
     assert len(set(found.curve[0])) == 1
@@ -425,8 +427,8 @@ def test_json_holds_everything_and_no_nan() -> None:
 def test_probabilities_are_those_of_the_shipped_tables() -> None:
     known = calibration.load_calibration(300)
     assert known is not None
-    assert len(known.given) > 400
-    told = [(lmc, known.probabilities(lmc, 1 - 10**apart)) for lmc, apart in known.given]
+    assert len(known.pairs) > 400
+    told = [(lmc, known.probabilities(lmc, 1 - 10**apart)) for lmc, apart in known.pairs]
     answers = sorted((lmc, chances["I"]) for lmc, chances in told if chances is not None)
     assert answers[0][1] > 0.9 > 0.6 > answers[-1][1]
     assert all(chances is None or sum(chances.values()) == pytest.approx(1) for _, chances in told)
@@ -469,14 +471,14 @@ def test_the_best_dense_net_is_pruned_where_its_copies_are_connected() -> None:
 def test_in_regime_i_all_are_retrained_and_the_rule_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured = LiveTrials._measured
+    measured = LiveTrials._measure
 
     def poor(self: LiveTrials, fleet: Any) -> Evidence:
         found = measured(self, fleet)
         cka = 0.5 + len(self.evidence) / 10
         return Evidence(-0.5, cka, found.curve, found.train, found.test)
 
-    monkeypatch.setattr(LiveTrials, "_measured", poor)
+    monkeypatch.setattr(LiveTrials, "_measure", poor)
     states = trained(mlp, pictures(), (0, 1, 8))
     nan = {name: torch.full_like(t, torch.nan) for name, t in states["epoch_0"].items()}
     told = ask(made(mlp), pictures(), checkpoints={"ill": nan, **states}, epochs=1)
@@ -508,7 +510,7 @@ def test_checkpoints_as_they_are_saved(tmp_path: Path) -> None:
 def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         (tmp_path / f"epoch_{number}.pt").write_text("")
-    found = user_files.files([str(tmp_path / "epoch_*.pt")])
+    found = user_files.find_files([str(tmp_path / "epoch_*.pt")])
     assert list(user_files.name_files(found)) == ["epoch_1", "epoch_2", "epoch_10"]
     twins = [Path("a/last.pt"), Path("b/last.pt")]
     assert list(user_files.name_files(twins)) == ["a/last.pt", "b/last.pt"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from threeregime import cli, sweep
-from threeregime.cli import parse_cells, parse_duration, parse_fields, parse_seeds
+from threeregime._option_values import parse_cells, parse_duration, parse_fields, parse_seeds
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import tables
