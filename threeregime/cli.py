@@ -194,15 +194,13 @@ def advise(
     lr: Annotated[float | None, typer.Option(help="Learning rate of retraining.")] = None,
     copies: Annotated[int, typer.Option(help="Retrained copies of each pruned net.")] = 2,
     max_examples: Annotated[int, typer.Option(help="Examples of a split to draw.")] = 10_000,
-    mean: Annotated[str, typer.Option(help="Mean of pixels in [0, 1]: 0.49,0.48,0.45.")] = "",
-    std: Annotated[str, typer.Option(help="Standard deviation; default: of the images.")] = "",
+    mean: Annotated[str, typer.Option(help="Pixel mean, e.g. 0.49,0.48,0.45.")] = "",
+    std: Annotated[str, typer.Option(help="Pixel deviation; default: of the images.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     device: Device = "auto",
     figure: Annotated[Path | None, typer.Option(help="Figure to draw, e.g. barrier.png.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
-    progress: Annotated[
-        bool | None, typer.Option(help="Show a bar; default: on a terminal.")
-    ] = None,
+    progress: Annotated[bool | None, typer.Option(help="Show a progress bar.")] = None,
 ) -> None:
     """Recommend hotter or colder training of your net before it is pruned."""
     from threeregime import advice

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from threeregime._fields import require
 from threeregime.advice.model import PrunableNet
 from threeregime.algorithms import Measurement
 from threeregime.data import TensorTask, stream_seed
@@ -96,15 +97,11 @@ def default_retraining(
         optimizer = "sgd" if batch_norm else "adam"
     if batch_size is None:
         batch_size = max(2, min(64, examples // 8))
-    if batch_size < 2 or batch_size > examples:
-        raise ThreeRegimeError(
-            f"batch_size = {batch_size} is not allowed: from 2 to the number of training examples, "
-            f"{examples}"
-        )
+    allowed = f"from 2 to the number of training examples, {examples}"
+    require(2 <= batch_size <= examples, "batch_size", batch_size, allowed)
     if epochs is None:
         epochs = min(20, max(2, -(-TARGET_STEPS // (examples // batch_size))))
-    if epochs < 1:
-        raise ThreeRegimeError(f"epochs = {epochs} is not allowed: 1 or more")
+    require(epochs >= 1, "epochs", epochs, "1 or more")
     milestones = sorted({m for m in (epochs // 2, 3 * epochs // 4) if 0 < m < epochs})
     return Retraining(
         lr=RATES.get((optimizer, batch_norm), 1e-3) if lr is None else lr,
@@ -173,9 +170,8 @@ class LiveTrials:
             with self._trial_settings():
                 fleet = self._fleet(candidate, 1)
                 (train_error,), test_errors = self._errors(fleet)
-            self.dense[candidate] = DenseErrors(
-                train_error, test_errors[0] if test_errors else None
-            )
+            test_error = None if test_errors is None else test_errors[0]
+            self.dense[candidate] = DenseErrors(train_error, test_error)
         return self.dense[candidate].error
 
     def retrain(self, candidate: str, epochs: int) -> Measurement:

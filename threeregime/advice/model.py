@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from threeregime.data import TensorSplit, cast_inputs
-from threeregime.errors import ThreeRegimeError
+from threeregime.errors import ThreeRegimeError, first_line
 
 PROBE_EXAMPLES = 8
 """Number of examples in the forward passes that check a net."""
@@ -66,7 +66,7 @@ def copy_net(model: nn.Module) -> nn.Module:
     try:
         net = copy.deepcopy(model).cpu().float()
     except Exception as error:
-        raise ThreeRegimeError(f"the net cannot be copied: {_line(error)}") from error
+        raise ThreeRegimeError(f"the net cannot be copied: {first_line(error)}") from error
     for norm in net.modules():
         if isinstance(norm, _BatchNorm) and norm.momentum is None:
             norm.momentum = 0.1  # PyTorch's default: None needs the number of batches
@@ -183,7 +183,7 @@ def _probe(net: nn.Module, inputs: Tensor, truth: Tensor) -> tuple[Tensor, list[
     except Exception as error:
         raise ThreeRegimeError(
             f"the net cannot take inputs of shape {list(inputs.shape)}, {inputs.dtype}: "
-            f"{_line(error)}"
+            f"{first_line(error)}"
         ) from error
     labels = list(truth.shape)
     shape = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -222,9 +222,3 @@ def _prunable(net: nn.Module, calls: list[str]) -> tuple[tuple[str, ...], str]:
     tied = layers[classifier]._parameters.get("weight") if classifier else None
     ids = {id(p) for p in weights if p is not None and p is not tied}
     return tuple(n for n, p in net.named_parameters() if id(p) in ids), classifier
-
-
-def _line(error: BaseException) -> str:
-    """Return the first line of an error."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

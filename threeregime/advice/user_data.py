@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from threeregime.data import FolderSplit, TensorSplit, check_same_classes, open_split, stream_seed
 from threeregime.data.task import EVALUATION_BATCH
-from threeregime.errors import ThreeRegimeError
+from threeregime.errors import ThreeRegimeError, first_line
 
 MAX_EXAMPLES = 10_000
 """Default number of examples of a split."""
@@ -55,10 +55,9 @@ def draw_split(data: Any, max_examples: int, seed: int, what: str) -> TensorSpli
     except ThreeRegimeError:
         raise
     except Exception as error:
-        reason = str(error).strip() or type(error).__name__
         raise ThreeRegimeError(
             f"the {what} data cannot be read as pairs of inputs and labels, all of one shape: "
-            f"{reason.splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
     return _make_split(inputs[:max_examples], truth[:max_examples], total, what)
 

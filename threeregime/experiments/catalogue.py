@@ -1,16 +1,16 @@
-"""The experiments: each a grid of temperatures and loads at several scales, from one TOML file.
+"""The experiments: grids of temperatures and loads at several scales, one TOML file each.
 
-``protocols/scales/SCALE.toml`` holds a scale's protocol, ``protocols/EXPERIMENT.toml`` the axes and
-the values of each scale it can run at. Adding an experiment is adding one such file, there or
-anywhere else; elsewhere its path is its name::
+``protocols/scales/SCALE.toml`` holds the protocol of a scale, ``protocols/EXPERIMENT.toml`` the
+axes of an experiment and their values at each scale. To add an experiment, add such a file there,
+or anywhere else; the name of the latter is its path::
 
     title = "Model depth"
     source = "Figure 15, Appendix C.2"
-    temperature = "epochs"  # an entry of AXES, as load
+    temperature = "epochs"  # an entry of AXES, like load
     load = "depth"
-    error = "100 - BLEU"  # what 100 times the test error is, if not percent (optional)
+    error = "100 - BLEU"  # meaning of 100 times the test error, if not percent (optional)
 
-    [set]  # fields of the protocol in which it departs from every scale's (optional)
+    [set]  # fields of the protocol that differ from all scales (optional)
     "pruning.density" = 0.05
 
     [smoke]
@@ -18,10 +18,10 @@ anywhere else; elsewhere its path is its name::
     depth = [8, 14]
     dense_seeds = [0, 1]
     retrain_seeds = [0, 1]
-    set."net.width" = 0.125  # at this scale alone, over the ones above (optional)
-    variants.name = { "dense.lr" = 0.05 }  # one diagram each (optional)
+    set."net.width" = 0.125  # at this scale only, overrides [set] (optional)
+    variants.name = { "dense.lr" = 0.05 }  # one diagram per variant (optional)
 
-Fields are set as by ``threeregime sweep --set``, under the same checks.
+Fields are set and checked as by ``threeregime sweep --set``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from threeregime._fields import require
 from threeregime._paths import PROTOCOLS
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import files
@@ -39,12 +40,12 @@ from threeregime.protocol import Protocol
 
 
 def list_experiments() -> list[str]:
-    """Names of all experiments."""
+    """Return the names of all experiments."""
     return sorted(path.stem for path in PROTOCOLS.glob("*.toml"))
 
 
 def list_scales(name: str) -> list[str]:
-    """Scales at which an experiment can run, smallest first."""
+    """Return the scales of an experiment, smallest first."""
     table = _table(name)
     return [scale for scale in SCALES if scale in table]
 
@@ -61,28 +62,26 @@ def _table(name: str) -> dict[str, Any]:
 
 
 def load_scale(scale: str) -> Protocol:
-    """The protocol of a scale."""
-    known = sorted(path.stem for path in (PROTOCOLS / "scales").glob("*.toml"))
-    if scale not in known:
-        raise ThreeRegimeError(f"scale = {scale!r} is not allowed: one of {', '.join(known)}")
+    """Return the protocol of a scale."""
+    scales = sorted(path.stem for path in (PROTOCOLS / "scales").glob("*.toml"))
+    require(scale in scales, "scale", scale, f"one of {', '.join(scales)}")
     table = files.parse_toml(PROTOCOLS / "scales" / f"{scale}.toml")
     table.pop("description")
     return validate(Protocol.from_dict(table))
 
 
 def load_experiment(name: str, scale: str) -> Experiment:
-    """Look an experiment up, by its name or by the path of its TOML file.
+    """Load an experiment by its name or by the path of its TOML file.
 
     Raises:
         ThreeRegimeError: unknown experiment or scale, or a value its protocol does not allow.
     """
     table = _table(name)
-    if scale not in list_scales(name):
-        raise ThreeRegimeError(
-            f"scale = {scale!r} is not allowed: {name} has {', '.join(list_scales(name))}"
-        )
+    scales = list_scales(name)
+    require(scale in scales, "scale", scale, f"{name} has {', '.join(scales)}")
     grid = table[scale]
     temperature, load = table["temperature"], table["load"]
+    fields = {**table.get("set", {}), **grid.get("set", {})}
     return Experiment(
         name=name,
         scale=scale,
@@ -90,9 +89,7 @@ def load_experiment(name: str, scale: str) -> Experiment:
         source=table["source"],
         temperature=temperature,
         load=load,
-        protocol=validate(
-            load_scale(scale).update({**table.get("set", {}), **grid.get("set", {})})
-        ),
+        protocol=validate(load_scale(scale).update(fields)),
         temperatures=tuple(axis_value(temperature, v) for v in grid[temperature]),
         loads=tuple(axis_value(load, v) for v in grid[load]),
         dense_seeds=tuple(grid["dense_seeds"]),

@@ -1,6 +1,4 @@
-"""The TOML file of an experiment, read and checked: `threeregime.experiments.catalogue` says what
-is in it.
-"""
+"""Read and check the TOML file of an experiment; :mod:`.catalogue` documents its content."""
 
 from __future__ import annotations
 
@@ -12,15 +10,15 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.axes import AXES
 
 SCALES = ("smoke", "digits", "mini", "paper")
-FEWEST = {"retrain_seeds": 2}
-"""Values that a list has at least; others one. LMC and CKA compare two copies."""
+MIN_LENGTHS = {"retrain_seeds": 2}
+"""Least length of a list if it is not 1: LMC and CKA compare two copies."""
 
 
 def parse_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds.
+    """Return the content of a TOML file.
 
     Raises:
-        ThreeRegimeError: it cannot be read.
+        ThreeRegimeError: the file cannot be read.
     """
     try:
         return tomllib.loads(path.read_text())
@@ -29,17 +27,17 @@ def parse_toml(path: Path) -> dict[str, Any]:
 
 
 def read_experiment(path: Path) -> dict[str, Any]:
-    """The file of an experiment, once nothing is missing in it.
+    """Return the content of an experiment's file.
 
     Raises:
-        ThreeRegimeError: it cannot be read, or something in it is missing or of the wrong kind.
+        ThreeRegimeError: the file cannot be read, or an entry is missing or of the wrong type.
     """
     table = parse_toml(path)
     for axis in ("temperature", "load"):
         if table.get(axis) not in list(AXES):
-            raise ThreeRegimeError(f"{path}: {axis} is to be one of {', '.join(AXES)}")
+            raise ThreeRegimeError(f"{path}: {axis} must be one of {', '.join(AXES)}")
     if table["temperature"] == table["load"]:
-        raise ThreeRegimeError(f"{path}: load is to be another axis than temperature")
+        raise ThreeRegimeError(f"{path}: load must be another axis than temperature")
     for key in ("title", "source"):
         if key not in table:
             raise ThreeRegimeError(f"{path}: {key} is missing")
@@ -53,14 +51,12 @@ def read_experiment(path: Path) -> dict[str, Any]:
 
 def _check_grid(path: Path, scale: str, grid: Any, temperature: str, load: str) -> None:
     if not isinstance(grid, dict):
-        raise ThreeRegimeError(f"{path}: {scale} is to be a table, [{scale}]")
+        raise ThreeRegimeError(f"{path}: {scale} must be a table, [{scale}]")
     for key in (temperature, load, "dense_seeds", "retrain_seeds"):
         if key not in grid:
             raise ThreeRegimeError(f"{path}: {key} is missing in [{scale}]")
-        fewest = FEWEST.get(key, 1)
-        if not isinstance(grid[key], list) or len(grid[key]) < fewest:
-            raise ThreeRegimeError(
-                f"{path}: {key} in [{scale}] is to be a list of {fewest} or more"
-            )
+        length = MIN_LENGTHS.get(key, 1)
+        if not isinstance(grid[key], list) or len(grid[key]) < length:
+            raise ThreeRegimeError(f"{path}: {key} in [{scale}] must be a list of {length} or more")
         if key.endswith("seeds") and not all(type(seed) is int for seed in grid[key]):
-            raise ThreeRegimeError(f"{path}: {key} in [{scale}] are to be whole numbers")
+            raise ThreeRegimeError(f"{path}: {key} in [{scale}] must be whole numbers")

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from threeregime.data import Task, stream_seed
-from threeregime.errors import ThreeRegimeError
+from threeregime.errors import ThreeRegimeError, first_line
 from threeregime.fleet import Engine, Fleet, State, compute_settings, is_out_of_memory
 from threeregime.metrics import PairMetrics, measure_curvature, measure_pairs
 from threeregime.models import net_builder
@@ -62,7 +62,7 @@ def run_job(job: Job, context: JobContext, progress: Progress = lambda cost: Non
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     # Work that is in the checkpoint is reported again by the halves.
     progress(-total)
     # Outside of the handler, where the error no longer keeps the fleet's tensors alive.
