@@ -37,6 +37,7 @@ from threeregime.data import TensorTask
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import State, resolve_device
 
+RETRAINING_FIELDS = ("optimizer", "lr", "milestones", "epochs", "batch_size")
 OWN = "the net"
 """Name of the only candidate if there are no checkpoints."""
 
@@ -166,11 +167,7 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
         evidence=dict(trials.evidence),
         dense=dict(trials.dense),
         retraining={
-            "optimizer": recipe.optimizer,
-            "lr": recipe.lr,
-            "milestones": list(recipe.milestones),
-            "epochs": recipe.epochs,
-            "batch_size": recipe.batch_size,
+            **{name: getattr(recipe, name) for name in RETRAINING_FIELDS},
             "copies": trials.copies,
             "seed": trials.seed,
         },

@@ -109,7 +109,7 @@ def obtain_results(
         experiment: cells and seeds, on its grid or off it.
         device: as in :func:`run_sweep`.
         recompute: whether to ignore the shipped tables.
-        runs: folder of new results (default ``runs/results`` beside the shipped ones).
+        runs: folder of new results; default: ``runs/results`` beside the shipped ones.
     """
     root = runs or tables.ROOT.parent / "runs" / "results"
     shipped = () if recompute else (tables.ROOT,)
@@ -122,15 +122,12 @@ def _report(remaining: Sequence[Job] | None, context: JobContext, dry_run: bool)
     """Print what remains of a plan; return whether nothing does."""
     if remaining is None:
         print("nothing to do: all is there already")
-        return True
-    if dry_run:
-        return False
-    if not remaining:
+    elif not remaining:
         print(f"finished: {context.folder}")
-        return True
-    fleets = sum(isinstance(job, RetrainJob) for job in remaining)
-    print(f"stopped in time with all saved, {fleets} fleets left: run it again to go on")
-    return False
+    elif not dry_run:
+        fleets = sum(isinstance(job, RetrainJob) for job in remaining)
+        print(f"stopped in time with all saved, {fleets} fleets left: run it again to go on")
+    return not remaining
 
 
 def _run_on_this_machine(
@@ -155,7 +152,9 @@ def _run_on_this_machine(
         return plan.jobs
     _warn_of_short_budget(context)
     if workers == 1:
-        return _run_with_bar(plan, partial(_run_serially, plan, context))
+        return _run_with_bar(
+            plan, lambda progress: (job for job in plan.jobs if run_job(job, context, progress))
+        )
     start = time.time()
     with local_workers(workers) as client:
         if context.deadline is not None:
@@ -195,11 +194,6 @@ def _warn_of_short_budget(context: JobContext) -> None:
     if context.deadline is not None and time.time() + seconds > context.deadline:
         about = duration(seconds)
         print(f"too short a budget to begin an epoch: give {about} more, or a smaller --fleet")
-
-
-def _run_serially(plan: Plan, context: JobContext, progress: Progress) -> Iterable[Job]:
-    """Run the jobs of a plan in this process; yield the finished ones."""
-    return (job for job in plan.jobs if run_job(job, context, progress))
 
 
 def _run_with_bar(plan: Plan, run: Callable[[Progress], Iterable[Job]]) -> Sequence[Job]:

@@ -26,7 +26,14 @@ from threeregime.pruning import Masks, prune_masks
 from threeregime.results import tables
 from threeregime.sweep.cost import engine_for
 from threeregime.sweep.measurements import EpochMeasurements
-from threeregime.sweep.plan import DenseJob, Job, JobContext, RetrainJob, dense_checkpoint
+from threeregime.sweep.plan import (
+    DenseJob,
+    Job,
+    JobContext,
+    RetrainJob,
+    dense_checkpoint,
+    unit_checkpoint,
+)
 from threeregime.sweep.resumable import Progress, ResumableTraining, split_checkpoint
 from threeregime.sweep.rows import dense_rows, early_rows, net_rows, pair_rows, provenance
 from threeregime.training import TrainingRun, evaluate_errors, train
@@ -139,12 +146,7 @@ def _run_retraining(job: RetrainJob, context: JobContext, progress: Progress) ->
     if all(shard.exists() for shard in shards.values()):
         progress(job.cost)
         return True
-    checkpoints = [
-        dense_checkpoint(
-            context.folder, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped
-        )
-        for unit, _ in job.members
-    ]
+    checkpoints = [unit_checkpoint(context.folder, unit) for unit, _ in job.members]
     if not all(path.exists() for path in checkpoints):
         return False  # the deadline stopped its dense run
     retraining = _Retraining.load(job, context, checkpoints)

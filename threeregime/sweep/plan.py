@@ -163,6 +163,11 @@ def dense_checkpoint(folder: Path, protocol: Protocol, seed: int, stop: int) -> 
     return state_folder(folder) / f"dense-{protocol.dense_hash}-{seed}-{stop}.safetensors"
 
 
+def unit_checkpoint(folder: Path, unit: Unit) -> Path:
+    """Return the dense checkpoint that a unit starts from."""
+    return dense_checkpoint(folder, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
+
+
 @dataclass(frozen=True)
 class JobContext:
     """Where and until when jobs run; workers receive it with each job.
@@ -325,8 +330,8 @@ def _dense_jobs(
     """
     missing: dict[str, list[int]] = defaultdict(list)
     for unit in unfinished:
-        path = dense_checkpoint(folder, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
-        if not path.exists() or tables.dense_row(experiment, unit) not in recorded:
+        exists = unit_checkpoint(folder, unit).exists()
+        if not exists or tables.dense_row(experiment, unit) not in recorded:
             missing[unit.protocol.dense_hash].append(unit.dense_seed)
     for dense_hash, seeds in missing.items():
         family = [unit for unit in units if unit.protocol.dense_hash == dense_hash]
