@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 
 ExperimentName = Annotated[
-    str, typer.Argument(metavar="EXPERIMENT", help="Name, e.g. figure_02, or path of a TOML file.")
+    str, typer.Argument(help="Name, e.g. figure_02, or path of a TOML file.")
 ]
 Scale = Annotated[str, typer.Option(help="smoke, digits, mini or paper.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
