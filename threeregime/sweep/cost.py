@@ -41,11 +41,7 @@ def step_seconds(
 ) -> float:
     """Return the seconds of one training step of a fleet, the minimum of a few steps.
 
-    Args:
-        context, protocol, training: device, data, net and recipe.
-        members: number of nets in the fleet.
-        engine: how the fleet runs.
-        limit: seconds; no step is timed after one that took longer.
+    No step is timed after one that took longer than ``limit``.
     """
     device = context.device
     task = context.load_task(protocol)

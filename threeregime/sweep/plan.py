@@ -170,16 +170,13 @@ def unit_checkpoint(folder: Path, unit: Unit) -> Path:
 
 @dataclass(frozen=True)
 class JobContext:
-    """Where and until when jobs run; workers receive it with each job.
+    """Where and until when jobs of an experiment run; workers receive it with each job.
 
     Attributes:
-        experiment: the experiment that the jobs belong to.
-        folder: folder of its tables.
-        data_dir, download: folder of the data sets, and whether to download missing ones.
-        device: name of the device.
+        folder: folder of the experiment's tables.
         deadline: time (as of ``time.time()``) to stop by; None: no limit.
         epoch_seconds: estimate of an epoch's duration until one has been timed.
-        engine: name of an engine, or auto.
+        data_dir, download, device, engine: as of :func:`threeregime.sweep.run_sweep`.
     """
 
     experiment: Experiment
@@ -198,21 +195,12 @@ class JobContext:
 
 @dataclass(frozen=True)
 class Plan:
-    """The unfinished jobs of an experiment.
-
-    Attributes:
-        experiment: the experiment.
-        folder: folder of its tables.
-        dense: fleets of dense runs.
-        retrain: fleets of pruned nets.
-        finished_units: number of units that need no work.
-    """
+    """The unfinished jobs of an experiment, whose tables are in ``folder``."""
 
     experiment: Experiment
     folder: Path
     dense: tuple[DenseJob, ...]
     retrain: tuple[RetrainJob, ...]
-    finished_units: int
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -246,12 +234,11 @@ def make_plan(
         max_members: how many nets of a protocol fit into memory; None: any number.
     """
     folder = tables.folder(root, experiment.name, experiment.scale)
-    units = experiment.units()
     unfinished = _unfinished_units(experiment, (root, *other_roots))
     if not unfinished:
-        return Plan(experiment, folder, (), (), len(units))
+        return Plan(experiment, folder, (), ())
     keys = {unit.key for unit in unfinished}
-    packed = _retrain_jobs(_pack(units, members, max_members), keys)
+    packed = _retrain_jobs(_pack(experiment.units(), members, max_members), keys)
     resumed = _resumed_jobs(folder, unfinished, {job.fleet for job in packed})
     keys -= {unit.key for job in resumed for unit in job.units}
     retrain = (*resumed, *_retrain_jobs((job.units for job in packed), keys))
@@ -259,7 +246,7 @@ def make_plan(
     # Dense runs get the stops of the whole grid, even if only some of its cells are selected.
     all_units = experiment.with_cells(None).units()
     dense = tuple(_dense_jobs(experiment, all_units, unfinished, recorded, folder))
-    return Plan(experiment, folder, dense, retrain, len(units) - len(unfinished))
+    return Plan(experiment, folder, dense, retrain)
 
 
 def is_complete(experiment: Experiment, *roots: Path) -> bool:

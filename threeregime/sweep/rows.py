@@ -75,12 +75,9 @@ def net_rows(
     train: Tensor,
     curvature: Curvature | None = None,
 ) -> pd.DataFrame:
-    """Return one row per retrained net.
+    """Return one row per retrained net, with its errors [M], NaN if it diverged.
 
-    Args:
-        job, context: the fleet and its experiment.
-        test, train: errors [M], NaN for a net that diverged.
-        curvature: adds columns ``hessian_trace`` and ``hessian_top``.
+    The curvature, if any, adds columns ``hessian_trace`` and ``hessian_top``.
     """
     diverged = test.isnan() | train.isnan()
     hessian = {} if curvature is None else vars(curvature)
