@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from threeregime._fields import require
 from threeregime.advice.model import is_grey
 from threeregime.advice.user_data import load_folder
 from threeregime.errors import ThreeRegimeError
@@ -150,10 +151,8 @@ def check_figure(path: Path) -> None:
     Raises:
         ThreeRegimeError: no such folder, or another file type.
     """
-    if path.suffix not in (".png", ".svg", ".pdf") or not path.parent.is_dir():
-        raise ThreeRegimeError(
-            f"figure = {str(path)!r} is not allowed: a .png, .svg or .pdf in a folder that is there"
-        )
+    writable = path.suffix in (".png", ".svg", ".pdf") and path.parent.is_dir()
+    require(writable, "figure", str(path), "a .png, .svg or .pdf in a folder that is there")
 
 
 def load_data(
@@ -187,8 +186,8 @@ def _parse_numbers(name: str, text: str) -> list[float] | None:
         numbers = [float(part) for part in text.split(",")] if text else None
     except ValueError:
         numbers = []
-    if numbers == [] or (numbers and name == "std" and min(numbers) <= 0):
-        raise ThreeRegimeError(f"{name} = {text!r} is not allowed: e.g. 0.5 or 0.49,0.48,0.45")
+    valid = numbers is None or (numbers and (name != "std" or min(numbers) > 0))
+    require(bool(valid), name, text, "e.g. 0.5 or 0.49,0.48,0.45")
     return numbers
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from threeregime._fields import require
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.axes import AXES
 from threeregime.experiments.validate import validate
@@ -136,9 +137,8 @@ class Experiment:
         """
         if not name and len(self.variants) == 1:
             return self
-        if name not in self.variants:
-            names = " or ".join(self.variants) if any(self.variants) else "none to choose from"
-            raise ThreeRegimeError(f"variant = {name!r} is not allowed: {self.name} has {names}")
+        names = " or ".join(self.variants) if any(self.variants) else "none to choose from"
+        require(name in self.variants, "variant", name, f"{self.name} has {names}")
         return replace(self, variants={name: self.variants[name]})
 
     def data_variants(self) -> list[Experiment]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from threeregime._fields import require
 from threeregime.data import DATA_DIR
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment
@@ -80,10 +81,8 @@ def run_sweep(
     Raises:
         ThreeRegimeError: the device, a data set, the cluster or one of its workers is unusable.
     """
-    if fleet < 1 or workers < 0:
-        raise ThreeRegimeError(
-            f"fleet = {fleet}, workers = {workers} is not allowed: 1 or more, 0 or more"
-        )
+    require(fleet >= 1, "fleet", fleet, "1 or more")
+    require(workers >= 0, "workers", workers, "0 or more")
     if dask and workers:
         raise ThreeRegimeError(
             f"workers = {workers} is not allowed with a Dask cluster: it has its own"
