@@ -1,1 +1,1 @@
-"""Speed, measured as ratios in one run; figures here are never tests."""
+"""Benchmarks: speed as ratios within one run. They are not tests."""

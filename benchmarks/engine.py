@@ -1,12 +1,12 @@
-"""What the engine reaches on this device at the paper's size: ``python -m benchmarks.engine``.
+"""Speed of the engines on this device at the paper's size: ``python -m benchmarks.engine``.
 
-PreResNet-20 on images like CIFAR-10's, batch 64: every engine that is built, for fleets of 1 to 64
-nets, against a reference loop that trains as the authors' scripts do (one net, a DataLoader with
-workers, PIL transforms, ``.item()`` each step). A CPU runs a process on every core, as a sweep
-does, and the reference loop with all its threads. Printed are net-epochs per second, and the share
-of the floor: the time that the bytes of 16-bit activations (pointwise operations fused) or the
-multiplications must take at the bandwidth and speed measured here. The last line is ``ratio``,
-the best engine against the reference loop.
+PreResNet-20 on images like CIFAR-10's, batch 64: all engines, for fleets of 1 to 64 nets, against a
+reference loop like the authors' scripts (one net, a DataLoader with workers, PIL transforms,
+``.item()`` each step). A CPU runs one process per core, as a sweep does, and the reference loop
+with all threads. Net-epochs per second are printed, with their share of the floor: the time that
+the bytes of 16-bit activations (pointwise operations fused) or the multiplications take at the
+bandwidth and speed of this device. The last line is ``ratio``, the best engine over the reference
+loop.
 """
 
 from __future__ import annotations
@@ -23,20 +23,16 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.processes import Step, measure, record
-from threeregime.data.images import Dataset, ImageBatches
+from threeregime.data import Dataset, ImageBatches
 from threeregime.data.registry import CIFAR10_MEAN, CIFAR10_STD
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
-from threeregime.fleet.backends import BACKENDS
-from threeregime.fleet.cuda_graph import WARM_UP
-from threeregime.fleet.device import device_name
-from threeregime.fleet.engine import Engine, candidate_engines
-from threeregime.fleet.fleet import Fleet
-from threeregime.models.registry import net_builder
-from threeregime.results import commit
-from threeregime.training.run import TrainingRun
+from threeregime.experiments import load_scale
+from threeregime.fleet import BACKENDS, WARM_UP, Engine, Fleet, candidate_engines, device_name
+from threeregime.models import net_builder
+from threeregime.results.provenance import commit
+from threeregime.training import TrainingRun
 
-PROTOCOL = catalogue.load_scale("paper")
+PROTOCOL = load_scale("paper")
 TRAINING = PROTOCOL.retraining
 IMAGES = 50_000
 STEPS = IMAGES // TRAINING.batch_size
@@ -45,11 +41,11 @@ BYTES = 6.2e6
 OPERATIONS = 244e6
 """Floating-point operations per image of training: three passes of 40.8 M multiply-adds."""
 PATIENCE = 2.5
-"""Seconds: where a step takes longer, larger fleets are left out."""
+"""Seconds of a step; if one takes longer, larger fleets are skipped."""
 
 
 def pictures() -> Dataset:
-    """Random images of CIFAR-10's shape: speed does not depend on what they show."""
+    """Return random images of CIFAR-10's shape, since speed does not depend on content."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.randint(10, (IMAGES,), generator=generator)
@@ -59,7 +55,7 @@ def pictures() -> Dataset:
 
 
 class Pictures(torch.utils.data.Dataset):
-    """The same as torchvision serves them: a PIL image made of an array, then transforms."""
+    """The images as torchvision loads them: a PIL image from an array, then transforms."""
 
     def __init__(self, data: Dataset) -> None:
         from torchvision import transforms
@@ -85,9 +81,9 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def reference(device: str, workers: int) -> Step:
-    """One net trained as a script of its own would."""
+    """Train one net like a stand-alone script."""
     data = pictures()
-    served = torch.utils.data.DataLoader(
+    dataloader = torch.utils.data.DataLoader(
         Pictures(data),
         batch_size=TRAINING.batch_size,
         shuffle=True,
@@ -99,16 +95,16 @@ def reference(device: str, workers: int) -> Step:
     optimizer = torch.optim.SGD(
         net.parameters(), TRAINING.lr, TRAINING.momentum, weight_decay=TRAINING.weight_decay
     )
-    losses, right = [], 0
+    losses, correct = [], 0
 
     def forever() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
-            yield from served
+            yield from dataloader
 
     batches = forever()
 
     def step(number: int) -> None:
-        nonlocal right
+        nonlocal correct
         images, labels = (part.to(device) for part in next(batches))
         outputs = net(images)
         loss = F.cross_entropy(outputs, labels)
@@ -116,13 +112,13 @@ def reference(device: str, workers: int) -> Step:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        right += (outputs.argmax(dim=1) == labels).sum().item()
+        correct += (outputs.argmax(dim=1) == labels).sum().item()
 
     return step
 
 
 def fleet_of(members: int, engine: Engine, device: str) -> Step:
-    """A fleet in training, as a sweep trains it."""
+    """Train a fleet as a sweep does."""
     data, seeds = pictures().to(device), range(members)
     fleet = Fleet.initial(net_builder(PROTOCOL.net, data), seeds, device, **engine.fleet_options)
     loader = ImageBatches(data, seeds, TRAINING.batch_size, PROTOCOL.data.crop, PROTOCOL.data.flip)
@@ -139,7 +135,7 @@ def fleet_of(members: int, engine: Engine, device: str) -> Step:
 
 
 def runs(engine: Engine) -> bool:
-    """Whether an engine runs nets of this kind at all."""
+    """Return whether an engine supports this net."""
     try:
         BACKENDS[engine.backend].stack(net_builder(PROTOCOL.net, pictures())(), 1)
     except ThreeRegimeError:
@@ -148,20 +144,20 @@ def runs(engine: Engine) -> bool:
 
 
 def floor(device: str) -> tuple[float, float, float]:
-    """Seconds that an epoch of one net must take, and measured bytes and operations per second."""
+    """Return the least seconds of a net's epoch, and measured bytes and operations per second."""
     bandwidth, speed = _bandwidth(device), _speed(device)
     return IMAGES * max(BYTES / bandwidth, OPERATIONS / speed), bandwidth, speed
 
 
 def _bandwidth(device: str) -> float:
-    """Bytes read and written per second in copying."""
+    """Return the bytes read and written per second by a copy."""
     source = torch.ones(2**28 if device != "cpu" else 2**26, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _fastest(lambda: target.copy_(source), device)
 
 
 def _speed(device: str) -> float:
-    """Floating-point operations per second in multiplying matrices of 16-bit numbers."""
+    """Return the floating-point operations per second of a 16-bit matrix product."""
     side = 8192 if device != "cpu" else 2048
     a = torch.ones(side, side, dtype=torch.bfloat16, device=device)
     return 2 * side**3 / _fastest(lambda: a @ a, device)
@@ -180,7 +176,7 @@ def _fastest(work: Callable[[], object], device: str) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     way: str
     members: int
@@ -202,9 +198,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--loader-workers", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument("--json", type=Path, help="write the table there too")
-    chosen = parser.parse_args()
-    device, on_cpu = chosen.device, chosen.device == "cpu"
+    parser.add_argument("--json", type=Path, help="path to write the table to")
+    arguments = parser.parse_args()
+    device, on_cpu = arguments.device, arguments.device == "cpu"
     cores = os.cpu_count() or 1
     seconds, bandwidth, speed = floor(device)
     print(
@@ -212,43 +208,43 @@ def main() -> None:
         f"{speed / 1e12:.2f} Tflop/s in 16 bits; floor {seconds:.3f} s per net-epoch"
     )
 
-    def row(way: str, members: int, found: tuple[float, float]) -> Row:
-        rate, spread = (value * members / STEPS for value in found)
-        made = Row(way, members, rate, spread, rate * seconds)
-        print(made, flush=True)
-        return made
+    def print_row(way: str, members: int, steps: tuple[float, float]) -> Row:
+        rate, spread = (value * members / STEPS for value in steps)
+        row = Row(way, members, rate, spread, rate * seconds)
+        print(row, flush=True)
+        return row
 
     script = measure(
-        partial(reference, device, chosen.loader_workers), 1, cores if on_cpu else 1, rounds=3
+        partial(reference, device, arguments.loader_workers), 1, cores if on_cpu else 1, rounds=3
     )
     if script is None:
         raise SystemExit("the reference loop failed")
-    rows = [row("reference loop", 1, script)]
-    for engine in dict.fromkeys(e for m in chosen.members for e in candidate_engines(device, m)):
+    rows = [print_row("reference loop", 1, script)]
+    for engine in dict.fromkeys(e for m in arguments.members for e in candidate_engines(device, m)):
         if not runs(engine):
             continue
-        for members in chosen.members:
+        for members in arguments.members:
             if engine not in candidate_engines(device, members):
                 continue
-            found = measure(
+            steps = measure(
                 partial(fleet_of, members, engine, device), cores if on_cpu else 1, rounds=3
             )
-            if found is None:
-                break  # it has said why; more nets would not do better
-            rows.append(row(engine.name, members, found))
-            if on_cpu and cores / found[0] > PATIENCE:
+            if steps is None:
+                break  # it printed the reason, which holds for more nets as well
+            rows.append(print_row(engine.name, members, steps))
+            if on_cpu and cores / steps[0] > PATIENCE:
                 break
-    best = max(rows[1:], key=lambda made: made.net_epochs_per_second)
+    best = max(rows[1:], key=lambda row: row.net_epochs_per_second)
     ratio = best.net_epochs_per_second / rows[0].net_epochs_per_second
-    if chosen.json:
+    if arguments.json:
         record(
-            chosen.json,
+            arguments.json,
             device,
             bytes_per_second=bandwidth,
             operations_per_second=speed,
             floor_seconds=seconds,
             ratio=ratio,
-            rows=[vars(made) for made in rows],
+            rows=[vars(row) for row in rows],
         )
     print(f"ratio {ratio:.1f}")
 

@@ -1,9 +1,8 @@
-"""How much a fleet gains over training one net at a time: ``python -m benchmarks.fleet``.
+"""Speed-up of fleets over one net at a time: ``python -m benchmarks.fleet``.
 
-Every way trains the digits nets on the same augmented batches, in as many processes at once as
-there are cores, one thread each, as a sweep does. Printed are net-steps (one net, one batch)
-per second of all processes together; the last line is ``ratio``, the best fleet against plain
-modules with torch.optim one at a time.
+All train the digits nets on the same augmented batches, in one process per core with one thread
+each, as a sweep does. Net-steps (one net, one batch) per second of all processes together are
+printed; the last line is ``ratio``, the best fleet over plain modules with torch.optim.
 """
 
 from __future__ import annotations
@@ -17,22 +16,19 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.processes import Step, measure
-from threeregime.data import registry
-from threeregime.data.images import ImageBatches
-from threeregime.experiments import catalogue
-from threeregime.fleet import lanes
-from threeregime.fleet.engine import Engine
-from threeregime.fleet.fleet import Fleet
-from threeregime.models.registry import net_builder
-from threeregime.pruning.magnitude import magnitude_masks
-from threeregime.training.run import TrainingRun
+from threeregime.data import ImageBatches, load_images
+from threeregime.experiments import load_scale
+from threeregime.fleet import Engine, Fleet, lanes
+from threeregime.models import net_builder
+from threeregime.pruning import magnitude_masks
+from threeregime.training import TrainingRun
 
-PROTOCOL = catalogue.load_scale("digits")
+PROTOCOL = load_scale("digits")
 
 
 def one_at_a_time() -> Step:
-    """A plain module, torch.optim.SGD and mask, on batches made by the same loader."""
-    digits = registry.load_images("digits")
+    """Train a plain module by torch.optim.SGD with a mask, on batches of the same loader."""
+    digits = load_images("digits")
     net = net_builder(PROTOCOL.net, digits)()
     retraining = PROTOCOL.retraining
     optimizer = torch.optim.SGD(
@@ -42,7 +38,7 @@ def one_at_a_time() -> Step:
         weight_decay=retraining.weight_decay,
     )
     weights = {n: p for n, p in net.named_parameters() if p.dim() == 4}
-    kept = magnitude_masks({n: w.detach()[None] for n, w in weights.items()}, ["uniform"], [0.1])
+    masks = magnitude_masks({n: w.detach()[None] for n, w in weights.items()}, ["uniform"], [0.1])
     loader = ImageBatches(digits, [0], retraining.batch_size, crop=1, flip=False)
     draws = loader.draw(0)
 
@@ -55,14 +51,14 @@ def one_at_a_time() -> Step:
         optimizer.step()
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.mul_(kept[name][0])
+                weight.mul_(masks[name][0])
 
     return step
 
 
 def fleet_of(members: int, engine: Engine) -> Step:
-    """The engine itself."""
-    digits = registry.load_images("digits")
+    """Train a fleet."""
+    digits = load_images("digits")
     seeds = range(members)
     fleet = Fleet.initial(net_builder(PROTOCOL.net, digits), seeds, **engine.fleet_options)
     loader = ImageBatches(digits, seeds, PROTOCOL.retraining.batch_size, 1, False)
@@ -75,35 +71,35 @@ def fleet_of(members: int, engine: Engine) -> Step:
 
 
 def main() -> None:
-    """Print a table of all ways and the ratio."""
+    """Print all rates and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--members", type=int, nargs="+", default=[16, 48])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well: minutes")
-    chosen = parser.parse_args()
-    print(f"digits default, {chosen.processes} processes of one thread, net-steps per second")
-    alone = rate("one net at a time", one_at_a_time, 1, chosen.processes)
+    parser.add_argument("--compile", action="store_true", help="also compiled: minutes")
+    arguments = parser.parse_args()
+    print(f"digits default, {arguments.processes} processes of one thread, net-steps per second")
+    single = rate("one net at a time", one_at_a_time, 1, arguments.processes)
     fleets = [
         rate(
             f"fleet of {members}, {engine.name}",
             partial(fleet_of, members, engine),
             members,
-            chosen.processes,
+            arguments.processes,
         )
         for name in ["grouped", *(["lanes"] if lanes.available() else [])]
-        for members in chosen.members
-        for compiled in ([False, True] if chosen.compile else [False])
+        for members in arguments.members
+        for compiled in ([False, True] if arguments.compile else [False])
         for engine in [Engine(name, compiled=compiled)]
     ]
-    print(f"ratio {max(fleets) / alone:.1f}")
+    print(f"ratio {max(fleets) / single:.1f}")
 
 
 def rate(words: str, make: Callable[[], Step], nets: int, processes: int) -> float:
-    """Measure one way, print and return its net-steps per second."""
-    found = measure(make, processes)
-    if found is None:
+    """Measure, print and return net-steps per second."""
+    result = measure(make, processes)
+    if result is None:
         raise SystemExit(f"{words}: a process failed")
-    steps, spread = found
+    steps, spread = result
     print(f"{words:40} {steps * nets:8.0f} +- {spread * nets:.0f}", flush=True)
     return steps * nets
 

@@ -1,4 +1,4 @@
-"""Measuring rates in several processes at once, as a sweep does; keeping what was found."""
+"""Measure rates in several processes at once, as a sweep runs, and record them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from typing import Any
 
 import torch
 
-from threeregime.fleet.device import compute_settings, device_name
-from threeregime.results import commit
+from threeregime.fleet import compute_settings, device_name
+from threeregime.results.provenance import commit
 
 Step = Callable[[int], None]
 SECONDS = 2.0
 
 
 def rates(step: Step, barrier: Barrier, rounds: int) -> list[float]:
-    """Steps per second of one process in several rounds, all processes working at once."""
+    """Return the steps per second of one process in rounds that all processes start together."""
     step(0)
     _wait()
     begin = time.perf_counter()
     step(1)
     _wait()
     count = max(1, round(SECONDS / (time.perf_counter() - begin)))
-    found = []
+    values = []
     for _ in range(rounds):
         barrier.wait()
         begin = time.perf_counter()
         for number in range(count):
             step(number)
         _wait()
-        found.append(count / (time.perf_counter() - begin))
-    return found
+        values.append(count / (time.perf_counter() - begin))
+    return values
 
 
 def _wait() -> None:
@@ -52,7 +52,7 @@ def _attempt(
     queue: multiprocessing.Queue[list[float]],
     rounds: int,
 ) -> None:
-    """Measure in this process; a failure ends the other processes and the measurement too."""
+    """Measure in this process; a failure also ends the other processes."""
     try:
         torch.manual_seed(0)
         devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -69,15 +69,15 @@ def _attempt(
 def measure(
     make: Callable[[], Step], processes: int, threads: int = 1, rounds: int = 5
 ) -> tuple[float, float] | None:
-    """Median and spread over rounds of the processes' summed steps per second.
+    """Return median and standard deviation over rounds of all processes' steps per second.
 
     Args:
-        make: prepares, in each process, the function that does one step; warm-up is its business.
-        processes, threads: how many, and threads of each.
-        rounds: repetitions.
+        make: makes, in each process, the function of one step, warmed up.
+        processes, threads: number of processes, and of threads in each.
+        rounds: number of repetitions.
 
     Returns:
-        None where a process failed (it says why on its own standard error).
+        None if a process failed; it prints the reason to standard error.
     """
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(processes), context.Queue()
@@ -87,17 +87,17 @@ def measure(
     ]
     for worker in workers:
         worker.start()
-    found = [queue.get() for _ in workers]
+    results = [queue.get() for _ in workers]
     for worker in workers:
         worker.join()
-    if not all(found):
+    if not all(results):
         return None
-    sums = [sum(parts) for parts in zip(*found, strict=True)]
+    sums = [sum(parts) for parts in zip(*results, strict=True)]
     return statistics.median(sums), statistics.pstdev(sums)
 
 
 def record(path: Path, device: str, **facts: Any) -> None:
-    """Write what was measured, and by which code and where, as JSON."""
+    """Write measurements as JSON, with the device and the commit."""
     origin = {
         "device": device_name(device),
         "commit": commit(),

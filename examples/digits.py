@@ -1,8 +1,8 @@
-"""A net of your own, for trying `threeregime advise`: handwritten digits as a folder of pictures.
+"""A small net and a folder of handwritten digits, to try `threeregime advise` with.
 
-``python examples/digits.py`` makes ``digits/`` where it is run: ``digits/data`` with train/CLASS
-and test/CLASS below it, and ``digits/epoch_*.pt``, the net's weights after so many epochs. Nothing
-is downloaded: the pictures come with scikit-learn.
+``python examples/digits.py`` writes ``digits/data`` with train/CLASS and test/CLASS, and
+``digits/epoch_*.pt``, the net's weights during training. Nothing is downloaded: the images come
+with scikit-learn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHECKPOINTS = (2, 8, 24)
 
 
 def build() -> nn.Module:
-    """A small convolutional net for pictures of one channel, 8x8."""
+    """Return a small convolutional net for images of one channel, 8x8."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1, bias=False),
         nn.BatchNorm2d(32),
@@ -36,16 +36,16 @@ def build() -> nn.Module:
     )
 
 
-def main(where: Path) -> None:
-    """Write the pictures, train the net and save its weights on the way."""
+def main(root: Path) -> None:
+    """Write the images, train the net and save its weights."""
     digits = load_digits()
     pixels = (digits.images * 15).astype("uint8")
-    for number, (picture, label) in enumerate(zip(pixels, digits.target, strict=True)):
+    for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True)):
         split = "train" if number < 1000 else "test"
-        folder = where / "data" / split / str(label)
+        folder = root / "data" / split / str(label)
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(folder / f"{number:04}.png")
-    # As the command normalises them: by mean and deviation of the training pictures.
+        Image.fromarray(image).save(folder / f"{number:04}.png")
+    # Normalized as by the command, with mean and deviation of the training images.
     inputs = torch.from_numpy(pixels[:1000]).float()[:, None] / 255
     inputs = (inputs - inputs.mean()) / inputs.std()
     labels = torch.from_numpy(digits.target[:1000])
@@ -58,7 +58,7 @@ def main(where: Path) -> None:
             nn.functional.cross_entropy(net(inputs[batch]), labels[batch]).backward()
             optimizer.step()
         if epoch in CHECKPOINTS:
-            torch.save(net.state_dict(), where / f"epoch_{epoch}.pt")
+            torch.save(net.state_dict(), root / f"epoch_{epoch}.pt")
 
 
 if __name__ == "__main__":

@@ -249,8 +249,8 @@ def test_the_hash_tells_every_field_apart() -> None:
 
 def test_the_hash_is_the_same_in_another_process() -> None:
     code = (
-        "from threeregime import catalogue; import sys; "
-        "print(catalogue.protocol('digits').hash(), catalogue.protocol('digits').dense_hash)"
+        "from threeregime.experiments import load_scale; protocol = load_scale('digits'); "
+        "print(protocol.hash(), protocol.dense_hash)"
     )
     got = subprocess.run(
         [sys.executable, "-c", code],

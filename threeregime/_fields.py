@@ -1,6 +1,6 @@
-"""Sections of fields as plain tables, and back: what a protocol is read from and written as.
+"""Conversion between sections of fields and the plain tables of TOML.
 
-A section is a frozen dataclass; a table holds the values of its fields as TOML gives them.
+A section is a frozen dataclass; its table holds the values of its fields by name.
 """
 
 from __future__ import annotations
@@ -9,29 +9,43 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from threeregime.errors import ThreeRegimeError
 
 Tables = dict[str, dict[str, Any]]
 """Values of fields by section and name."""
 
-# Read once: it takes longer than all else in making a protocol, of which a plan makes hundreds.
+# Cached, since resolving hints dominates the time to make a protocol, of which a plan has hundreds.
 _hints = functools.cache(get_type_hints)
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
-    """Refuse a value of a field in one line, where it is not ok.
+    """Check a condition on a value.
 
     Raises:
-        ThreeRegimeError: names the field, the value and what is allowed.
+        ThreeRegimeError: one line with the name, the value and what is allowed.
     """
     if not ok:
         raise ThreeRegimeError(f"{name} = {value!r} is not allowed: {allowed}")
 
 
-def table(section: Any, defaults: bool = True) -> dict[str, Any]:
-    """Plain values of a section by field; without ``defaults`` only what differs from them."""
+class Section:
+    """Base of the sections of a protocol."""
+
+    section: ClassVar[str]
+
+    def check(self, ok: bool, field: str, allowed: str) -> None:
+        """Check a condition on a field; see :func:`require`."""
+        require(ok, f"{self.section}.{field}", _plain(getattr(self, field)), allowed)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def to_table(section: Any, defaults: bool = True) -> dict[str, Any]:
+    """Return the values of a section; with ``defaults=False`` only those that are not defaults."""
     return {
         f.name: _plain(getattr(section, f.name))
         for f in dataclasses.fields(section)
@@ -39,39 +53,31 @@ def table(section: Any, defaults: bool = True) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def merged(tables: Tables, path: str, value: Any) -> Tables:
-    """The same tables but for one field, e.g. ``pruning.density``."""
-    section, _, name = path.partition(".")
-    return {**tables, section: {**tables.get(section, {}), name: value}}
-
-
-def built(kind: type, tables: Mapping[str, Mapping[str, Any]]) -> Any:
-    """A dataclass of sections from their tables; sections that are not given have their defaults.
+def from_tables(cls: type, tables: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Make a dataclass of sections; missing sections and fields have their defaults.
 
     Raises:
         ThreeRegimeError: an unknown section or field, a value of the wrong type or range.
     """
-    parts = [f.name for f in dataclasses.fields(kind)]
+    sections = [f.name for f in dataclasses.fields(cls)]
     for name in tables:
-        require(name in parts, "section", name, f"one of {', '.join(parts)}")
-    kinds = _hints(kind)
-    return kind(**{name: _section(kinds[name], name, tables.get(name, {})) for name in parts})
+        require(name in sections, "section", name, f"one of {', '.join(sections)}")
+    types = _hints(cls)
+    return cls(
+        **{name: _make_section(types[name], name, tables.get(name, {})) for name in sections}
+    )
 
 
-def _section(kind: type, section: str, given: Mapping[str, Any]) -> Any:
-    types = _hints(kind)
-    allowed = [f.name for f in dataclasses.fields(kind)]
-    for name in given:
-        require(name in allowed, f"field {section}.{name}", given[name], f"{', '.join(allowed)}")
-    return kind(**{n: _converted(f"{section}.{n}", types[n], v) for n, v in given.items()})
+def _make_section(cls: type, section: str, values: Mapping[str, Any]) -> Any:
+    types = _hints(cls)
+    fields = [f.name for f in dataclasses.fields(cls)]
+    for name, value in values.items():
+        require(name in fields, f"field {section}.{name}", value, ", ".join(fields))
+    return cls(**{n: _convert(f"{section}.{n}", types[n], v) for n, v in values.items()})
 
 
-def _converted(name: str, hint: Any, value: Any) -> Any:
-    """Check a TOML value against its field's type; whole numbers pass as floats."""
+def _convert(name: str, hint: Any, value: Any) -> Any:
+    """Check a TOML value against the type of its field, and convert whole numbers to floats."""
     if hint == tuple[int, ...]:
         whole = isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
         require(whole, name, value, "a list of whole numbers")
@@ -83,6 +89,6 @@ def _converted(name: str, hint: Any, value: Any) -> Any:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         require(number and math.isfinite(value), name, value, "a finite number")
         return float(value)
-    kinds = {int: "a whole number", bool: "true or false", str: "a text"}
-    require(type(value) is hint, name, value, kinds[hint])
+    allowed = {int: "a whole number", bool: "true or false", str: "a text"}
+    require(type(value) is hint, name, value, allowed[hint])
     return value

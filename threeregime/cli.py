@@ -1,23 +1,29 @@
-"""The command line: ``threeregime sweep``, ``run``, ``book``, ``experiments``, ``advise``."""
+"""The command line: ``threeregime COMMAND``."""
 
 from __future__ import annotations
 
 import time
 
-START = time.time()  # before the heavy imports: a time budget counts from here
+START = time.time()  # a time budget includes the imports below
 
-import re  # noqa: E402
 import sys  # noqa: E402
-import tomllib  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated, Any  # noqa: E402
+from typing import Annotated  # noqa: E402
 
 import typer  # noqa: E402
 
+from threeregime._option_values import (  # noqa: E402
+    parse_cells,
+    parse_duration,
+    parse_fields,
+    parse_seeds,
+    split_pair,
+)
 from threeregime.errors import ThreeRegimeError  # noqa: E402
 
 ENDING_SECONDS = 5.0
-INTERRUPTED = 130  # what a shell gives for Ctrl-C, and typer too
+"""Part of a time budget that a process needs to save its state and end."""
+INTERRUPTED = 130  # exit status of typer and of shells after Ctrl-C
 
 app = typer.Typer(
     help="Executable companion to 'A Three-regime Model of Network Pruning' (ICML 2023).",
@@ -28,7 +34,9 @@ app = typer.Typer(
 results_app = typer.Typer(help="Tables of results.", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 
-
+ExperimentName = Annotated[
+    str, typer.Argument(help="Name, e.g. figure_02, or path of a TOML file.")
+]
 Scale = Annotated[str, typer.Option(help="smoke, digits, mini or paper.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 Fields = Annotated[
@@ -39,46 +47,46 @@ Fields = Annotated[
 
 @app.command()
 def sweep(
-    experiment: Annotated[
-        str, typer.Argument(help="Experiment, e.g. figure_02, or its TOML file.")
-    ],
+    experiment: ExperimentName,
     scale: Scale = "digits",
     only: Annotated[
-        str, typer.Option(help="Cells by axis value, e.g. density=0.05,epochs=20; repeat for more.")
+        str, typer.Option(help="Values of the axes, e.g. density=0.05,density=0.1,epochs=20.")
     ] = "",
-    seeds: Annotated[str, typer.Option(help="Dense x retraining seeds, e.g. 3x3.")] = "",
+    seeds: Annotated[str, typer.Option(help="Dense and retraining seeds, e.g. 3x3.")] = "",
     set_: Fields = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where results go; shipped ones by default.")
+        Path | None, typer.Option(help="Folder of the results; by default the shipped ones.")
     ] = None,
-    data_dir: Annotated[Path, typer.Option(help="Where data sets lie.")] = Path("data"),
+    data_dir: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
     download: Annotated[bool, typer.Option("--download", help="Download missing data.")] = False,
     device: Device = "auto",
-    workers: Annotated[int, typer.Option(help="Processes; 0: one a core, 1 on a GPU.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core or GPU.")] = 0,
     dask: Annotated[
-        str, typer.Option(help="Use this Dask cluster: tcp://host:8786, or its scheduler file.")
+        str, typer.Option(help="Dask cluster to use: tcp://host:8786, or its scheduler file.")
     ] = "",
-    fleet: Annotated[int, typer.Option(help="Most nets in a fleet.")] = 48,
+    fleet: Annotated[int, typer.Option(help="Maximum number of nets in a fleet.")] = 48,
     engine: Annotated[
-        str, typer.Option(help="How fleets are run, e.g. 'grouped bfloat16'; auto: by a trial.")
+        str, typer.Option(help="Engine of the fleets, e.g. 'grouped bfloat16'; auto: the fastest.")
     ] = "auto",
-    time_budget: Annotated[str, typer.Option(help="Stop in time, all saved: 90s, 9m, 2h.")] = "",
+    time_budget: Annotated[
+        str, typer.Option(help="Stop before it ends, with everything saved: 90s, 9m, 2h.")
+    ] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its cost.")
+        bool, typer.Option("--dry-run", help="Only print the plan and its cost.")
     ] = False,
 ) -> None:
-    """Compute what is missing of an experiment; run it again to go on where it stopped."""
+    """Compute the missing results of an experiment; after a stop, run it again to continue."""
     from threeregime.experiments import load_experiment
     from threeregime.results import tables
     from threeregime.sweep import run_sweep
 
     budget = parse_duration(time_budget) if time_budget else None
-    chosen = load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
-    chosen = chosen.with_values(**parse_cells(only))
+    study = load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
+    study = study.with_values(**parse_cells(only))
     if seeds:
-        chosen = chosen.with_seeds(*parse_seeds(seeds))
+        study = study.with_seeds(*parse_seeds(seeds))
     run_sweep(
-        chosen,
+        study,
         out or tables.ROOT,
         device=device,
         workers=workers,
@@ -87,7 +95,6 @@ def sweep(
         engine=engine,
         data_dir=data_dir,
         download=download,
-        # Less what a process needs to save and end.
         deadline=START + budget - ENDING_SECONDS if budget else None,
         dry_run=dry_run,
     )
@@ -95,13 +102,13 @@ def sweep(
 
 @app.command()
 def run(
-    notebook: Annotated[str, typer.Argument(help="Notebook, e.g. figure_02.")],
+    notebook: Annotated[str, typer.Argument(help="Name of the notebook, e.g. figure_02.")],
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, as often as needed.")
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE; repeat for more.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the executed notebook goes.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Path of the executed notebook.")] = None,
 ) -> None:
-    """Run a notebook with parameters of your own, through papermill."""
+    """Run a notebook with other parameters, through papermill."""
     from threeregime.book import build
 
     print(build.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
@@ -109,10 +116,10 @@ def run(
 
 @app.command()
 def claims(
-    scale: Annotated[str, typer.Option(help="Of the tables: digits or paper.")] = "digits",
-    only: Annotated[str, typer.Option(help="Keys of some claims, e.g. heating_helps,depth.")] = "",
+    scale: Annotated[str, typer.Option(help="Scale of the tables: digits or paper.")] = "digits",
+    only: Annotated[str, typer.Option(help="Only these claims, e.g. heating_helps,depth.")] = "",
 ) -> None:
-    """What holds of the paper's statements on the shipped tables, a line each."""
+    """Check the paper's statements on the shipped tables, and print a line on each."""
     from threeregime.claims import judge_claims, verdict_lines
 
     names = list(filter(None, only.split(",")))
@@ -122,46 +129,43 @@ def claims(
 
 @app.command("boundary")
 def trace_boundary(
-    experiment: Annotated[
-        str, typer.Argument(help="Experiment, e.g. figure_02, or its TOML file.")
-    ],
+    experiment: ExperimentName,
     scale: Scale = "digits",
-    variant: Annotated[str, typer.Option(help="Which, where the experiment has several.")] = "",
-    lmc_threshold: Annotated[float, typer.Option(help="Below it a cell is in Regime I.")] = -0.05,
+    variant: Annotated[str, typer.Option(help="Variant, if the experiment has several.")] = "",
+    lmc_threshold: Annotated[float, typer.Option(help="Threshold of LMC for Regime I.")] = -0.05,
     set_: Fields = None,
     device: Device = "auto",
     recompute: Annotated[
-        bool, typer.Option("--recompute", help="Do not read the shipped tables.")
+        bool, typer.Option("--recompute", help="Ignore the shipped tables.")
     ] = False,
 ) -> None:
-    """Find where Regime I begins by bisection, with a fraction of the diagram's cells."""
+    """Find the boundary of Regime I by bisection, with a fraction of the diagram's cells."""
     from threeregime.analysis import describe_boundary
     from threeregime.experiments import load_experiment
 
-    chosen = load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
-    found = describe_boundary(chosen, variant, lmc_threshold, device, recompute)
-    print(found)
+    study = load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
+    print(describe_boundary(study, variant, lmc_threshold, device, recompute))
 
 
 @app.command("book")
 def build_book(
-    pdf: Annotated[bool, typer.Option("--pdf", help="Print it as a PDF, too.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also print it as a PDF.")] = False,
 ) -> None:
-    """Run every notebook and build the Jupyter Book; prints where its first page is."""
+    """Run all notebooks, build the Jupyter Book and print the path of its first page."""
     from threeregime.book import build
-    from threeregime.book import pdf as printing
+    from threeregime.book import pdf as book_pdf
 
     if pdf:
-        printing.chromium()  # says that there is none before all the work
+        book_pdf.chromium()  # raises at once if there is no browser
     print(build.build())
     if pdf:
-        with printing.browsing() as browser:
-            print(printing.print_book(browser))
+        with book_pdf.browsing() as browser:
+            print(book_pdf.print_book(browser))
 
 
 @app.command()
 def experiments() -> None:
-    """List the experiments: scales, cells, seeds, shipped results, and what each costs here."""
+    """List the experiments: scales, cells, seeds, shipped results, and cost on this machine."""
     from threeregime.results import experiment_list
 
     for line in experiment_list():
@@ -194,56 +198,53 @@ def advise(
         str, typer.Argument(help="Your net: FILE.py:function, package.module:function(classes=10).")
     ],
     more: Annotated[
-        list[str] | None, typer.Argument(help="More weights, as a shell makes of epoch_*.pt.")
+        list[str] | None, typer.Argument(help="More weights, as a shell expands epoch_*.pt.")
     ] = None,
     weights: Annotated[
-        list[str] | None,
-        typer.Option(help="File of weights, or of several: 'epoch_*.pt'; as often as needed."),
+        list[str] | None, typer.Option(help="File of weights or 'epoch_*.pt'; repeat for more.")
     ] = None,
     data: Annotated[
         str, typer.Option(help="Folder with train/CLASS/IMAGE (and test/), or FILE.py:function.")
     ] = "",
-    test: Annotated[str, typer.Option(help="FILE.py:function that returns test data.")] = "",
-    density: Annotated[float, typer.Option(help="Share of the weights to keep.")] = 0.05,
+    test: Annotated[str, typer.Option(help="Test data, as FILE.py:function.")] = "",
+    density: Annotated[float, typer.Option(help="Fraction of the weights to keep.")] = 0.05,
     epochs: Annotated[
-        int | None, typer.Option(help="Of retraining; by default chosen by the data.")
+        int | None, typer.Option(help="Epochs of retraining; default: as many as make 300 steps.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="In retraining, likewise.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adam or sgd, likewise.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of it.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Batch size of retraining.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam or sgd.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of retraining.")] = None,
     copies: Annotated[int, typer.Option(help="Retrained copies of each pruned net.")] = 2,
-    most: Annotated[int, typer.Option(help="Examples of a split that are used at most.")] = 10_000,
-    mean: Annotated[str, typer.Option(help="Of images' pixels in [0, 1]: 0.49,0.48,0.45.")] = "",
-    std: Annotated[str, typer.Option(help="Likewise; by default both are measured.")] = "",
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    max_examples: Annotated[int, typer.Option(help="Examples of a split to draw.")] = 10_000,
+    mean: Annotated[str, typer.Option(help="Pixel mean, e.g. 0.49,0.48,0.45.")] = "",
+    std: Annotated[str, typer.Option(help="Pixel deviation; default: of the images.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     device: Device = "auto",
-    figure: Annotated[Path | None, typer.Option(help="Draw the barrier, e.g. barrier.png.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Figure to draw, e.g. barrier.png.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
-    progress: Annotated[
-        bool | None, typer.Option(help="Show a bar; by default on a terminal.")
-    ] = None,
+    progress: Annotated[bool | None, typer.Option(help="Show a progress bar.")] = None,
 ) -> None:
-    """Tell whether your net wants hotter or colder training before it is pruned."""
-    from threeregime.advice import advise as ask
+    """Recommend hotter or colder training of your net before it is pruned."""
+    from threeregime import advice
     from threeregime.advice import user_files
 
     if figure is not None:
         user_files.check_figure(figure)
     model = user_files.call_function(net)
-    paths = user_files.name_files(user_files.files([*(weights or []), *(more or [])]))
-    train_data, test_data = user_files.load_data(data, model, most, seed, mean, std)
-    answer = ask(
+    paths = user_files.find_files([*(weights or []), *(more or [])])
+    train_data, test_data = user_files.load_data(data, model, max_examples, seed, mean, std)
+    answer = advice.advise(
         model,
         train_data,
         density=density,
         test_data=user_files.call_function(test) if test else test_data,
-        checkpoints=paths or None,
+        checkpoints=user_files.name_files(paths) or None,
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
         lr=lr,
         copies=copies,
-        most=most,
+        max_examples=max_examples,
         seed=seed,
         device=device,
         progress=progress,
@@ -253,61 +254,13 @@ def advise(
     print(answer.to_json() if json else answer)
 
 
-def split_pair(text: str) -> tuple[str, str]:
-    """Split NAME=VALUE."""
-    name, equals, value = text.partition("=")
-    if not (name.strip() and equals and value.strip()):
-        raise ThreeRegimeError(f"{text!r} is not of the form NAME=VALUE")
-    return name.strip(), value.strip()
-
-
-def parse_fields(pairs: list[str]) -> dict[str, Any]:
-    """Parse SECTION.FIELD=VALUE, where VALUE is as in TOML or a bare word."""
-    fields = {}
-    for path, value in map(split_pair, pairs):
-        if path.count(".") != 1:
-            raise ThreeRegimeError(f"{path!r} is not of the form SECTION.FIELD, e.g. net.width")
-        try:
-            fields[path] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            fields[path] = value
-    return fields
-
-
-def parse_cells(text: str) -> dict[str, list[float]]:
-    """Parse density=0.05,density=0.1,epochs=20 into the values of each axis."""
-    cells: dict[str, list[float]] = {}
-    for name, value in map(split_pair, filter(None, text.split(","))):
-        try:
-            cells.setdefault(name, []).append(float(value))
-        except ValueError:
-            raise ThreeRegimeError(f"{name} = {value!r} is not allowed: a number") from None
-    return cells
-
-
-def parse_seeds(text: str) -> tuple[int, int]:
-    """Parse 3x3."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
-    if not match:
-        raise ThreeRegimeError(f"seeds = {text!r} is not allowed: DENSExRETRAINING, e.g. 3x3")
-    return int(match[1]), int(match[2])
-
-
-def parse_duration(text: str) -> float:
-    """Parse 90s, 9m or 2h into seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
-    if not match or not float(match[1]):
-        raise ThreeRegimeError(f"time budget {text!r} is not allowed: e.g. 90s, 9m or 2h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-
-
 def main() -> None:
-    """Entry point: a user's error is one line and status 2."""
+    """Run the command line; print a user's error as one line, with exit status 2."""
     try:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
         status, line = error.exit_code, error.format_message()
-        if line:  # there is none where the help has been shown instead
+        if line:  # empty if the help is shown instead
             print(f"threeregime: {line} (--help lists what there is)", file=sys.stderr)
     except ThreeRegimeError as error:
         status = 2

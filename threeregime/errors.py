@@ -1,10 +1,12 @@
-"""The one exception that users see."""
+"""The error that users see, and errors as text."""
 
 from __future__ import annotations
 
 
 class ThreeRegimeError(ValueError):
-    """Something the user can put right; its message is one line that says how.
+    """A problem that the user can solve; its message is one line that says how."""
 
-    The command line prints the message alone and exits with status 2.
-    """
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,8 +1,8 @@
-"""Everything that determines a number: data, net, dense run, pruning, retraining, metrics.
+"""The protocol of a cell: data, net, dense run, pruning, retraining and metrics.
 
 The defaults are the paper's CIFAR-10 constants (Section 3.1, Appendix B.1; where the paper is
-silent, the authors' published scripts). A field left at its default stays out of the hash, so that
-an option added later leaves the identity of old results as it was.
+silent, the authors' published scripts). A field at its default stays out of the hash, so that new
+options do not change the identity of old results.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from threeregime._fields import Tables, built, merged, require, table
+from threeregime._fields import Section, Tables, from_tables, to_table
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Section):
     """The data set and its augmentation.
 
-    ``name`` is an entry of :data:`threeregime.data.registry.DATASETS` or, of sentences,
-    :data:`threeregime.data.translation.TRANSLATIONS`, or ``folder:PATH`` for a folder in
-    torchvision's
-    ``ImageFolder`` layout with ``train`` and ``test`` below it. ``crop`` is the zero
-    padding in pixels of the random crop; ``flip`` mirrors half of the images left to right.
-    ``images`` keeps so many training images, the same number of each class, and ``size`` shrinks
-    images to so many pixels a side by averaging; None keeps all of them as they are. Of sentences
-    ``images`` keeps the first so many pairs, and there is nothing to crop, flip or shrink.
+    ``name`` is an entry of :data:`threeregime.data.DATASETS` or, for sentences, of
+    :data:`threeregime.data.TRANSLATIONS`, or ``folder:PATH`` for a folder of images in
+    torchvision's ``ImageFolder`` layout with ``train`` and ``test`` below it. ``crop`` is the zero
+    padding of the random crop in pixels; ``flip`` mirrors images left to right with probability
+    1/2. ``images`` is the number of training images to keep, the same number of each class, and
+    ``size`` the side in pixels to which averaging shrinks them; None keeps all as they are. Of
+    sentences, ``images`` keeps the first pairs; the other fields do not apply.
     """
 
+    section = "data"
     name: str = "cifar10"
     crop: int = 4
     flip: bool = True
@@ -39,23 +40,22 @@ class Data:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        require(self.crop >= 0, "data.crop", self.crop, "0 or more pixels")
-        require(self.images is None or self.images > 0, "data.images", self.images, "1 or more")
-        require(self.size is None or self.size > 0, "data.size", self.size, "1 or more pixels")
+        self.check(self.crop >= 0, "crop", "0 or more pixels")
+        self.check(self.images is None or self.images > 0, "images", "1 or more")
+        self.check(self.size is None or self.size > 0, "size", "1 or more pixels")
 
 
 @dataclass(frozen=True)
-class Net:
-    """The architecture: an entry of :data:`threeregime.models.registry.NETS`, its depth and width
-    factor.
-    """
+class Net(Section):
+    """The architecture: an entry of :data:`threeregime.models.NETS`, its depth and width factor."""
 
+    section = "net"
     name: str = "preresnet"
     depth: int = 20
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.width > 0, "net.width", self.width, "a factor above 0")
+        self.check(self.width > 0, "width", "a factor above 0")
 
 
 OPTIMIZERS = ("sgd", "adam")
@@ -63,18 +63,18 @@ SCHEDULES = ("milestones", "inverse_sqrt")
 
 
 @dataclass(frozen=True)
-class Training:
-    """One run of an optimizer: ``epochs`` passes at a rate that follows a schedule.
+class Training(Section):
+    """One run of an optimizer over ``epochs`` epochs, with a schedule of the learning rate.
 
-    ``optimizer`` is ``sgd``, with ``momentum``, or ``adam``; both with L2 ``weight_decay``. Under
-    the schedule ``milestones`` the rate is multiplied by ``decay`` at each of these epochs; under
-    ``inverse_sqrt`` it grows to ``lr`` over ``warmup`` steps and then falls as one over the root of
-    the step (Vaswani et al., 2017). With ``iterations`` the run has so many steps, whatever the
-    batch size, and the milestones stay at the same share of it: that makes the batch size a
-    temperature (Appendix B.2). ``smoothing`` is the share of each target that is spread over all
-    classes (label smoothing; 0.1 in Vaswani et al., 2017).
+    ``optimizer`` is ``sgd``, with ``momentum``, or ``adam``; both with L2 ``weight_decay``. The
+    schedule ``milestones`` multiplies the rate by ``decay`` at each of these epochs;
+    ``inverse_sqrt`` raises it to ``lr`` over ``warmup`` steps and then lowers it with the inverse
+    square root of the step (Vaswani et al., 2017). ``iterations`` sets the number of steps whatever
+    the batch size, with the milestones at the same fraction of the run, which makes the batch size
+    a temperature (Appendix B.2). ``smoothing`` is the label smoothing.
     """
 
+    section = "training"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -89,134 +89,117 @@ class Training:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        where = {Dense: "dense", Retraining: "retraining"}.get(type(self), "training")
-        require(self.lr > 0, f"{where}.lr", self.lr, "a rate above 0")
-        require(0 <= self.momentum < 1, f"{where}.momentum", self.momentum, "from 0 to below 1")
-        decay = self.weight_decay
-        require(decay >= 0, f"{where}.weight_decay", decay, "0 or more")
-        require(self.batch_size >= 1, f"{where}.batch_size", self.batch_size, "1 or more images")
-        require(self.epochs >= 1, f"{where}.epochs", self.epochs, "1 or more")
-        ordered = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
-        inside = all(0 < m < self.epochs for m in self.milestones)
-        require(
-            ordered and inside,
-            f"{where}.milestones",
-            list(self.milestones),
-            f"increasing epochs before the last one, {self.epochs}",
-        )
-        require(0 < self.decay <= 1, f"{where}.decay", self.decay, "in (0, 1]")
-        self._check_choices(where)
-
-    def _check_choices(self, where: str) -> None:
-        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            value = getattr(self, name)
-            require(value in allowed, f"{where}.{name}", value, f"one of {', '.join(allowed)}")
+        self.check(self.lr > 0, "lr", "a rate above 0")
+        self.check(0 <= self.momentum < 1, "momentum", "from 0 to below 1")
+        self.check(self.weight_decay >= 0, "weight_decay", "0 or more")
+        self.check(self.batch_size >= 1, "batch_size", "1 or more images")
+        self.check(self.epochs >= 1, "epochs", "1 or more")
+        # Each epoch is below the next one, from 0 to the end of the run.
+        increasing = all(a < b for a, b in pairwise((0, *self.milestones, self.epochs)))
+        allowed = f"increasing epochs before the last one, {self.epochs}"
+        self.check(increasing, "milestones", allowed)
+        self.check(0 < self.decay <= 1, "decay", "in (0, 1]")
+        self.check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
+        self.check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
         warms_up = self.schedule == "inverse_sqrt"
-        allowed_warmup = "1 or more steps with inverse_sqrt, else 0"
-        require((self.warmup > 0) == warms_up, f"{where}.warmup", self.warmup, allowed_warmup)
-        smoothing = self.smoothing
-        require(0 <= smoothing < 1, f"{where}.smoothing", smoothing, "from 0 to below 1")
-        iterations = self.iterations
-        require(
-            iterations is None or iterations > 0, f"{where}.iterations", iterations, "1 or more"
-        )
+        allowed = "1 or more steps with inverse_sqrt, else 0"
+        self.check((self.warmup > 0) == warms_up, "warmup", allowed)
+        self.check(0 <= self.smoothing < 1, "smoothing", "from 0 to below 1")
+        self.check(self.iterations is None or self.iterations > 0, "iterations", "1 or more")
 
-    def rate(self, step: int, per_epoch: int) -> float:
-        """Learning rate of a step, counted from 0, where an epoch has so many."""
+    def rate(self, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
         if self.schedule == "inverse_sqrt":
             return self.lr * min((step + 1) / self.warmup, (self.warmup / (step + 1)) ** 0.5)
-        epoch = step * self.epochs / self.iterations if self.iterations else step // per_epoch
+        epoch = step * self.epochs / self.iterations if self.iterations else step // steps_per_epoch
         return self.lr * self.decay ** sum(epoch >= m for m in self.milestones)
 
-    def steps(self, per_epoch: int) -> int:
-        """Number of steps of the whole run, where an epoch has so many."""
-        return self.iterations or self.epochs * per_epoch
+    def steps(self, steps_per_epoch: int) -> int:
+        """Return the number of steps of the run."""
+        return self.iterations or self.epochs * steps_per_epoch
 
 
 @dataclass(frozen=True)
 class Dense(Training):
-    """The dense run. ``stop`` ends it early, at that epoch of the same schedule (None: at its end).
+    """The dense run.
 
-    Early stopping is the paper's first temperature: fewer epochs are hotter. All stops of one run
-    are checkpoints of that one run (Appendix B.1, scripts). ``rho`` above 0 makes every step one of
-    sharpness-aware minimization (SAM; Foret et al., 2021) with that radius, the third temperature.
+    ``stop`` ends it at an earlier epoch of the same schedule; None: at its end. Early stopping is
+    the paper's first temperature: fewer epochs are hotter. All stops are checkpoints of one run
+    (Appendix B.1, scripts). ``rho`` above 0 is the radius of sharpness-aware minimization (SAM;
+    Foret et al., 2021), the third temperature.
     """
 
+    section = "dense"
     stop: int | None = None
     rho: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        stop = self.stop
-        allowed = f"an epoch from 1 to {self.epochs}"
-        require(stop is None or 1 <= stop <= self.epochs, "dense.stop", stop, allowed)
-        whole = stop is None or self.iterations is None
-        require(whole, "dense.stop", stop, "left out where dense.iterations is given")
-        require(self.rho >= 0, "dense.rho", self.rho, "0 or more")
+        in_run = self.stop is None or 1 <= self.stop <= self.epochs
+        self.check(in_run, "stop", f"an epoch from 1 to {self.epochs}")
+        by_epochs = self.stop is None or self.iterations is None
+        self.check(by_epochs, "stop", "left out where dense.iterations is given")
+        self.check(self.rho >= 0, "rho", "0 or more")
 
     @property
     def stopped(self) -> int:
-        """Number of epochs the dense net is trained for before it is pruned."""
+        """Number of epochs of the dense run before pruning."""
         return self.stop if self.stop is not None else self.epochs
 
 
 @dataclass(frozen=True)
 class Retraining(Training):
-    """Training of the pruned net: fresh optimizer, the mask held throughout."""
+    """Training of the pruned net with a new optimizer and a fixed mask."""
+
+    section = "retraining"
 
 
 @dataclass(frozen=True)
-class Pruning:
-    """How the dense net is compressed: by pruning to ``density``, or to so many ``bits`` a weight.
+class Pruning(Section):
+    """Compression of the dense net: pruning to ``density``, or quantization to ``bits``.
 
-    ``density`` is the kept fraction of the convolution weights, the largest ones. ``uniform``
-    prunes every convolution alike (UniformMP), ``global`` sets one threshold over all of them
-    (GlobalMP); Section 2.3. ``n:m`` keeps ``density * group`` of each ``group`` neighbours
-    (:mod:`threeregime.pruning.magnitude`). ``quantization`` keeps every weight, and of each so
-    many ``bits``
-    (:mod:`threeregime.pruning.quantization`). Of a Transformer it is the linear layers.
+    ``density`` is the fraction of the convolution weights to keep (of a Transformer, of its linear
+    layers), those of largest magnitude. ``uniform`` applies it to every layer (UniformMP),
+    ``global`` to all weights together (GlobalMP; Section 2.3), and ``n:m`` to each ``group`` of
+    neighbours (:mod:`threeregime.pruning.magnitude`). ``quantization`` keeps all weights, with
+    ``bits`` each (:mod:`threeregime.pruning.quantization`).
     """
 
+    section = "pruning"
     method: str = "uniform"
     density: float = 0.05
     group: int | None = None
     bits: int | None = None
 
     def __post_init__(self) -> None:
-        require(0 < self.density <= 1, "pruning.density", self.density, "a fraction in (0, 1]")
-        self._check_group()
-        self._check_bits()
-
-    def _check_group(self) -> None:
-        group = self.group
+        self.check(0 < self.density <= 1, "density", "a fraction in (0, 1]")
+        group, bits = self.group, self.bits
         fits = group is None if self.method != "n:m" else group is not None and group >= 2
-        require(fits, "pruning.group", group, "2 or more weights with n:m, else left out")
+        self.check(fits, "group", "2 or more weights with n:m, else left out")
         if group is not None:
-            kept = round(self.density * group)
-            whole = kept >= 1 and math.isclose(kept, self.density * group)
+            weights = round(self.density * group)
+            whole = weights >= 1 and math.isclose(weights, self.density * group)
             allowed = f"a multiple of 1/{group}, whole weights of each group of {group}"
-            require(whole, "pruning.density", self.density, allowed)
-
-    def _check_bits(self) -> None:
-        quantized, bits = self.method == "quantization", self.bits
+            self.check(whole, "density", allowed)
+        quantized = self.method == "quantization"
         fits = bits is not None and 1 <= bits <= 16 if quantized else bits is None
-        require(fits, "pruning.bits", bits, "from 1 to 16 with quantization, else left out")
-        all_kept = not quantized or self.density == 1
-        require(all_kept, "pruning.density", self.density, "1 with quantization")
+        self.check(fits, "bits", "from 1 to 16 with quantization, else left out")
+        self.check(not quantized or self.density == 1, "density", "1 with quantization")
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """How errors, LMC and CKA are taken.
+class Metrics(Section):
+    """How errors, LMC and CKA are measured.
 
-    ``error_epochs``: the test error is the mean over this many last epochs of retraining (scripts).
-    ``points``: errors are taken at this many t along the line between two copies.
-    ``samples``: CKA uses the first so many training images, or all when there are fewer (scripts).
-    ``early``: LMC, CKA and the test error are also taken after these epochs of retraining.
-    ``hessian``: the Hessian's trace and leading eigenvalue of every net are taken from so many
-    random vectors and so many iterations (:mod:`threeregime.metrics.hessian`); 0: not at all.
+    ``error_epochs``: number of last epochs of retraining to average the test error over (scripts).
+    ``points``: number of points on the line between two copies.
+    ``samples``: number of training images for CKA, or all if there are fewer (scripts).
+    ``early``: epochs of retraining after which LMC, CKA and test error are measured as well.
+    ``hessian``: number of random vectors and of iterations for the trace and the leading eigenvalue
+    of every net's Hessian (:mod:`threeregime.metrics.hessian`); 0: not measured.
     """
 
+    section = "metrics"
     error_epochs: int = 5
     points: int = 11
     samples: int = 6464
@@ -224,17 +207,17 @@ class Metrics:
     hessian: int = 0
 
     def __post_init__(self) -> None:
-        require(self.error_epochs >= 1, "metrics.error_epochs", self.error_epochs, "1 or more")
-        require(self.points >= 3, "metrics.points", self.points, "3 or more")
-        require(self.samples >= 2, "metrics.samples", self.samples, "2 or more")
-        ordered = all(a < b for a, b in zip((0, *self.early), self.early, strict=False))
-        require(ordered, "metrics.early", list(self.early), "increasing epochs from 1 on")
-        require(self.hessian >= 0, "metrics.hessian", self.hessian, "0 or more vectors")
+        self.check(self.error_epochs >= 1, "error_epochs", "1 or more")
+        self.check(self.points >= 3, "points", "3 or more")
+        self.check(self.samples >= 2, "samples", "2 or more")
+        increasing = all(a < b for a, b in pairwise((0, *self.early)))
+        self.check(increasing, "early", "increasing epochs from 1 on")
+        self.check(self.hessian >= 0, "hessian", "0 or more vectors")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One cell's whole recipe, seeds apart."""
+    """The recipe of one cell, without seeds."""
 
     data: Data = field(default_factory=Data)
     net: Net = field(default_factory=Net)
@@ -244,58 +227,60 @@ class Protocol:
     metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
-        early, retraining = list(self.metrics.early), self.retraining
-        counted = not early or retraining.iterations is None
-        require(counted, "metrics.early", early, "left out where retraining.iterations is given")
-        inside = not early or early[-1] <= retraining.epochs
-        allowed = f"epochs of retraining, at most {retraining.epochs}"
-        require(inside, "metrics.early", early, allowed)
+        metrics, retraining = self.metrics, self.retraining
+        by_epochs = not metrics.early or retraining.iterations is None
+        metrics.check(by_epochs, "early", "left out where retraining.iterations is given")
+        in_run = not metrics.early or metrics.early[-1] <= retraining.epochs
+        metrics.check(in_run, "early", f"epochs of retraining, at most {retraining.epochs}")
 
     @classmethod
     def from_dict(cls, sections: Mapping[str, Mapping[str, Any]]) -> Protocol:
-        """Build from nested tables as TOML gives them.
+        """Make a protocol from the nested tables of TOML.
 
         Raises:
             ThreeRegimeError: an unknown section or field, a value of the wrong type or range.
         """
-        made: Protocol = built(cls, sections)
-        return made
+        protocol: Protocol = from_tables(cls, sections)
+        return protocol
 
     def replace(self, path: str, value: Any) -> Protocol:
         """Return a copy with one field changed, e.g. ``replace("pruning.density", 0.05)``."""
         return self.update({path: value})
 
     def update(self, fields: Mapping[str, Any]) -> Protocol:
-        """Return a copy with fields changed together: some are only allowed together."""
+        """Return a copy with several fields, by path, changed at once."""
         tables = self.to_dict()
         for path, value in fields.items():
-            tables = merged(tables, path, value)
+            section, _, name = path.partition(".")
+            tables.setdefault(section, {})[name] = value
         return self.from_dict(tables)
 
     def get(self, path: str) -> Any:
-        """Value of a dotted field, e.g. ``get("pruning.density")``."""
+        """Return the value of a field, e.g. ``get("pruning.density")``."""
         section, _, name = path.partition(".")
         return getattr(getattr(self, section), name)
 
     def to_dict(self, defaults: bool = True) -> Tables:
-        """Nested plain values; with ``defaults=False`` only what differs from the defaults."""
-        tables = {f.name: table(getattr(self, f.name), defaults) for f in dataclasses.fields(self)}
+        """Return nested plain values; with ``defaults=False`` only those that are not defaults."""
+        tables = {
+            f.name: to_table(getattr(self, f.name), defaults) for f in dataclasses.fields(self)
+        }
         return {name: values for name, values in tables.items() if defaults or values}
 
     def hash(self, *sections: str, without: Collection[str] = ()) -> str:
-        """Identity of the recipe, or of the named sections alone: 12 hexadecimal digits.
+        """Return the identity of the recipe, or of some sections: 12 hexadecimal digits.
 
-        Fields ``without`` which it is taken count as if they were at their defaults.
+        Fields in ``without`` count as if they had their defaults.
         """
         tables: Tables = {}
         for section, values in self.to_dict(defaults=False).items():
-            left = {n: v for n, v in values.items() if f"{section}.{n}" not in without}
-            if left and (not sections or section in sections):
-                tables[section] = left
+            fields = {n: v for n, v in values.items() if f"{section}.{n}" not in without}
+            if fields and (not sections or section in sections):
+                tables[section] = fields
         text = json.dumps(tables, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def dense_hash(self) -> str:
-        """Identity of the dense run, which all its early stops share."""
+        """Identity of the dense run, shared by all of its early stops."""
         return self.replace("dense.stop", None).hash("data", "net", "dense")

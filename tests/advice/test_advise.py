@@ -1,4 +1,4 @@
-"""Advice on nets of a user's own: any module, any data, and one clear line for what is wrong."""
+"""Advice on any module and any data, and one-line errors."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def words(places: bool = False) -> Pair:
     return inputs, following if places else inputs[:, 0] % CLASSES
 
 
-def made(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+def build_net(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
@@ -132,7 +132,7 @@ def ask(model: nn.Module, data: Any, **options: Any) -> Advice:
 
 
 class Silent:
-    """A progress bar that shows nothing."""
+    """A progress bar without output."""
 
     n = 0
     total = 0
@@ -142,18 +142,20 @@ class Silent:
     def update(self) -> None: ...
 
 
-def live(model: nn.Module, data: Pair, copies: int = 2, **recipe: Any) -> LiveTrials:
+def live(model: nn.Module, data: Pair, copies: int = 2, **options: Any) -> LiveTrials:
     train = user_data.draw_split(data, 10_000, 0, "training")
     subject = inspect_net(model, train)
     task = TensorTask("made", train, None, subject.classes)
-    how = default_retraining(task.count, False, **{"epochs": 2, "batch_size": 16, **recipe})
-    return LiveTrials(subject, {"it": state_of(subject.net)}, task, 0.3, how, copies, 0, Silent())
+    recipe = default_retraining(task.count, False, **{"epochs": 2, "batch_size": 16, **options})
+    return LiveTrials(
+        subject, {"it": state_of(subject.module)}, task, 0.3, recipe, copies, 0, Silent()
+    )
 
 
 @pytest.fixture(autouse=True)
 def without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the shipped tables takes seconds: most tests go without."""
-    monkeypatch.setattr(advisor, "calibration", lambda steps: None)
+    monkeypatch.setattr(advisor, "load_calibration", lambda steps: None)
 
 
 # --- any net --------------------------------------------------------------------------------------
@@ -172,9 +174,9 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Pair, int]] = {
 @pytest.mark.parametrize("name", NETS)
 def test_every_kind_of_net_is_advised_and_left_alone(name: str) -> None:
     build, data, layers = NETS[name]
-    model = made(build).eval()
+    model = build_net(build).eval()
     before = copy.deepcopy(model.state_dict())
-    drawn = (torch.random.get_rng_state(), random.getstate())
+    random_states = (torch.random.get_rng_state(), random.getstate())
     answer = ask(model, data)
     assert answer.pruned["layers"] == layers
     assert answer.regime in ("I", "II-A", "II-B")
@@ -183,8 +185,8 @@ def test_every_kind_of_net_is_advised_and_left_alone(name: str) -> None:
     assert all(p.grad is None for p in model.parameters())
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[key]), key
-    assert torch.equal(torch.random.get_rng_state(), drawn[0])
-    assert random.getstate() == drawn[1]
+    assert torch.equal(torch.random.get_rng_state(), random_states[0])
+    assert random.getstate() == random_states[1]
     # Dropout included, the seed determines everything.
     again = ask(model, data)
     assert again.evidence == answer.evidence
@@ -210,12 +212,12 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
     build: Callable[[], nn.Module],
 ) -> None:
     """The reference: an ordinary module, optimizer and mask; of the engine but the order."""
-    model, data = made(build), pictures()
+    model, data = build_net(build), pictures()
     trials = live(model, data)
     fleet = trials._fleet("it", trials.copies)
     trials._train(fleet, "it", 2)
     together = fleet.state()
-    masks = {n: together[n][0] != 0 for n in trials.subject.prunable}
+    masks = {n: together[n][0] != 0 for n in trials.net.prunable}
     split = trials.task.train
     for number in range(2):
         alone = copy.deepcopy(model).train()
@@ -246,15 +248,15 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
 
 
 def test_identical_copies_are_connected_and_alike() -> None:
-    trials = live(made(plain), pictures())
-    found = trials._measured(trials._fleet("it", 2))
-    assert found.lmc == 0
-    assert found.cka == pytest.approx(1)
-    assert len(set(found.curve[0])) == 1
+    trials = live(build_net(plain), pictures())
+    evidence = trials._measure(trials._fleet("it", 2))
+    assert evidence.lmc == 0
+    assert evidence.cka == pytest.approx(1)
+    assert len(set(evidence.curve[0])) == 1
 
 
 def test_dense_error_is_that_of_the_model() -> None:
-    model, (inputs, labels) = made(line), pictures()
+    model, (inputs, labels) = build_net(line), pictures()
     trials = live(model, (inputs, labels))
     with torch.no_grad():
         wrong = (model.eval()(inputs).argmax(1) != labels).double().mean()
@@ -262,9 +264,9 @@ def test_dense_error_is_that_of_the_model() -> None:
 
 
 def test_more_copies_make_more_pairs() -> None:
-    answer = ask(made(mlp), pictures(), copies=3)
-    found = answer.evidence[advisor.OWN]
-    assert (len(found.curve), len(found.train)) == (3, 3)
+    answer = ask(build_net(mlp), pictures(), copies=3)
+    evidence = answer.evidence[advisor.OWN]
+    assert (len(evidence.curve), len(evidence.train)) == (3, 3)
 
 
 def test_the_classifier_is_the_linear_layer_that_is_called_last() -> None:
@@ -332,7 +334,7 @@ def test_examples_come_mixed_and_another_seed_draws_others() -> None:
 
 
 def test_large_examples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_data, "MOST_BYTES", 8 * 40)
+    monkeypatch.setattr(user_data, "MAX_BYTES", 8 * 40)
     assert len(user_data.draw_split(Numbered(500), 100, 0, "training").targets) == 40
     assert (
         len(
@@ -348,7 +350,7 @@ def test_large_examples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answer(lmc: float = -0.2, cka: float = 0.9, chances: Any = None, **fields: Any) -> Advice:
-    found = Evidence(lmc, cka, ((0.1, 0.3, 0.1),), (0.1, 0.1), None)
+    evidence = Evidence(lmc, cka, ((0.1, 0.3, 0.1),), (0.1, 0.1), None)
     values: dict[str, Any] = {
         "regime": "I" if lmc < -0.05 else "II-A",
         "probabilities": chances,
@@ -356,7 +358,7 @@ def answer(lmc: float = -0.2, cka: float = 0.9, chances: Any = None, **fields: A
         "chosen": "a",
         "rule": "",
         "density": 0.05,
-        "evidence": {"a": found},
+        "evidence": {"a": evidence},
         "dense": {"a": DenseErrors(0.0, None)},
         "retraining": {
             "optimizer": "sgd",
@@ -377,9 +379,9 @@ def answer(lmc: float = -0.2, cka: float = 0.9, chances: Any = None, **fields: A
 @pytest.mark.parametrize(
     ("dense", "warns"), [(0.9, True), (0.51, True), (0.4, False), (0.0, False)]
 )
-def test_a_net_that_was_not_trained_is_told_to_be(dense: float, warns: bool) -> None:
-    told = str(answer(dense={"a": DenseErrors(dense, None)}))
-    assert ("Train it first" in told) == warns
+def test_an_untrained_net_gets_a_caution(dense: float, warns: bool) -> None:
+    advice = str(answer(dense={"a": DenseErrors(dense, None)}))
+    assert ("Train it first" in advice) == warns
 
 
 @pytest.mark.parametrize(
@@ -393,16 +395,16 @@ def test_a_net_that_was_not_trained_is_told_to_be(dense: float, warns: bool) -> 
 def test_regimes_without_tables_are_split_as_the_papers(
     lmc: float, cka: float, regime: str, turn: str, said: str
 ) -> None:
-    found = Evidence(lmc, cka, ((0.1, 0.1, 0.1),), (0.1, 0.1), None)
-    got, chances, basis = advisor._regime(found, None)
+    evidence = Evidence(lmc, cka, ((0.1, 0.1, 0.1),), (0.1, 0.1), None)
+    got, chances, basis = advisor._regime(evidence, None)
     assert (got, chances) == (regime, None)
     assert "no tables" in basis
-    told = answer(lmc, cka, regime=got)
-    assert told.turn == turn
-    assert said in str(told)
+    advice = answer(lmc, cka, regime=got)
+    assert advice.turn == turn
+    assert said in str(advice)
 
 
-def test_what_is_about_even_is_open() -> None:
+def test_similar_probabilities_are_open() -> None:
     even = answer(-0.06, chances={"I": 0.5, "II-A": 0.45, "II-B": 0.05})
     assert even.open
     assert str(even).startswith("Open (I 50%, II-A 45%, II-B 5%)")
@@ -427,15 +429,15 @@ def test_json_holds_everything_and_no_nan() -> None:
 
 
 def test_probabilities_are_those_of_the_shipped_tables() -> None:
-    known = calibration.load_calibration(300)
-    assert known is not None
-    assert len(known.given) > 400
-    told = [(lmc, known.probabilities(lmc, 1 - 10**apart)) for lmc, apart in known.given]
-    answers = sorted((lmc, chances["I"]) for lmc, chances in told if chances is not None)
+    fit = calibration.load_calibration(300)
+    assert fit is not None
+    assert len(fit.pairs) > 400
+    pairs = [(lmc, fit.probabilities(lmc, 1 - 10**apart)) for lmc, apart in fit.pairs]
+    answers = sorted((lmc, chances["I"]) for lmc, chances in pairs if chances is not None)
     assert answers[0][1] > 0.9 > 0.6 > answers[-1][1]
-    assert all(chances is None or sum(chances.values()) == pytest.approx(1) for _, chances in told)
+    assert all(chances is None or sum(chances.values()) == pytest.approx(1) for _, chances in pairs)
     # No net of ours is so poorly connected and yet answers so alike.
-    assert known.probabilities(-0.6, 0.999) is None
+    assert fit.probabilities(-0.6, 0.999) is None
 
 
 def test_without_tables_there_is_no_probability(tmp_path: Path) -> None:
@@ -447,7 +449,7 @@ def test_without_tables_there_is_no_probability(tmp_path: Path) -> None:
 
 def trained(build: Callable[[], nn.Module], data: Pair, epochs: tuple[int, ...]) -> dict[str, Any]:
     """State of a net after so many epochs."""
-    net, states = made(build), {}
+    net, states = build_net(build), {}
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for epoch in range(max(epochs) + 1):
         if epoch in epochs:
@@ -461,11 +463,11 @@ def trained(build: Callable[[], nn.Module], data: Pair, epochs: tuple[int, ...])
 
 def test_the_best_dense_net_is_pruned_where_its_copies_are_connected() -> None:
     states = trained(plain, pictures(), (0, 12))
-    told = ask(made(plain), pictures(), checkpoints=states, density=0.5)
-    assert (told.chosen, told.rule) == ("epoch_12", "Algorithm 2.1")
-    assert list(told.evidence) == ["epoch_12"]
-    assert "compared by their training error" in str(told)
-    tested = ask(made(plain), pictures(), test_data=pictures(seed=1), checkpoints=states)
+    advice = ask(build_net(plain), pictures(), checkpoints=states, density=0.5)
+    assert (advice.chosen, advice.rule) == ("epoch_12", "Algorithm 2.1")
+    assert list(advice.evidence) == ["epoch_12"]
+    assert "compared by their training error" in str(advice)
+    tested = ask(build_net(plain), pictures(), test_data=pictures(seed=1), checkpoints=states)
     assert tested.rule == "Algorithm 2"
     assert "dense test error" in str(tested)
 
@@ -473,28 +475,28 @@ def test_the_best_dense_net_is_pruned_where_its_copies_are_connected() -> None:
 def test_in_regime_i_all_are_retrained_and_the_rule_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured = LiveTrials._measured
+    measure = LiveTrials._measure
 
     def poor(self: LiveTrials, fleet: Any) -> Evidence:
-        found = measured(self, fleet)
+        evidence = measure(self, fleet)
         cka = 0.5 + len(self.evidence) / 10
-        return Evidence(-0.5, cka, found.curve, found.train, found.test)
+        return Evidence(-0.5, cka, evidence.curve, evidence.train, evidence.test)
 
-    monkeypatch.setattr(LiveTrials, "_measured", poor)
+    monkeypatch.setattr(LiveTrials, "_measure", poor)
     states = trained(mlp, pictures(), (0, 1, 8))
     nan = {name: torch.full_like(t, torch.nan) for name, t in states["epoch_0"].items()}
-    told = ask(made(mlp), pictures(), checkpoints={"ill": nan, **states}, epochs=1)
+    advice = ask(build_net(mlp), pictures(), checkpoints={"ill": nan, **states}, epochs=1)
     # The best dense net comes first, the diverged one is passed over.
-    assert list(told.evidence) == ["epoch_8", "epoch_0", "epoch_1"]
-    assert told.chosen == "epoch_1"
-    assert told.turn == "hotter"
-    assert "unknown (diverged)" in str(told)
+    assert list(advice.evidence) == ["epoch_8", "epoch_0", "epoch_1"]
+    assert advice.chosen == "epoch_1"
+    assert advice.turn == "hotter"
+    assert "unknown (diverged)" in str(advice)
 
 
 def test_checkpoints_as_they_are_saved(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    model = made(lambda: Sentences(tied=True))
+    model = build_net(lambda: Sentences(tied=True))
     state = model.state_dict()
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
     for given in (state, {"state_dict": state, "epoch": 3}, {"model": wrapped}):
@@ -512,8 +514,8 @@ def test_checkpoints_as_they_are_saved(tmp_path: Path) -> None:
 def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         (tmp_path / f"epoch_{number}.pt").write_text("")
-    found = user_files.files([str(tmp_path / "epoch_*.pt")])
-    assert list(user_files.name_files(found)) == ["epoch_1", "epoch_2", "epoch_10"]
+    files = user_files.find_files([str(tmp_path / "epoch_*.pt")])
+    assert list(user_files.name_files(files)) == ["epoch_1", "epoch_2", "epoch_10"]
     twins = [Path("a/last.pt"), Path("b/last.pt")]
     assert list(user_files.name_files(twins)) == ["a/last.pt", "b/last.pt"]
 
@@ -522,7 +524,7 @@ def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 def broken(value: float) -> nn.Module:
-    net = made(mlp)
+    net = build_net(mlp)
     next(net.parameters()).data[0, 0] = value
     return net
 
@@ -536,7 +538,7 @@ INPUTS, LABELS = pictures()
 
 
 @pytest.mark.parametrize(
-    ("model", "data", "options", "words_"),
+    ("model", "data", "options", "message"),
     [
         (
             mlp(),
@@ -583,16 +585,14 @@ INPUTS, LABELS = pictures()
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules")
-def test_what_is_wrong_is_one_clear_line(
-    model: Any, data: Any, options: dict[str, Any], words_: str
-) -> None:
-    with pytest.raises(ThreeRegimeError, match=re.escape(words_)) as caught:
+def test_an_error_is_one_line(model: Any, data: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ThreeRegimeError, match=re.escape(message)) as caught:
         ask(model, data, **options)
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "words_"),
+    ("change", "message"),
     [
         (lambda s: {n: t for n, t in s.items() if n != "1.bias"}, "it lacks 1.bias"),
         (lambda s: {**s, "fc.weight": s["1.bias"]}, "fc.weight is not in the net"),
@@ -602,9 +602,9 @@ def test_what_is_wrong_is_one_clear_line(
         (lambda s: {n: t * torch.nan for n, t in s.items()}, "x has diverged"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit(change: Callable[[Any], Any], words_: str) -> None:
-    model = made(mlp)
-    with pytest.raises(ThreeRegimeError, match=re.escape(words_)):
+def test_a_checkpoint_that_does_not_fit(change: Callable[[Any], Any], message: str) -> None:
+    model = build_net(mlp)
+    with pytest.raises(ThreeRegimeError, match=re.escape(message)):
         ask(model, pictures(), checkpoints={"x": change(model.state_dict())})
 
 
@@ -616,7 +616,7 @@ def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ThreeRegimeError, match="no memory left for 2 copies at batch_size = 8: give"
     ):
-        ask(made(mlp), pictures())
+        ask(build_net(mlp), pictures())
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -642,7 +642,7 @@ def noise():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of digits, a file with a net, and weights of it."""
+    """A folder of digits, a file with a net, and its weights."""
     root = tmp_path_factory.mktemp("advise")
     digits = load_digits()
     for number in range(120):
@@ -652,7 +652,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = (digits.images[number] * 15).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     (root / "my_nets.py").write_text(NET)
-    net = made(lambda: user_files.call_function(f"{root}/my_nets.py:build"))
+    net = build_net(lambda: user_files.call_function(f"{root}/my_nets.py:build"))
     train, _ = user_data.load_folder(root / "pictures", grey=True)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for epoch in range(9):
@@ -672,7 +672,7 @@ Command = Callable[..., tuple[int, str, str]]
 def command(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """Runs the command where the files are."""
+    """Run the command in the folder of the files."""
 
     def run(*given: str) -> tuple[int, str, str]:
         monkeypatch.chdir(place)
@@ -701,10 +701,10 @@ def test_the_command_with_trained_weights_as_json(command: Command) -> None:
         "my_nets.py:build(width=4)", *QUICK, "--weights", "epoch_8.pt", "--json"
     )
     assert status == 0
-    told = json.loads(out)
-    assert told["chosen"] == "epoch_8"
+    advice = json.loads(out)
+    assert advice["chosen"] == "epoch_8"
     assert (
-        told["dense"]["epoch_8"]["train"] < 0.2
+        advice["dense"]["epoch_8"]["train"] < 0.2
     )  # the pictures reach the net as it was trained on them
 
 
@@ -717,15 +717,15 @@ def test_the_command_with_several(command: Command, given: tuple[str, ...]) -> N
 
 
 def test_the_command_with_data_of_a_function(command: Command) -> None:
-    made_of = ("--data", "my_nets.py:noise", "--test", "my_nets.py:noise")
+    sources = ("--data", "my_nets.py:noise", "--test", "my_nets.py:noise")
     options = ("--epochs", "1", "--density", "0.3", "--lr", "0.01")
-    status, out, err = command("my_nets.py:build", *made_of, *options)
+    status, out, err = command("my_nets.py:build", *sources, *options)
     assert (status, err) == (0, "")
     assert "all 40 test examples" in out
 
 
 @pytest.mark.parametrize(
-    ("given", "words_"),
+    ("given", "message"),
     [
         (("nets.py:build", *QUICK), "nets.py is missing: name a Python file"),
         (("my_nets.py:make", *QUICK), "my_nets.py has no function make"),
@@ -755,12 +755,12 @@ def test_the_command_with_data_of_a_function(command: Command) -> None:
         (("my_nets.py:build", *QUICK, "--density", "2"), "density = 2.0 is not allowed"),
     ],
 )
-def test_the_command_says_what_is_wrong(
-    command: Command, given: tuple[str, ...], words_: str
+def test_the_command_prints_errors_as_one_line(
+    command: Command, given: tuple[str, ...], message: str
 ) -> None:
     status, out, err = command(*given)
     assert (status, out) == (2, "")
-    assert words_ in err
+    assert message in err
     assert err.startswith("threeregime: ")
     assert len(err.splitlines()) == 1
 
@@ -776,15 +776,15 @@ def test_the_readme_s_example_works_as_printed(
     section = section.split("\n## ")[0]
     (tmp_path / "examples").symlink_to(root / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(advisor, "calibration", calibration.load_calibration)
+    monkeypatch.setattr(advisor, "load_calibration", calibration.load_calibration)
     (shell,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    for words_ in (line_.split("#")[0].split() for line_ in shell.splitlines()):
-        if words_[:1] == ["python"]:
+    for message in (line_.split("#")[0].split() for line_ in shell.splitlines()):
+        if message[:1] == ["python"]:
             import runpy
 
-            runpy.run_path(words_[1], run_name="__main__")
-        elif words_:
-            given = [word.strip("'\"") for word in words_]
+            runpy.run_path(message[1], run_name="__main__")
+        elif message:
+            given = [word.strip("'\"") for word in message]
             assert given[:2] == ["threeregime", "advise"]
             monkeypatch.setattr(sys, "argv", [*given, "--epochs", "1", "--device", "cpu"])
             with pytest.raises(SystemExit) as caught:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.made import diagram, tables
+from tests.helpers.synthetic import diagram, tables
 from threeregime.analysis.cells import METRICS
 from threeregime.analysis.intervals import held_out_gain
 from threeregime.analysis.phase_diagram import PhaseDiagram

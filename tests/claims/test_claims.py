@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import spoiling
-from tests.helpers.made import diagram, tables
+from tests.helpers.synthetic import diagram, tables
 from threeregime.claims import diagram_statements, ledger
 from threeregime.claims import tables as verdict_tables
 from threeregime.claims import verdicts as claims

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tests.helpers.made import diagram, tables
+from tests.helpers.synthetic import diagram, tables
 from threeregime.claims import controls
 from threeregime.claims.diagram_statements import figure_2
 from threeregime.experiments import catalogue

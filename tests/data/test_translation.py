@@ -518,7 +518,7 @@ def test_memory_is_foreseen() -> None:
             "net": {"name": "transformer", "depth": 1, "width": 0.03125},
         }
     )
-    one, two = (memory._bytes(protocol.net, protocol.data, n, place()) for n in (32, 64))
+    one, two = (memory.net_bytes(protocol, n, place()) for n in (32, 64))
     assert 1.5 < two / one < 2.5
 
 

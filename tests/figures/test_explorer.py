@@ -16,7 +16,7 @@ import pytest
 from ipywidgets.embed import dependency_state
 
 from tests.helpers.browsing import Visit
-from tests.helpers.made import diagram, tables
+from tests.helpers.synthetic import diagram, tables
 from threeregime import cli
 from threeregime._paths import ROOT
 from threeregime.analysis.phase_diagram import PhaseDiagram

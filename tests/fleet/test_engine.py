@@ -295,7 +295,7 @@ def test_fleets_are_as_large_as_memory_allows(
     place: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = place.experiment.protocol
-    each = memory._bytes(protocol.net, protocol.data, 32, place)
+    each = memory.net_bytes(protocol, 32, place)
     monkeypatch.setattr(memory, "free_memory", lambda _: int(10.1 * each / memory.SHARE))
     assert memory.max_members(protocol, place, 1) == 8  # a power of two below 10
     assert memory.max_members(protocol, place, 2) == 4
@@ -305,9 +305,9 @@ def test_fleets_are_as_large_as_memory_allows(
 def test_memory_grows_with_net_image_and_batch(place: JobContext) -> None:
     protocol = place.experiment.protocol
     wide = protocol.replace("net.width", 2 * protocol.net.width)
-    each = memory._bytes(protocol.net, protocol.data, 32, place)
-    assert memory._bytes(protocol.net, protocol.data, 64, place) > 1.5 * each
-    assert 1.8 * each < memory._bytes(wide.net, protocol.data, 32, place) < 4 * each
+    each = memory.net_bytes(protocol, 32, place)
+    assert memory.net_bytes(protocol, 64, place) > 1.5 * each
+    assert 1.8 * each < memory.net_bytes(wide, 32, place) < 4 * each
 
 
 def test_the_machine_says_what_is_free() -> None:
@@ -328,14 +328,14 @@ def tiny() -> Experiment:
 def place_of(tmp_path: Path) -> Callable[[Experiment, str], JobContext]:
     def made(experiment: Experiment, name: str) -> JobContext:
         return JobContext(
-            experiment, make_plan(experiment, tmp_path / name).at, tmp_path, engine="grouped"
+            experiment, make_plan(experiment, tmp_path / name).folder, tmp_path, engine="grouped"
         )
 
     return made
 
 
 def done(place: JobContext) -> bool:
-    root = place.at.parent.parent
+    root = place.folder.parent.parent
     finished = [jobs.run_job(job, place) for job in make_plan(place.experiment, root).jobs]
     return all(finished)
 
@@ -372,12 +372,12 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
     before = [(8, e) for e in range(1, at_epoch + 1)]
     after = [(4, e) for e in range(at_epoch + 1, 5)]
     assert epochs == dense + before + after + after  # nothing was done twice
-    got, expected = (load_results(tiny, p.at.parent.parent) for p in (halved, whole))
+    got, expected = (load_results(tiny, p.folder.parent.parent) for p in (halved, whole))
     columns = ["density", "retrain_seed"]
     assert got.nets[columns].equals(expected.nets[columns])
     assert abs(got.nets["test_error"] - expected.nets["test_error"]).max() < 0.02
     assert abs(got.pairs["lmc"] - expected.pairs["lmc"]).max() < 0.03
-    assert not list((halved.at / "state").glob("fleet-*"))
+    assert not list((halved.folder / "state").glob("fleet-*"))
 
 
 def test_copies_of_one_net_that_do_not_fit_are_one_line(
@@ -397,7 +397,7 @@ def test_copies_of_one_net_that_do_not_fit_are_one_line(
 
 
 def test_a_begun_fleet_of_another_size_goes_on_as_it_is(tiny: Experiment, tmp_path: Path) -> None:
-    at = make_plan(tiny, tmp_path).at
+    at = make_plan(tiny, tmp_path).folder
     (whole,) = make_plan(tiny, tmp_path).retrain
     begun = RetrainJob(whole.units[1:3])
     resumable.write_checkpoint(fleet_checkpoint(at, begun), begun, {"epoch": torch.tensor(1)})

@@ -1,4 +1,4 @@
-"""Opening pages in a real browser, as a reader without a network would."""
+"""Open pages in a real browser, without a network."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Visit:
-    """A page opened with the network off, and all that went wrong on it."""
+    """A page opened with the network off, and its errors."""
 
     def __init__(self, browser: Any, path: Path, address: str = "", **options: Any) -> None:
-        """Open a file at a place in it (``#...``), in a context with some options of playwright."""
+        """Open a file at a fragment (``#...``), with options of a playwright context."""
         size = {"width": 1280, "height": 900}
         self.context = browser.new_context(**{"viewport": size, **options})
         self.context.set_offline(True)
@@ -22,8 +22,8 @@ class Visit:
         self.page.on("pageerror", lambda error: self.wrong.append(f"uncaught: {error}"))
         self.page.on("console", lambda m: self._console(m.type, m.text))
         self.page.goto(path.as_uri() + address)
-        # What scripts ask for after the page has loaded. Waiting for an idle network instead hangs
-        # now and then on pages that come from files.
+        # Scripts may request more after the page has loaded. Waiting for an idle network instead
+        # sometimes hangs on pages from files.
         self.page.wait_for_timeout(1_000)
 
     def _network(self, url: str) -> None:

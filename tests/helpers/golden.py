@@ -1,7 +1,6 @@
-"""A few cells of four experiments, every metric: numbers that a change of the code must not change.
+"""Golden numbers: all metrics of a few cells of four experiments, which code must not change.
 
-``python -m tests.helpers.golden`` writes what this code computes on this processor into
-``golden.json``, with the version of the numbers (`threeregime.results.NUMBERS`).
+``python -m tests.helpers.golden`` writes the numbers of this code and processor to ``golden.json``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 
 from threeregime.experiments import catalogue
 from threeregime.results import KINDS, NUMBERS, load_results
-from threeregime.sweep import compute as cluster
+from threeregime.sweep import compute as sweep
 
 TABLE = Path(__file__).with_name("golden.json")
 Rows = dict[str, list[dict[str, Any]]]
@@ -32,10 +31,10 @@ OUTDATED = "NUMBERS and the golden table differ: run `python -m tests.helpers.go
 
 @dataclass(frozen=True)
 class Case:
-    """Some cells of an experiment at scale smoke, in one engine.
+    """Some cells of an experiment at scale smoke, on one engine.
 
-    Few training images make few steps: rounding, which differs between processors, then has no
-    time to grow.
+    With few training images there are few steps, over which differences of rounding between
+    processors stay small.
     """
 
     experiment: str
@@ -57,7 +56,7 @@ CASES = (
 
 
 def processor() -> str:
-    """Return what decides how sums are rounded: vendor, family and vector instructions."""
+    """Return vendor, family and vector instructions, which determine how sums are rounded."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -68,11 +67,11 @@ def processor() -> str:
 
 
 def compute(case: Case) -> Rows:
-    """Return every number of the tables of a case: one entry a row, by kind of table."""
+    """Return all numbers of a case's tables: a list of rows by kind of table."""
     experiment = catalogue.load_experiment(case.experiment, "smoke").with_values(**case.only)
     experiment = experiment.with_seeds(1, 2).with_fields({"data.images": case.images})
     with tempfile.TemporaryDirectory() as root:
-        cluster.run_sweep(experiment, Path(root), device="cpu", workers=1, engine=case.engine)
+        sweep.run_sweep(experiment, Path(root), device="cpu", workers=1, engine=case.engine)
         tables = load_results(experiment, Path(root))
     return {
         kind: json.loads(json.dumps(getattr(tables, kind).to_dict("records"), default=_plain))
@@ -86,21 +85,21 @@ def _plain(value: Any) -> Any:
 
 def differences(one: Rows, other: Rows, tolerance: float = 0.0) -> list[str]:
     """Return where two tables differ by more than the tolerance."""
-    found = []
+    lines = []
     for kind in {**one, **other}:
         rows, others = one.get(kind, []), other.get(kind, [])
         if len(rows) != len(others):
-            found.append(f"{kind}: {len(rows)} rows, not {len(others)}")
+            lines.append(f"{kind}: {len(rows)} rows, not {len(others)}")
         for number, (row, theirs) in enumerate(zip(rows, others, strict=False)):
             for name in {**row, **theirs}:
                 a, b = row.get(name), theirs.get(name)
                 if distance(a, b) > tolerance:
-                    found.append(f"{kind}[{number}].{name}: {a} is not {b}")
-    return found
+                    lines.append(f"{kind}[{number}].{name}: {a} is not {b}")
+    return lines
 
 
 def distance(one: Any, other: Any) -> float:
-    """Return how far two values of a table lie apart: 0 only if they are the same."""
+    """Return the distance of two values of a table: 0 only if they are equal."""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return max(map(distance, one, other), default=0.0)
     if isinstance(one, float) and isinstance(other, float):

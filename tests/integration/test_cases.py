@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.helpers.made import diagram, tables
+from tests.helpers.synthetic import diagram, tables
 from threeregime.algorithms import accuracy, selection
 from threeregime.algorithms.replay import Replay, replay_rules, replays, summarize_rules
 from threeregime.algorithms.selection import Measurement

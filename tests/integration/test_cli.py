@@ -1,4 +1,4 @@
-"""The command line: what is printed, and what a user is told who typed something wrong."""
+"""The command line: its output, and its errors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from threeregime import cli
-from threeregime.cli import parse_cells, parse_duration, parse_fields, parse_seeds
+from threeregime import cli, sweep
+from threeregime._option_values import parse_cells, parse_duration, parse_fields, parse_seeds
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import load_results, tables
-from threeregime.sweep import compute as cluster
 from threeregime.sweep import dask_workers
 
 
 class Outcome:
-    """What a command printed, and its exit status."""
+    """Exit status and output of a command."""
 
     def __init__(self, status: int, out: str, err: str) -> None:
         self.status, self.out, self.err = status, out, err
@@ -32,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 class Runner:
-    """Runs the command in this process: starting another one takes seconds."""
+    """Run the command in this process, since starting another one takes seconds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch, self.capsys = monkeypatch, capsys
@@ -165,7 +164,7 @@ def test_a_damaged_table_is_named(smoke: Path, run: Runner, tmp_path: Path) -> N
 
 
 def test_a_mistake_at_a_real_terminal(tmp_path: Path) -> None:
-    """In a process of its own, by the installed command where there is one."""
+    """In a separate process, by the installed command if there is one."""
     installed = Path(sys.executable).with_name("threeregime")
     module = [sys.executable, "-c", "from threeregime.cli import main; main()"]
     command = [str(installed)] if installed.exists() else module
@@ -214,10 +213,10 @@ def test_a_sweep_with_options_and_a_second_one_that_does_nothing(
     assert got.out.splitlines()[-1] == f"finished: {tmp_path / 'figure_02' / 'smoke'}"
     assert "net-epochs [" in got.err  # the progress bar, with the time left
     experiment = catalogue.load_experiment("figure_02", "smoke").with_fields({"data.images": 160})
-    found = load_results(
+    results = load_results(
         experiment.with_values(epochs=[1], density=[0.33]).with_seeds(1, 2), tmp_path
     )
-    assert len(found.nets) == 2
+    assert len(results.nets) == 2
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     got = run(words, tmp_path)
     assert got.status == 0
@@ -240,7 +239,7 @@ def test_experiments_are_listed_with_what_is_there(run: Runner) -> None:
 
 
 def listed(run: Runner, name: str, scale: str) -> list[str]:
-    """The words of one line of the list."""
+    """Return the words of one line of the list."""
     _, _, rest = run("experiments").out.partition(f"{name}: ")
     (line,) = [t for t in rest.split("\n\n")[0].splitlines() if t.split()[0] == scale]
     return line.split()
@@ -277,7 +276,7 @@ def test_an_interrupt_says_that_nothing_is_lost(
     def interrupted(*arguments: object, **options: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cluster, "run_sweep", interrupted)
+    monkeypatch.setattr(sweep, "run_sweep", interrupted)
     got = run("sweep figure_02 --scale smoke --out", tmp_path)
     assert got.status == 130
     assert got.err.splitlines() == ["stopped; what was computed is saved, run it again to go on"]
@@ -292,21 +291,21 @@ def test_a_budget_counts_from_the_start_of_the_process(
         deadlines.append(deadline)
         return True
 
-    monkeypatch.setattr(cluster, "run_sweep", compute)
+    monkeypatch.setattr(sweep, "run_sweep", compute)
     monkeypatch.setattr(cli, "START", 1000.0)
     run("sweep figure_02 --time-budget 9m --out", tmp_path)
     run("sweep figure_02 --out", tmp_path)
     assert deadlines == [1000 + 540 - cli.ENDING_SECONDS, None]
 
 
-def test_the_device_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, expected in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+def test_auto_is_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for available, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         assert dask_workers.resolve_device("auto") == expected
     assert dask_workers.resolve_device("cpu") == "cpu"
 
 
-# --- the words of the language
+# --- option values
 
 
 def test_durations() -> None:
@@ -338,5 +337,5 @@ def test_fields_are_written_as_in_toml_or_as_bare_words() -> None:
 
 
 def test_a_users_error_is_a_value_error() -> None:
-    """So that a notebook's reader can catch it without knowing this package."""
+    """Readers of a notebook can catch it without knowing this package."""
     assert issubclass(ThreeRegimeError, ValueError)

@@ -1,4 +1,4 @@
-"""A sweep on a Dask cluster: the same tables whoever dies, and one line where it cannot."""
+"""A sweep on a Dask cluster: the same tables after deaths, and errors as one line."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ from threeregime import cli
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
-from threeregime.sweep import compute as cluster
+from threeregime.sweep import compute as sweep
 from threeregime.sweep import dask_workers
 from threeregime.sweep.plan import Plan, make_plan
 
 FLEET = 2
-PATIENCE = 90.0  # for a machine that has much else to do
+PATIENCE = 90.0  # seconds, for a busy machine
 
-# A process that has imported everything (which takes longer than the rest) and forks schedulers
-# and workers on demand, each in a process of its own, with a checkpoint after every epoch. It ends
-# them when this process ends.
+# A process that imports everything once, which takes the time, and forks schedulers and workers on
+# demand, with a checkpoint after every epoch. It kills them when this process ends.
 FARM = """
 import json, os, signal, sys
 import dask
 from distributed.cli import dask_scheduler, dask_worker
 import torch
-from threeregime import cluster, data, lanes, trainer
+from threeregime.data import load_images
+from threeregime.fleet import lanes
+from threeregime.sweep import dask_workers, resumable
 
-trainer.CHECKPOINT_SECONDS = -1.0
+resumable.CHECKPOINT_SECONDS = -1.0
 torch.set_num_threads(1)
-data.load("digits")
+load_images("digits")
 lanes.available()
 pids = []
 for line in sys.stdin:
-    wanted = json.loads(line)
+    request = json.loads(line)
     pid = os.fork()
     if not pid:
         sys.stdin.close()
         os.dup2(2, 1)
-        os.chdir(wanted["folder"])
-        dask.config.set(wanted["config"])
-        role = {"scheduler": dask_scheduler, "worker": dask_worker}[wanted["role"]]
-        role.main(wanted["arguments"])
+        os.chdir(request["folder"])
+        dask.config.set(request["config"])
+        role = {"scheduler": dask_scheduler, "worker": dask_worker}[request["role"]]
+        role.main(request["arguments"])
     pids.append(pid)
     print(pid, flush=True)
 for pid in pids:
@@ -73,7 +74,7 @@ class Farm:
 
     def start(self, role: str, *arguments: str, **config: Any) -> int:
         """Start a scheduler or a worker; return the id of its process."""
-        wanted = {
+        request = {
             "role": role,
             "arguments": arguments,
             "config": config,
@@ -81,7 +82,7 @@ class Farm:
         }
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps(wanted) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -145,18 +146,18 @@ def tiny() -> Experiment:
 
 
 def compute(experiment: Experiment, root: Path, dask: str = "", **options: Any) -> bool:
-    here = {} if dask else {"workers": 1}
-    options = {"device": "cpu", "fleet": FLEET, **here, **options}
-    return cluster.run_sweep(experiment, root, dask=dask, **options)
+    workers = {} if dask else {"workers": 1}
+    options = {"device": "cpu", "fleet": FLEET, **workers, **options}
+    return sweep.run_sweep(experiment, root, dask=dask, **options)
 
 
-def half_trained(made: Plan) -> list[str]:
-    """Retrainings that have a checkpoint and no tables."""
+def fleets_in_retraining(plan: Plan) -> list[str]:
+    """Return the retrainings with a checkpoint and no tables."""
     return [
         job.fleet
-        for job in made.retrain
-        if (made.at / "state" / f"fleet-{job.fleet}.safetensors").exists()
-        and not (made.at / f"nets-{job.fleet}.parquet").exists()
+        for job in plan.retrain
+        if (plan.folder / "state" / f"fleet-{job.fleet}.safetensors").exists()
+        and not (plan.folder / f"nets-{job.fleet}.parquet").exists()
     ]
 
 
@@ -169,21 +170,21 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_fleet_changes_nothing(
     scheduler, _ = farm.scheduler()
     victim, _ = (farm.worker(scheduler) for _ in range(2))
     root = tmp_path / "cluster"
-    made = make_plan(tiny, root, FLEET)
+    plan = make_plan(tiny, root, FLEET)
     killed: list[int] = []
 
     def kill() -> None:
         """Kill one worker at a moment when each is in the middle of a fleet."""
         while not killed:
-            wait_for(lambda: len(half_trained(made)) == 2)
+            wait_for(lambda: len(fleets_in_retraining(plan)) == 2)
             os.kill(victim, signal.SIGSTOP)  # now it can finish nothing
-            if len(half_trained(made)) == 2:
+            if len(fleets_in_retraining(plan)) == 2:
                 os.kill(victim, signal.SIGKILL)
                 killed.append(victim)
             else:
                 os.kill(victim, signal.SIGCONT)
 
-    assert len(made.retrain) == 4
+    assert len(plan.retrain) == 4
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     assert compute(tiny, root, scheduler)
@@ -196,19 +197,17 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_fleet_changes_nothing(
     assert not list(root.rglob(".*"))
 
 
-def test_a_worker_that_leaves_in_good_order_is_no_death(
-    farm: Farm, tiny: Experiment, tmp_path: Path
-) -> None:
-    """As at the end of its ``--lifetime``: its fleet goes elsewhere, though no death is allowed."""
+def test_a_retired_worker_is_not_a_death(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
+    """As after its ``--lifetime``: its fleet moves to another worker, with no death allowed."""
     scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
     for _ in range(2):
         farm.worker(scheduler)
-    made = make_plan(tiny, tmp_path, FLEET)
+    plan = make_plan(tiny, tmp_path, FLEET)
 
     def retire() -> None:
         with dask_workers.connect_workers(scheduler) as client:
             client.wait_for_workers(2)
-            wait_for(lambda: len(half_trained(made)) == 2)
+            wait_for(lambda: len(fleets_in_retraining(plan)) == 2)
             client.retire_workers([next(iter(client.nthreads()))])
 
     retiring = threading.Thread(target=retire, daemon=True)
@@ -225,7 +224,7 @@ def test_a_time_budget_holds_on_a_cluster(pair: str, tiny: Experiment, tmp_path:
     assert make_plan(long, tmp_path, FLEET).retrain
 
 
-def test_a_relative_folder_means_the_clients(
+def test_a_relative_folder_is_relative_to_the_client(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -237,12 +236,12 @@ def test_a_relative_folder_means_the_clients(
 def test_an_interrupt_ends_what_the_workers_do(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both are free at once for somebody else, though their fleets would take minutes."""
+    """Both workers are free at once, though their fleets would take minutes."""
     long = tiny.with_fields({"retraining.epochs": 30000})
-    made = make_plan(long, tmp_path, FLEET)
+    plan = make_plan(long, tmp_path, FLEET)
 
     def interrupt() -> None:
-        wait_for(lambda: len(half_trained(made)) == 2)
+        wait_for(lambda: len(fleets_in_retraining(plan)) == 2)
         signal.raise_signal(signal.SIGINT)
 
     # Where the tests run in the background of a script, interrupts are ignored from the start.
@@ -255,7 +254,7 @@ def test_an_interrupt_ends_what_the_workers_do(
     with dask_workers.connect_workers(pair) as client:
         free = [client.submit(os.getpid, workers=[one], pure=False) for one in client.nthreads()]
         assert len({future.result(timeout=PATIENCE) for future in free}) == 2
-    assert len(half_trained(made)) == 2
+    assert len(fleets_in_retraining(plan)) == 2
 
 
 # --- one line
@@ -273,8 +272,8 @@ def test_no_scheduler(tiny: Experiment, tmp_path: Path, monkeypatch: pytest.Monk
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
-        got = line(lambda: compute(tiny, tmp_path, address))
-    assert got.startswith(f"no Dask scheduler answers at {address}: start one")
+        error = line(lambda: compute(tiny, tmp_path, address))
+    assert error.startswith(f"no Dask scheduler answers at {address}: start one")
     for address in ("no/such/file.json", "ftp://127.0.0.1:1", "127.0.0.1"):
         assert address in line(partial(compute, tiny, tmp_path, address))
     assert list(tmp_path.iterdir()) == []
@@ -308,30 +307,29 @@ def test_a_folder_that_is_not_shared(pair: str, tiny: Experiment, tmp_path: Path
         pytest.skip("there is no /proc")
     name = f"not-shared-{os.getpid()}"
     try:
-        got = line(lambda: compute(tiny, Path("/proc/self/cwd") / name, pair))
+        error = line(lambda: compute(tiny, Path("/proc/self/cwd") / name, pair))
     finally:
         for path in sorted(Path(name).rglob("*"), reverse=True):
             path.rmdir()
         Path(name).rmdir()
-    assert "does not see /proc/self/cwd/" in got
-    assert "give an --out on storage that all machines share" in got
+    assert "does not see /proc/self/cwd/" in error
+    assert "give an --out on storage that all machines share" in error
 
 
 def test_other_code(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = (
-        f"runs threeregime {dask_workers.code_here()}, not 9.9 (fedcba) as here: install the same"
-    )
-    monkeypatch.setattr(dask_workers, "code_here", lambda: "9.9 (fedcba)")
+    version = dask_workers.code_version()
+    expected = f"runs threeregime {version}, not 9.9 (fedcba) as here: install the same"
+    monkeypatch.setattr(dask_workers, "code_version", lambda: "9.9 (fedcba)")
     assert expected in line(lambda: compute(tiny, tmp_path, pair))
     assert not list(tmp_path.rglob("*.*"))
 
 
 def test_no_such_device(pair: str, tiny: Experiment, tmp_path: Path) -> None:
-    got = line(lambda: compute(tiny, tmp_path, pair, device="cuda:99"))
-    assert got.startswith("device = 'cuda:99' is not at the worker tcp://127.0.0.1:")
-    assert got.endswith("use --device cpu, or workers that have it")
+    error = line(lambda: compute(tiny, tmp_path, pair, device="cuda:99"))
+    assert error.startswith("device = 'cuda:99' is not at the worker tcp://127.0.0.1:")
+    assert error.endswith("use --device cpu, or workers that have it")
 
 
 def test_a_worker_of_many_threads(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
@@ -341,40 +339,40 @@ def test_a_worker_of_many_threads(farm: Farm, tiny: Experiment, tmp_path: Path) 
 
 
 def test_a_job_that_fails_on_a_worker(pair: str, tiny: Experiment, tmp_path: Path) -> None:
-    """An error of ours is as it would be here; any other one is named."""
+    """A ThreeRegimeError is raised unchanged; another one is named."""
     pictures = tiny.with_fields({"data.name": "folder:no/such"})
     assert "no/such/train is missing" in line(lambda: compute(pictures, tmp_path, pair))
-    made = make_plan(tiny, tmp_path, FLEET)
-    (made.at / "state").mkdir(parents=True, exist_ok=True)
-    (made.at / "state" / f"fleet-{made.dense[0].fleet}.safetensors").write_bytes(b"junk")
-    got = line(lambda: compute(tiny, tmp_path, pair))
-    assert "a fleet failed (SafetensorError: " in got
-    assert "its worker's log tells more; what is finished is kept" in got
+    plan = make_plan(tiny, tmp_path, FLEET)
+    (plan.folder / "state").mkdir(parents=True, exist_ok=True)
+    (plan.folder / "state" / f"fleet-{plan.dense[0].fleet}.safetensors").write_bytes(b"junk")
+    error = line(lambda: compute(tiny, tmp_path, pair))
+    assert "a fleet failed (SafetensorError: " in error
+    assert "its worker's log tells more; what is finished is kept" in error
 
 
 def test_a_fleet_whose_workers_die(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
     scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
     victim = farm.worker(scheduler)
 
-    made = make_plan(tiny, tmp_path, FLEET)
+    plan = make_plan(tiny, tmp_path, FLEET)
 
     def kill() -> None:
-        wait_for(lambda: half_trained(made))
+        wait_for(lambda: fleets_in_retraining(plan))
         os.kill(victim, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
-    got = line(lambda: compute(tiny, tmp_path, scheduler))
-    assert "the worker died 1 time(s) running over the same fleet" in got
-    assert "(--fleet); what is finished is kept, run it again to go on" in got
+    error = line(lambda: compute(tiny, tmp_path, scheduler))
+    assert "the worker died 1 time(s) running over the same fleet" in error
+    assert "(--fleet); what is finished is kept, run it again to go on" in error
 
 
-def test_a_scheduler_that_goes(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
+def test_a_scheduler_that_dies(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
     scheduler, victim = farm.scheduler()
     farm.worker(scheduler)
-    made = make_plan(tiny, tmp_path, FLEET)
+    plan = make_plan(tiny, tmp_path, FLEET)
 
     def kill() -> None:
-        wait_for(lambda: half_trained(made))
+        wait_for(lambda: fleets_in_retraining(plan))
         os.kill(victim, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
@@ -382,7 +380,7 @@ def test_a_scheduler_that_goes(farm: Farm, tiny: Experiment, tmp_path: Path) -> 
 
 
 class Answers:
-    """Stands for a client whose workers answer thus."""
+    """A client whose workers return fixed answers."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = {f"tcp://10.0.0.{i}:1": answer for i, answer in enumerate(answers)}
@@ -403,26 +401,26 @@ class Answers:
 def test_answers_of_workers(
     answers: tuple[Any, ...], words: str, tiny: Experiment, tmp_path: Path
 ) -> None:
-    made = make_plan(tiny, tmp_path, FLEET)
-    place = cluster.JobContext(tiny, made.at, tmp_path, device="auto")
+    plan = make_plan(tiny, tmp_path, FLEET)
+    context = sweep.JobContext(tiny, plan.folder, tmp_path, device="auto")
 
     def check() -> None:
-        with dask_workers.checked_workers(Answers(*answers), place):
+        with dask_workers.checked_workers(Answers(*answers), context):
             pass
 
     assert words in line(check)
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_a_clock_that_is_off() -> None:
+def test_a_wrong_clock() -> None:
     dask_workers._check_clock("tcp://10.0.0.1:1", 1000.0, 998.0, 1003.0)
-    got = line(lambda: dask_workers._check_clock("tcp://10.0.0.1:1", 1100.0, 998.0, 1003.0))
-    assert "clock of the worker tcp://10.0.0.1:1 is 97 s off" in got
+    error = line(lambda: dask_workers._check_clock("tcp://10.0.0.1:1", 1100.0, 998.0, 1003.0))
+    assert "clock of the worker tcp://10.0.0.1:1 is 97 s off" in error
 
 
-def test_progress_is_told_once() -> None:
-    told: list[float] = []
-    handler = dask_workers._once(told.append)
+def test_repeated_progress_is_ignored() -> None:
+    progress: list[float] = []
+    handler = dask_workers._progress_handler(progress.append)
     for event in (("a", 2.0), ("b", 1.0), ("a", 5.0), ("a", 3.0), ("a", 6.0)):
         handler((0.0, event))
-    assert told == [2.0, 1.0, 3.0, 1.0]
+    assert progress == [2.0, 1.0, 3.0, 1.0]

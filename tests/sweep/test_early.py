@@ -1,4 +1,4 @@
-"""What is measured early in retraining: kept through everything that may happen to a fleet."""
+"""Measurements early in retraining survive interruptions and splits of their fleet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.fleet.fleet import Fleet
 from threeregime.results import Results, load_results
-from threeregime.sweep import compute as cluster
+from threeregime.sweep import compute as sweep
 from threeregime.sweep import jobs, resumable
 from threeregime.sweep.plan import HESSIAN_EPOCHS, MEASURE_FORWARDS, make_plan
 from threeregime.training import run as training
@@ -39,15 +39,15 @@ def tiny() -> Experiment:
 
 
 def compute(experiment: Experiment, root: Path, **options: Any) -> bool:
-    return cluster.run_sweep(experiment, root, device="cpu", workers=1, engine="grouped", **options)
+    return sweep.run_sweep(experiment, root, device="cpu", workers=1, engine="grouped", **options)
 
 
 @pytest.fixture(scope="module")
 def root(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of its results, never interrupted; tests only read it."""
-    made = tmp_path_factory.mktemp("whole")
-    assert compute(tiny, made)
-    return made
+    folder = tmp_path_factory.mktemp("whole")
+    assert compute(tiny, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +55,18 @@ def whole(tiny: Experiment, root: Path) -> Results:
     return load_results(tiny, root)
 
 
-def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: Results) -> None:
+def test_one_row_per_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: Results) -> None:
     early, pairs = whole.early, whole.pairs
     assert early["epoch"].tolist() == [1, 3, 4] * len(pairs)
-    place = [*list(pairs)[:6], "cell", "fleet"]
+    columns_of_cell = [*list(pairs)[:6], "cell", "fleet"]
     assert (
         list(early)[:6]
         == list(pairs)[:6]
         == [*("variant", "epochs", "density", "dense_seed", "seed_a", "seed_b")]
     )
-    pd.testing.assert_frame_equal(early[::3][place].reset_index(drop=True), pairs[place])
+    pd.testing.assert_frame_equal(
+        early[::3][columns_of_cell].reset_index(drop=True), pairs[columns_of_cell]
+    )
     # after the last epoch they are what the pairs are
     last = early[early["epoch"] == 4].reset_index(drop=True)
     pd.testing.assert_frame_equal(last[METRICS[:4]], pairs[METRICS[:4]])
@@ -72,10 +74,12 @@ def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: Results
     # nets are the same whether or not they are looked at on their way
     blind = tiny.with_fields({"metrics.early": []})
     assert compute(blind, tmp_path / "blind")
-    found = load_results(blind, tmp_path / "blind")
-    assert len(found.early) == 0
+    tables_without = load_results(blind, tmp_path / "blind")
+    assert len(tables_without.early) == 0
     columns = ["test_error", "train_error"]
-    pd.testing.assert_frame_equal(found.nets[columns], whole.nets[columns], check_exact=True)
+    pd.testing.assert_frame_equal(
+        tables_without.nets[columns], whole.nets[columns], check_exact=True
+    )
     assert not list((tmp_path / "blind").rglob("early-*"))
 
 
@@ -158,7 +162,7 @@ def test_a_fleet_that_does_not_fit_keeps_them_as_two(
     assert abs(got.early["test_error"] - whole.early["test_error"]).max() < 0.03
 
 
-def test_a_missing_table_is_wanted_again(tiny: Experiment, tmp_path: Path, root: Path) -> None:
+def test_a_missing_table_is_planned_again(tiny: Experiment, tmp_path: Path, root: Path) -> None:
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     assert make_plan(tiny, tmp_path).jobs == ()
     (shard,) = tmp_path.rglob("early-*")
@@ -170,19 +174,19 @@ def test_a_missing_table_is_wanted_again(tiny: Experiment, tmp_path: Path, root:
 def test_the_plan_and_the_progress_count_every_measuring(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = make_plan(tiny.with_fields({"metrics.hessian": 1}), tmp_path)
-    (job,) = made.retrain
+    plan = make_plan(tiny.with_fields({"metrics.hessian": 1}), tmp_path)
+    (job,) = plan.retrain
     pairs = 4 * 12 * 3 * MEASURE_FORWARDS
     assert job.cost == pytest.approx(12 * 4 + pairs + job.nets * HESSIAN_EPOCHS)
-    told: list[float] = []
-    place = jobs.JobContext(made.experiment, made.at, tmp_path, engine="grouped")
-    for part in made.jobs:
-        assert jobs.run_job(part, place, told.append)
-    assert sum(told) == pytest.approx(made.cost)
+    progress: list[float] = []
+    context = jobs.JobContext(plan.experiment, plan.folder, tmp_path, engine="grouped")
+    for part in plan.jobs:
+        assert jobs.run_job(part, context, progress.append)
+    assert sum(progress) == pytest.approx(plan.cost)
 
 
 class Clock:
-    """Stands for the module ``time``: an epoch lasts a second, measuring what it is reckoned at."""
+    """A module ``time``: an epoch takes a second, and measuring its estimated cost."""
 
     now = 0.0
 
@@ -192,10 +196,10 @@ class Clock:
     monotonic = time
 
 
-def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
+def test_early_measuring_does_not_start_if_it_would_end_after_the_deadline(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, began, (job,) = Clock(), [], make_plan(tiny, tmp_path).retrain
+    clock, starts, (job,) = Clock(), [], make_plan(tiny, tmp_path).retrain
     run_epoch, measure = training.TrainingRun.run_epoch, jobs.measure_pairs
 
     def epoch(run: training.TrainingRun) -> None:
@@ -203,7 +207,7 @@ def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
         clock.now += 1
 
     def pairs(fleet: Fleet, *rest: Any) -> Any:
-        began.append(clock.now)
+        starts.append(clock.now)
         clock.now += job.measuring / job.nets
         return measure(fleet, *rest)
 
@@ -217,7 +221,7 @@ def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
         assert clock.now <= 6 * slices + 1e-9 or slices > 20
         clock.now = 6.0 * slices
         assert slices < 8
-    assert len(began) == 4
+    assert len(starts) == 4
 
 
 def test_the_hessian_is_a_column_of_the_nets(tiny: Experiment, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A sweep can be stopped at any moment, by anyone: its tables are the same to the last bit."""
+"""A sweep can be stopped at any moment: its tables are the same to the last bit."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ from tests.helpers.comparing import checkpoints, tables
 from threeregime import cli
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
-from threeregime.metrics import pairs as measure
+from threeregime.metrics import pairs as metrics
 from threeregime.results import shards
-from threeregime.sweep import compute as cluster
+from threeregime.sweep import compute as sweep
 from threeregime.sweep import jobs, resumable
 from threeregime.sweep.plan import MEASURE_FORWARDS, JobContext, make_plan
 from threeregime.training import run as training
 
 FLEET = 8  # as the fixture ``smoke``
 
-# What runs in a process of its own: the command line, with a checkpoint after every epoch, and a
-# watch that kills the process (SIGKILL: nothing of it gets to say goodbye) once its work has used
-# so many seconds of processor time, whether it is in Python or in a kernel, computing or writing.
-# Time counts from the first fleet on: starting up is not what is tested.
+# The command line in a process of its own, with a checkpoint after every epoch. A thread kills the
+# process (by SIGKILL, which allows no cleanup) after some seconds of processor time, counted from
+# the first fleet, whether it runs Python or a kernel, computes or writes.
 KILLED = """
 import os, signal, sys, threading, time
-from threeregime import cluster, trainer
 from threeregime.cli import main
+from threeregime.sweep import compute, resumable
 
-trainer.CHECKPOINT_SECONDS = -1.0
+resumable.CHECKPOINT_SECONDS = -1.0
 after = float(sys.argv.pop(1))
-execute = cluster._execute
+execute = compute._run_with_bar
 
 def watch(end):
     while time.process_time() < end:
@@ -52,13 +51,13 @@ def watched(*arguments):
         threading.Thread(target=watch, args=(start + after,), daemon=True).start()
     return execute(*arguments)
 
-cluster._execute = watched
+compute._run_with_bar = watched
 main()
 """
 
 
 def command(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """TrainingRun Python code in a process of its own, as a user would at a terminal."""
+    """Run Python code in a process of its own, as a user would at a terminal."""
     words = [sys.executable, "-c", code, *arguments]
     return subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
 
@@ -86,7 +85,7 @@ def tiny() -> Experiment:
 
 
 def compute(experiment: Experiment, root: Path, deadline: float | None = None) -> bool:
-    return cluster.run_sweep(
+    return sweep.run_sweep(
         experiment, root, device="cpu", workers=1, fleet=FLEET, deadline=deadline
     )
 
@@ -115,15 +114,15 @@ def test_a_sweep_killed_at_random_moments_gives_the_same_tables(
 
 
 class Killed(BaseException):
-    """Ends a run the moment after a file was put in place."""
+    """Ends a run the moment after a file was put in context."""
 
 
 def stop_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """End the run after so many files; return the list of those written so far."""
-    put, written = os.replace, []
+    """End the run after a number of files; return the list of their names."""
+    os_replace, written = os.replace, []
 
     def replace(source: Path, target: Path) -> None:
-        put(source, target)
+        os_replace(source, target)
         written.append(Path(target).name)
         if len(written) == writes:
             raise Killed
@@ -135,7 +134,7 @@ def stop_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_sweep_killed_after_any_of_its_files_gives_the_same_tables(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every moment between two files, but for the monotonous middle of retraining."""
+    """Kill it between any two files, except in the middle of retraining."""
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         written = stop_after(0, patch)
@@ -159,7 +158,7 @@ def test_a_sweep_killed_after_any_of_its_files_gives_the_same_tables(
 def test_a_killed_sweep_goes_on_from_its_last_checkpoint(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most the fleet in flight is lost, and of it what came after its checkpoint."""
+    """Only the work of one fleet after its checkpoint is lost."""
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     epochs: list[int] = []
     run_epoch = training.TrainingRun.run_epoch
@@ -179,8 +178,8 @@ def test_a_killed_sweep_goes_on_from_its_last_checkpoint(
     assert epochs == [8, 9, 10]
 
 
-def test_what_a_killed_write_leaves_does_no_harm(tiny: Experiment, tmp_path: Path) -> None:
-    """A process that dies while writing leaves part of a file under a name of its own."""
+def test_partial_files_of_a_killed_write_are_ignored(tiny: Experiment, tmp_path: Path) -> None:
+    """A process that dies while writing leaves a partial file under a temporary name."""
     compute(tiny, tmp_path / "whole")
     at = tmp_path / "killed" / "figure_02" / "smoke"
     (at / "state").mkdir(parents=True)
@@ -196,7 +195,7 @@ def test_what_a_killed_write_leaves_does_no_harm(tiny: Experiment, tmp_path: Pat
 
 
 class Clock:
-    """Stands for the module ``time`` where jobs look at it: time passes with work alone."""
+    """A module ``time`` in which time passes only with work."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -209,18 +208,18 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A second an epoch, and for measuring as long as a sweep reckons that it takes."""
+    """An epoch takes a second, and measuring as long as its estimated cost."""
     clock = Clock()
     run_epoch = training.TrainingRun.run_epoch
-    measured: Callable[..., Any] = measure.measure_pairs
+    measure_pairs: Callable[..., Any] = metrics.measure_pairs
 
     def epoch(run: training.TrainingRun) -> None:
         run_epoch(run)
         clock.now += 1
 
-    def pairs(fleet: Any, chosen: Any, data: Any, points: int, samples: int) -> Any:
-        clock.now += len(chosen) / fleet.members * points * MEASURE_FORWARDS
-        return measured(fleet, chosen, data, points, samples)
+    def pairs(fleet: Any, members: Any, data: Any, points: int, samples: int) -> Any:
+        clock.now += len(members) / fleet.members * points * MEASURE_FORWARDS
+        return measure_pairs(fleet, members, data, points, samples)
 
     monkeypatch.setattr(jobs, "time", clock)
     monkeypatch.setattr(resumable, "time", clock)
@@ -249,20 +248,20 @@ def test_a_time_budget_in_slices_gives_the_same_tables(
     assert checkpoints(tmp_path / "sliced") == checkpoints(tmp_path / "whole")
 
 
-def test_past_the_deadline_nothing_is_begun(tiny: Experiment, tmp_path: Path) -> None:
+def test_nothing_starts_after_the_deadline(tiny: Experiment, tmp_path: Path) -> None:
     assert not compute(tiny, tmp_path, deadline=time.time() - 1)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("expected", "begun"), [(4.0, False), (3.0, True)])
-def test_a_first_epoch_that_would_overrun_is_not_begun(
-    expected: float, begun: bool, tiny: Experiment, tmp_path: Path, clock: Clock
+@pytest.mark.parametrize(("expected", "starts"), [(4.0, False), (3.0, True)])
+def test_a_first_epoch_that_would_overrun_does_not_start(
+    expected: float, starts: bool, tiny: Experiment, tmp_path: Path, clock: Clock
 ) -> None:
-    """Before any was timed, an epoch is thought to take what a trial of a few steps says."""
-    made = make_plan(tiny, tmp_path, FLEET)
-    place = JobContext(tiny, made.at, tmp_path, deadline=5.0, epoch_seconds=expected)
-    assert not jobs.run_job(made.jobs[0], place)
-    assert (clock.now > 0) == begun
+    """The first epoch is assumed to take as long as a trial of a few steps predicts."""
+    plan = make_plan(tiny, tmp_path, FLEET)
+    context = JobContext(tiny, plan.folder, tmp_path, deadline=5.0, epoch_seconds=expected)
+    assert not jobs.run_job(plan.jobs[0], context)
+    assert (clock.now > 0) == starts
 
 
 def test_the_command_stops_inside_its_budget_with_half_trained_fleets_saved(
@@ -304,14 +303,14 @@ def test_two_workers_give_the_same_tables_as_one_process(
     assert checkpoints(tmp_path) == checkpoints(smoke)
 
 
-def test_a_budget_too_short_for_an_epoch_says_so(
+def test_a_budget_too_short_for_an_epoch_prints_a_warning(
     tiny: Experiment,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Else the same command would be given again and again, and never get on."""
-    monkeypatch.setattr(cluster.cost, "seconds", lambda *_: (1000.0, 100.0))
+    """Otherwise the same command would be repeated without progress."""
+    monkeypatch.setattr(sweep.cost, "plan_seconds", lambda *_: (1000.0, 100.0))
     assert not compute(tiny, tmp_path, deadline=time.time() + 30)
     assert "too short a budget to begin an epoch: give 2 min more" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.parquet"))

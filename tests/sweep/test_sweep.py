@@ -1,4 +1,4 @@
-"""From plan to tables: what is computed, where it goes, and what is found there again."""
+"""From plan to tables: jobs, their files, and the tables loaded from them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ from threeregime.pruning import magnitude
 from threeregime.results import (
     KINDS,
     NUMBERS,
-    Results,
     atomic_write,
     load_results,
     read_shard,
+    reference,
     tables,
     write_shard,
 )
-from threeregime.sweep import compute as cluster
+from threeregime.results.tables import Results
+from threeregime.sweep import compute as sweep
 from threeregime.sweep.plan import RetrainJob, make_plan
 from threeregime.training import run as training
 from threeregime.training.evaluation import evaluate_errors
@@ -60,7 +61,7 @@ def tiny(experiment: Experiment) -> Experiment:
 
 
 def compute(experiment: Experiment, root: Path, fleet: int = FLEET) -> Results:
-    assert cluster.run_sweep(experiment, root, device="cpu", workers=1, fleet=fleet)
+    assert sweep.run_sweep(experiment, root, device="cpu", workers=1, fleet=fleet)
     return load_results(experiment, root)
 
 
@@ -80,13 +81,12 @@ def names(job: RetrainJob) -> list[tuple[float, float, int]]:
 
 
 def test_the_plan_covers_every_unit_once_in_order(experiment: Experiment, tmp_path: Path) -> None:
-    made = make_plan(experiment, tmp_path, FLEET)
-    assert [job.nets for job in made.retrain] == [8, 8, 8]
-    assert [unit for job in made.retrain for unit in job.units] == experiment.units()
-    assert made.finished == 0
-    (dense,) = made.dense
+    plan = make_plan(experiment, tmp_path, FLEET)
+    assert [job.nets for job in plan.retrain] == [8, 8, 8]
+    assert [unit for job in plan.retrain for unit in job.units] == experiment.units()
+    (dense,) = plan.dense
     assert (dense.seeds, dense.stops) == ((0, 1), (2, 4))
-    assert made.jobs == (dense, *made.retrain)  # dense runs come first
+    assert plan.jobs == (dense, *plan.retrain)  # dense runs come first
     assert list(tmp_path.iterdir()) == []  # planning writes nothing
 
 
@@ -106,8 +106,8 @@ def test_fleets_are_as_large_as_allowed_and_nearly_equal(
     members: int, dense: int, copies: int
 ) -> None:
     experiment = catalogue.load_experiment("figure_02", "smoke").with_seeds(dense, copies)
-    made = make_plan(experiment, Path("nowhere"), members)
-    units = [len(job.units) for job in made.retrain]
+    plan = make_plan(experiment, Path("nowhere"), members)
+    units = [len(job.units) for job in plan.retrain]
     assert sum(units) == 6 * dense
     assert max(units) * copies <= max(members, copies)
     assert max(units) - min(units) <= 1
@@ -142,42 +142,41 @@ def test_fleets_do_not_depend_on_what_is_finished(
     assert [len(job.units) for job in first.retrain] == [4, 5, 5, 4]
     for job, is_done in zip(first.retrain, finished, strict=True):
         if is_done:
-            finish(job, first.at)
+            finish(job, first.folder)
     again = make_plan(experiment, tmp_path, members=10)
     left = [job for job, is_done in zip(first.retrain, finished, strict=True) if not is_done]
     assert list(again.retrain) == left
     assert [job.fleet for job in again.retrain] == [job.fleet for job in left]
-    assert again.finished == 18 - sum(len(job.units) for job in left)
     # nothing left: no dense run either
     assert (again.jobs == ()) == all(finished)
 
 
 def test_nets_without_their_pairs_are_not_finished(experiment: Experiment, tmp_path: Path) -> None:
     first = make_plan(experiment, tmp_path, FLEET)
-    finish(first.retrain[0], first.at, kinds=("nets",))
-    finish(first.retrain[1], first.at, kinds=("pairs",))
+    finish(first.retrain[0], first.folder, kinds=("nets",))
+    finish(first.retrain[1], first.folder, kinds=("pairs",))
     assert make_plan(experiment, tmp_path, FLEET).retrain == first.retrain
 
 
-def test_results_elsewhere_count_as_finished(experiment: Experiment, tmp_path: Path) -> None:
+def test_results_in_other_folders_count_as_finished(experiment: Experiment, tmp_path: Path) -> None:
     shipped, own = tmp_path / "shipped", tmp_path / "own"
-    there = make_plan(experiment, shipped, FLEET)
-    for job in there.retrain:
-        finish(job, there.at)
-    assert make_plan(experiment, own, FLEET, also=[shipped]).jobs == ()
+    shipped_plan = make_plan(experiment, shipped, FLEET)
+    for job in shipped_plan.retrain:
+        finish(job, shipped_plan.folder)
+    assert make_plan(experiment, own, FLEET, other_roots=[shipped]).jobs == ()
     more = experiment.with_values(density=[0.05, 0.2, 0.33, 0.8])
-    left = make_plan(more, own, FLEET, also=[shipped])
+    left = make_plan(more, own, FLEET, other_roots=[shipped])
     assert {unit.load for job in left.retrain for unit in job.units} == {0.33}
-    assert left.at.is_relative_to(own)
+    assert left.folder.is_relative_to(own)
 
 
-def test_recipes_that_cannot_run_together_are_not_packed_together(tmp_path: Path) -> None:
+def test_different_recipes_are_not_packed_together(tmp_path: Path) -> None:
     experiment = catalogue.load_experiment("weight_decay", "smoke")
-    made = make_plan(experiment, tmp_path)
-    assert len(made.retrain) == len(made.dense) == 2
-    for job in made.jobs:
+    plan = make_plan(experiment, tmp_path)
+    assert len(plan.retrain) == len(plan.dense) == 2
+    for job in plan.jobs:
         assert len({u.variant for u in job.units} if isinstance(job, RetrainJob) else {0}) == 1
-    decays = [job.protocol.retraining.weight_decay for job in made.retrain]
+    decays = [job.protocol.retraining.weight_decay for job in plan.retrain]
     assert sorted(decays) == [1e-4, 2e-3]
 
 
@@ -201,9 +200,9 @@ def test_the_identity_of_a_fleet_is_its_recipe_and_who_is_in_it(experiment: Expe
 
 
 def test_work_is_counted_in_net_epochs(experiment: Experiment, tmp_path: Path) -> None:
-    made = make_plan(experiment, tmp_path, FLEET)
+    plan = make_plan(experiment, tmp_path, FLEET)
     # 2 dense nets of 4 epochs; 24 of 2, and two forward passes of three at 11 points of 12 pairs
-    assert made.cost == pytest.approx(2 * 4 + 24 * 2 + 12 * 11 * 2 / 3)
+    assert plan.cost == pytest.approx(2 * 4 + 24 * 2 + 12 * 11 * 2 / 3)
     (short,) = make_plan(experiment.with_values(epochs=[2]), tmp_path, FLEET).dense
     assert short.cost == 4  # it stops where nothing later is wanted
 
@@ -479,12 +478,12 @@ def test_another_protocol_is_kept_apart_in_the_same_folder(
     tiny: Experiment, tmp_path: Path
 ) -> None:
     changed = tiny.with_fields({"pruning.method": "global"})
-    uniform, alike = compute(tiny, tmp_path), compute(changed, tmp_path)
-    assert len(uniform.nets) == len(alike.nets) == 2
-    assert set(uniform.nets["cell"]) & set(alike.nets["cell"]) == set()
+    uniform, globally = compute(tiny, tmp_path), compute(changed, tmp_path)
+    assert len(uniform.nets) == len(globally.nets) == 2
+    assert set(uniform.nets["cell"]) & set(globally.nets["cell"]) == set()
     pd.testing.assert_frame_equal(load_results(tiny, tmp_path).nets, uniform.nets)
     # the dense run is shared: pruning has no part in it
-    assert alike.dense["fleet"].tolist() == uniform.dense["fleet"].tolist()
+    assert globally.dense["fleet"].tolist() == uniform.dense["fleet"].tolist()
     assert not load_results(changed, tmp_path).nets.equals(uniform.nets)
     with pytest.raises(ThreeRegimeError, match=r"run `threeregime sweep figure_02 --scale smoke`"):
         load_results(tiny.with_fields({"net.width": 0.5}), tmp_path)
@@ -510,16 +509,16 @@ def test_obtain_computes_what_the_shipped_tables_do_not_hold(
     monkeypatch.setattr(tables, "ROOT", shipped)
     compute(tiny, shipped)
     before = contents(shipped)
-    there = cluster.obtain_results(tiny, device="cpu", runs=own)
-    assert len(there.nets) == 2
+    results = sweep.obtain_results(tiny, device="cpu", runs=own)
+    assert len(results.nets) == 2
     assert not own.exists()
     more = tiny.with_values(density=[0.2, 0.6])
-    got = cluster.obtain_results(more, device="cpu", runs=own)
+    got = sweep.obtain_results(more, device="cpu", runs=own)
     assert sorted(got.nets["density"]) == [0.2, 0.2, 0.6, 0.6]
     assert contents(shipped) == before
     mine = load_results(tiny.with_values(density=[0.6]), own)
     assert len(mine.nets) == 2
-    cluster.obtain_results(tiny, device="cpu", recompute=True, runs=own)
+    sweep.obtain_results(tiny, device="cpu", recompute=True, runs=own)
     assert len(load_results(tiny, own).nets) == 2
 
 
@@ -615,7 +614,9 @@ def test_a_damaged_shard_is_named_in_one_line(
     assert "\n" not in message
 
 
-def test_what_the_line_says_helps(experiment: Experiment, smoke: Path, tmp_path: Path) -> None:
+def test_a_deleted_shard_is_planned_again(
+    experiment: Experiment, smoke: Path, tmp_path: Path
+) -> None:
     path = damaged(smoke, tmp_path, "nets")
     fleet = path.stem.partition("-")[2]
     path.unlink()
@@ -652,7 +653,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_the_papers_values_are_there() -> None:
-    table = tables.reference()
+    table = reference()
     assert list(table) == [
         *("epochs", "density", "test_error", "normalized_test_error", "lmc", "cka")
     ]
@@ -665,7 +666,7 @@ def test_batch_size_is_a_temperature(tmp_path: Path) -> None:
     experiment = (
         catalogue.load_experiment("figure_07", "smoke").with_values(density=[0.4]).with_seeds(1, 2)
     )
-    assert cluster.run_sweep(experiment, tmp_path, device="cpu", workers=1)
+    assert sweep.run_sweep(experiment, tmp_path, device="cpu", workers=1)
     got = load_results(experiment, tmp_path)
     assert got.dense["batch_size"].tolist() == [16, 64]
     assert got.nets["batch_size"].tolist() == [16, 16, 64, 64]

@@ -1,8 +1,8 @@
-"""Advice on a net of one's own: should it be trained hotter or colder before it is pruned?
+"""Advice on any net: train it hotter or colder before it is pruned?
 
-`advise` prunes a copy of the net, retrains two copies for a few epochs and looks at them as the
-paper does: by LMC (Equation 1) and CKA (Equation 2), from which the regime and the way to turn the
-temperature follow (Sections 3.2 and 4.1). Of several checkpoints it says which to prune (Section
+`advise` prunes a copy of the net, retrains two copies of that for a few epochs, and compares them
+by LMC (Equation 1) and CKA (Equation 2), as the paper does. These give the regime and the change of
+temperature (Sections 3.2 and 4.1). Given several checkpoints, it chooses the one to prune (Section
 4.2, Algorithms 2 and 2.1).
 """
 
@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from threeregime._fields import require
-from threeregime.advice import user_files as stored
+from threeregime.advice import user_files
 from threeregime.advice.advice import Advice, Cost
 from threeregime.advice.calibration import Calibration, load_calibration
 from threeregime.advice.candidates import (
@@ -30,15 +30,16 @@ from threeregime.advice.candidates import (
     random_state_kept,
 )
 from threeregime.advice.model import PrunableNet, inspect_net, is_grey, load_weights, state_of
-from threeregime.advice.user_data import MAX_EXAMPLES, Sides, draw_split, load_folder
+from threeregime.advice.user_data import MAX_EXAMPLES, Splits, draw_split, load_folder
 from threeregime.algorithms import Decision, select_by_error, select_by_similarity, tune
 from threeregime.analysis import LMC_THRESHOLD, PhaseDiagram
 from threeregime.data import TensorTask
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import State, resolve_device
 
+RETRAINING_FIELDS = ("optimizer", "lr", "milestones", "epochs", "batch_size")
 OWN = "the net"
-"""What the one candidate is called where no checkpoints are given."""
+"""Name of the only candidate if there are no checkpoints."""
 
 
 def advise(
@@ -53,179 +54,175 @@ def advise(
     optimizer: str | None = None,
     lr: float | None = None,
     copies: int = 2,
-    most: int = MAX_EXAMPLES,
+    max_examples: int = MAX_EXAMPLES,
     seed: int = 0,
     device: str = "auto",
     progress: bool | None = None,
 ) -> Advice:
-    """Say whether a net should be trained hotter or colder before it is pruned.
+    """Recommend hotter or colder training of a net before it is pruned.
 
-    Convolution and linear weights are pruned, each layer alike by magnitude (UniformMP, Section
-    2.3); the last linear layer, the classifier, is kept. The model is not changed, nor is the state
-    of any random number generator.
+    The weights of convolutions and linear layers are pruned by magnitude, uniformly per layer
+    (UniformMP, Section 2.3), except in the last linear layer, the classifier. The model and the
+    state of all random number generators stay unchanged.
 
     Args:
-        model: any module from inputs [batch, ...] to outputs [batch, classes], or [batch, places,
-            classes] where labels are [batch, places].
+        model: module from inputs [batch, ...] to outputs [batch, classes], or [batch, positions,
+            classes] for labels [batch, positions].
         train_data: a DataLoader, a Dataset, two tensors (inputs, labels), or the path of a folder
-            of images with ``train/CLASS/IMAGE`` and, if need be, ``test/CLASS/IMAGE`` (grey for a
-            net whose first convolution takes one channel).
-        density: share of the weights to keep, in (0, 1].
-        test_data: likewise, to judge by; without it several checkpoints are compared by their
-            training errors and by CKA (Algorithm 2.1).
-        checkpoints: states of the model among which to choose, by name: state_dicts, or paths of
-            files that hold one. None: the model as it is.
-        epochs: of retraining; None: as many as make some 300 steps, from 2 to 20.
-        batch_size: in retraining; None: 64, or an eighth of few examples.
-        optimizer: "adam" or "sgd" (with momentum 0.9); None: SGD for a net with batch norm.
-        lr: its learning rate; None: one that most such nets bear
-        (`threeregime.advice.candidates.RATES`).
-        copies: retrained from each pruned net, 2 or more; more make LMC and CKA less noisy.
-        most: examples of a split that are used at most, drawn at random.
-        seed: of that draw, of the copies' orders of the data, and of dropout.
-        device: cpu, cuda, cuda:N, or auto for a GPU where there is one.
+            of images ``train/CLASS/IMAGE`` and optionally ``test/CLASS/IMAGE``.
+        density: fraction of the weights to keep, in (0, 1].
+        test_data: like ``train_data``. Without it, checkpoints are compared by training error and
+            CKA (Algorithm 2.1).
+        checkpoints: candidates by name: state_dicts, or paths of their files. None: the model.
+        epochs, batch_size, optimizer, lr: retraining; None: as in
+            :func:`threeregime.advice.candidates.default_retraining`.
+        copies: number of copies to retrain, 2 or more; more copies reduce noise.
+        max_examples: examples of a split to draw at most.
+        seed: of the draw, the order of the data in retraining, and dropout.
+        device: cpu, cuda, cuda:N, or auto for a GPU if there is one.
         progress: whether to show a progress bar; None: if standard error is a terminal.
 
-    Returns:
-        The answer; print it to read it.
-
     Raises:
-        ThreeRegimeError: something the user can put right; one line says how.
+        ThreeRegimeError: an argument, the net or the data cannot be used.
     """
-    begin = time.monotonic()
+    start = time.monotonic()
     require(0 < density <= 1, "density", density, "a fraction in (0, 1]")
     require(copies >= 2, "copies", copies, "2 or more, since LMC and CKA compare two")
-    require(most >= 2, "most", most, "2 or more examples")
+    require(max_examples >= 2, "max_examples", max_examples, "2 or more examples")
     require(checkpoints is None or len(checkpoints) > 0, "checkpoints", {}, "one or more")
-    place = _device(device)
+    resolved = _resolve_device(device)
     with random_state_kept(seed):
-        train, test = _splits(model, train_data, test_data, most, seed)
-        subject = inspect_net(model, train, own=checkpoints is None)
-        states = _states(subject, checkpoints)
-        task = TensorTask("the given data", train, test, subject.classes)
-        recipe = default_retraining(
-            task.count, subject.batch_norm, epochs, batch_size, optimizer, lr
-        )
-        with tqdm(
-            total=0,
-            unit="step",
-            file=sys.stderr,
-            leave=False,
-            disable=None if progress is None else not progress,
-        ) as bar:
-            live = LiveTrials(subject, states, task.to(place), density, recipe, copies, seed, bar)
-            decision = _decided(live)
-    found = _evidence(live, decision.chosen)
-    steps = recipe.epochs * (task.count // recipe.batch_size)
-    regime, chances, basis = _regime(found, load_calibration(steps))
+        train, test = _draw_splits(model, train_data, test_data, max_examples, seed)
+        net = inspect_net(model, train, check_weights=checkpoints is None)
+        states = _load_states(net, checkpoints)
+        task = TensorTask("the given data", train, test, net.classes)
+        recipe = default_retraining(task.count, net.batch_norm, epochs, batch_size, optimizer, lr)
+        with _progress_bar(progress) as bar:
+            trials = LiveTrials(net, states, task.to(resolved), density, recipe, copies, seed, bar)
+            decision = _apply_rule(trials)
+    return _make_advice(trials, decision, start)
+
+
+def _resolve_device(name: str) -> torch.device:
+    """Return a device with its index, e.g. cuda:0 for cuda."""
+    return torch.zeros(1, device=resolve_device(name)).device
+
+
+def _progress_bar(progress: bool | None) -> Any:
+    """Return a bar of training steps; it is cleared at the end."""
+    disable = None if progress is None else not progress
+    return tqdm(total=0, unit="step", file=sys.stderr, leave=False, disable=disable)
+
+
+def _draw_splits(
+    model: nn.Module, train_data: Any, test_data: Any, max_examples: int, seed: int
+) -> Splits:
+    """Draw examples of both splits at random; a folder may hold both."""
+    if isinstance(train_data, str | Path):
+        path = Path(str(train_data).removeprefix("folder:"))
+        train, test = load_folder(path, max_examples, seed, grey=is_grey(model))
+    else:
+        train, test = draw_split(train_data, max_examples, seed, "training"), None
+    return train, test if test_data is None else draw_split(test_data, max_examples, seed, "test")
+
+
+def _load_states(net: PrunableNet, checkpoints: Mapping[str, Any] | None) -> dict[str, State]:
+    """Return the states of the candidates by name."""
+    if checkpoints is None:
+        return {OWN: state_of(net.module)}
+    states = {}
+    for name, value in checkpoints.items():
+        weights = user_files.read_weights(Path(value)) if isinstance(value, str | Path) else value
+        states[str(name)] = load_weights(net.module, weights, str(name))
+    return states
+
+
+def _apply_rule(trials: LiveTrials) -> Decision[str]:
+    """Apply Algorithm 1 to a single candidate, and Algorithm 2 or 2.1 to several."""
+    epochs = trials.retraining_epochs
+    if len(trials.candidates) == 1:
+        (candidate,) = trials.candidates
+        if np.isnan(trials.dense_error(candidate)):
+            raise ThreeRegimeError(f"{candidate} has diverged: take an earlier state of it")
+        return tune(trials, candidate, epochs=epochs)
+    if trials.task.test is not None:
+        return select_by_error(trials, epochs=epochs)
+    return select_by_similarity(trials, epochs=epochs)
+
+
+def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> Advice:
+    """Return the answer to a decision; ``start`` is the monotonic time of the question."""
+    evidence = _evidence(trials, decision.chosen)
+    recipe, task, net = trials.recipe, trials.task, trials.net
+    steps_per_epoch = task.count // recipe.batch_size
+    calibration = load_calibration(recipe.epochs * steps_per_epoch)
+    regime, probabilities, basis = _regime(evidence, calibration)
     return Advice(
         regime=regime,
-        probabilities=chances,
+        probabilities=probabilities,
         basis=basis,
         chosen=decision.chosen,
-        rule=decision.rule if len(states) > 1 else "",
-        density=density,
-        evidence=dict(live.evidence),
-        dense=dict(live.dense),
+        rule=decision.rule if len(trials.candidates) > 1 else "",
+        density=trials.density,
+        evidence=dict(trials.evidence),
+        dense=dict(trials.dense),
         retraining={
-            "optimizer": recipe.optimizer,
-            "lr": recipe.lr,
-            "milestones": list(recipe.milestones),
-            "epochs": recipe.epochs,
-            "batch_size": recipe.batch_size,
-            "copies": copies,
-            "seed": seed,
+            **{name: getattr(recipe, name) for name in RETRAINING_FIELDS},
+            "copies": trials.copies,
+            "seed": trials.seed,
         },
-        pruned={
-            "weights": subject.weights,
-            "layers": len(subject.prunable),
-            "classifier": subject.classifier,
-        },
+        pruned={"weights": net.weights, "layers": len(net.prunable), "classifier": net.classifier},
         examples={
             "train": task.count,
-            "train_found": train.available,
-            "test": None if test is None else len(test.targets),
-            "test_found": None if test is None else test.available,
+            "train_found": task.train.available,
+            "test": None if task.test is None else len(task.test.targets),
+            "test_found": None if task.test is None else task.test.available,
         },
         cost=Cost(
-            epochs=live.steps // max(1, task.count // recipe.batch_size),
-            steps=live.steps,
-            seconds=time.monotonic() - begin,
-            device=str(place),
+            epochs=trials.steps // max(1, steps_per_epoch),
+            steps=trials.steps,
+            seconds=time.monotonic() - start,
+            device=str(task.train.inputs.device),
         ),
     )
 
 
-def _device(name: str) -> torch.device:
-    """The device, if it is there."""
-    return torch.zeros(1, device=resolve_device(name)).device
-
-
-def _splits(model: nn.Module, train_data: Any, test_data: Any, most: int, seed: int) -> Sides:
-    """Both splits, drawn at random; a folder may hold both."""
-    if isinstance(train_data, str | Path):
-        path = Path(str(train_data).removeprefix("folder:"))
-        train, test = load_folder(path, most, seed, grey=is_grey(model))
-    else:
-        train, test = draw_split(train_data, most, seed, "training"), None
-    return train, test if test_data is None else draw_split(test_data, most, seed, "test")
-
-
-def _states(subject: PrunableNet, checkpoints: Mapping[str, Any] | None) -> dict[str, State]:
-    """Candidates by name."""
-    if checkpoints is None:
-        return {OWN: state_of(subject.net)}
-    states = {}
-    for name, given in checkpoints.items():
-        weights = stored.read_weights(Path(given)) if isinstance(given, str | Path) else given
-        states[str(name)] = load_weights(subject.net, weights, str(name))
-    return states
-
-
-def _decided(live: LiveTrials) -> Decision[str]:
-    """What the paper's rules say: Algorithm 1 of one candidate, 2 or 2.1 of several."""
-    epochs = live.retraining_epochs
-    if len(live.candidates) == 1:
-        (only,) = live.candidates
-        if np.isnan(live.dense_error(only)):
-            raise ThreeRegimeError(f"{only} has diverged: take an earlier state of it")
-        return tune(live, only, epochs=epochs)
-    if live.task.test is not None:
-        return select_by_error(live, epochs=epochs)
-    return select_by_similarity(live, epochs=epochs)
-
-
-def _evidence(live: LiveTrials, chosen: str) -> Evidence:
-    """What the chosen candidate's copies show, if they show anything."""
-    found = live.evidence[chosen]
-    if np.isnan(found.lmc):
+def _evidence(trials: LiveTrials, chosen: str) -> Evidence:
+    """Return the measurements of the chosen candidate's copies, if LMC and CKA are defined."""
+    evidence = trials.evidence[chosen]
+    if np.isnan(evidence.lmc):
         raise ThreeRegimeError(
-            f"the copies of {chosen} diverged in retraining: give a lower lr than {live.recipe.lr}"
+            f"the copies of {chosen} diverged in retraining: give a lower lr than "
+            f"{trials.recipe.lr}"
         )
-    if np.isnan(found.cka):
+    if np.isnan(evidence.cka):
         raise ThreeRegimeError(
             f"the copies of {chosen} answer the same whatever the input: keep more weights than "
-            f"{live.density:g}, or retrain for more than {live.recipe.epochs} epochs"
+            f"{trials.density:g}, or retrain for more than {trials.recipe.epochs} epochs"
         )
-    return found
+    return evidence
 
 
-def _regime(found: Evidence, known: Calibration | None) -> tuple[str, dict[str, float] | None, str]:
-    """The regime, the probability of each and what these stand on.
+def _regime(
+    evidence: Evidence, calibration: Calibration | None
+) -> tuple[str, dict[str, float] | None, str]:
+    """Return the regime, the probability of each regime, and the basis of these.
 
-    LMC splits I from II at the paper's threshold. Of II-A and II-B it is the likelier one; where
-    nothing is known of nets that look alike, CKA splits them where it splits the paper's own.
+    The paper's threshold of LMC separates I from II. Of II-A and II-B the more probable one is
+    taken or, without probabilities, the one on this side of the paper's threshold of CKA.
     """
-    chances = None if known is None else known.probabilities(found.lmc, found.cka)
-    if chances is not None and known is not None:
-        second = max(("II-A", "II-B"), key=lambda name: chances[name])
-        return ("I" if found.lmc < LMC_THRESHOLD else second), chances, known.words
+    poor = evidence.lmc < LMC_THRESHOLD
+    reason = "no tables of this project are here to tell it"
+    if calibration is not None:
+        probabilities = calibration.probabilities(evidence.lmc, evidence.cka)
+        if probabilities is not None:
+            well_connected = max(("II-A", "II-B"), key=probabilities.__getitem__)
+            return "I" if poor else well_connected, probabilities, calibration.words
+        reason = "none of this project's own nets looked like this"
     threshold = PhaseDiagram.from_reference().cka_threshold
     basis = (
-        "no tables of this project are here to tell it"
-        if known is None
-        else "none of this project's own nets looked like this"
+        f"{reason}; regimes are split at LMC {LMC_THRESHOLD:g} and CKA {threshold:.3f}, as the "
+        "paper's"
     )
-    basis += f"; regimes are split at LMC {LMC_THRESHOLD:g} and CKA {threshold:.3f}, as the paper's"
-    second = "II-A" if found.cka < threshold else "II-B"
-    return ("I" if found.lmc < LMC_THRESHOLD else second), None, basis
+    well_connected = "II-A" if evidence.cka < threshold else "II-B"
+    return "I" if poor else well_connected, None, basis

@@ -1,9 +1,8 @@
-"""How likely each regime is, given LMC and CKA of a pair: from the tables that this project ships.
+"""Probabilities of the regimes, given LMC and CKA of a pair of copies, from the shipped tables.
 
-A pair of copies is noisy, and a short retraining is not a whole one. How far the two can be trusted
-is read off nets of which it is known: those of the experiment ``diagnostics``, whose pairs were
-measured early in retraining and at its end. Where its tables are missing, those of ``figure_02``
-serve, measured at the end alone.
+A pair is noisy, and a short retraining shows only part of a whole one. How far to trust LMC and CKA
+is learned from nets whose regime is known: those of the experiment ``diagnostics``, whose pairs
+were measured early in retraining and at its end, or those of ``figure_02``, measured at the end.
 """
 
 from __future__ import annotations
@@ -23,77 +22,74 @@ from threeregime.results import Results, load_results
 
 EXPERIMENTS = ("diagnostics", "figure_02")
 SCALE = "digits"
-MOST_ALIKE = 1e-4
-"""1 - CKA is not told apart below this: its logarithm would run away."""
-ALIKE = 0.3
-"""Pairs that look alike are nearer than this, in standard deviations of the tables' pairs."""
-FEWEST = 20
-"""Of fewer pairs that look alike nothing is said."""
+MIN_CKA_DISTANCE = 1e-4
+"""Smaller values of 1 - CKA count as this, which bounds the logarithm."""
+NEIGHBOUR_DISTANCE = 0.3
+"""Distance of similar pairs, in standard deviations of the tables' pairs."""
+MIN_NEIGHBOURS = 20
+"""With fewer similar pairs there is no probability."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What became of nets that looked like one.
+    """A classifier of regimes, and the pairs that it is fitted to.
 
     Attributes:
-        model: scikit-learn's, from LMC and log10(1 - CKA) to a regime.
-        experiment: whose tables it is fitted on.
-        epoch: of retraining, at which their pairs were measured.
-        epochs: of their whole retraining.
-        given: LMC and log10(1 - CKA) of the pairs [n, 2].
+        classifier: scikit-learn's, from :func:`features` to a regime.
+        experiment: the experiment that the pairs are from.
+        epoch: epoch of retraining at which the pairs were measured.
+        epochs: epochs of the whole retraining.
+        pairs: features of the pairs [n, 2].
     """
 
-    model: Any
+    classifier: Any
     experiment: str
     epoch: int
     epochs: int
-    given: Array
+    pairs: Array
 
     def probabilities(self, lmc: float, cka: float) -> dict[str, float] | None:
-        """The probability of each regime, in their order; they sum to 1.
-
-        None where fewer than `FEWEST` pairs looked alike: what is fitted says nothing there.
-        """
-        here = features(np.array([lmc]), np.array([cka]))
-        away = (self.given - here) / self.given.std(axis=0)
-        if (np.hypot(*away.T) < ALIKE).sum() < FEWEST:
+        """Return the probability of each regime, or None with fewer than `MIN_NEIGHBOURS`."""
+        point = features(np.array([lmc]), np.array([cka]))
+        offsets = (self.pairs - point) / self.pairs.std(axis=0)
+        if (np.hypot(*offsets.T) < NEIGHBOUR_DISTANCE).sum() < MIN_NEIGHBOURS:
             return None
-        found = self.model.predict_proba(here)[0]
-        known = dict(zip(self.model.classes_.tolist(), found.tolist(), strict=True))
-        return {regime: float(known.get(regime, 0.0)) for regime in REGIMES}
+        values = self.classifier.predict_proba(point)[0].tolist()
+        by_regime = dict(zip(self.classifier.classes_.tolist(), values, strict=True))
+        return {regime: by_regime.get(regime, 0.0) for regime in REGIMES}
 
     @property
     def words(self) -> str:
-        """Where the probability comes from, in one sentence."""
+        """Source of the probabilities, as the end of a sentence."""
         when = (
             f"at the end of {self.epochs} epochs of retraining"
             if self.epoch == self.epochs
             else f"{self.epoch} epochs into retraining and judged after {self.epochs}"
         )
         return (
-            f"fitted to {len(self.given):,} pairs of small nets that read handwritten digits (this "
+            f"fitted to {len(self.pairs):,} pairs of small nets that read handwritten digits (this "
             f"project's {self.experiment}), measured {when}"
         )
 
 
 def features(lmc: Array, cka: Array) -> Array:
-    """What regimes are told by, [n, 2]: LMC and the logarithm of what CKA lacks of one."""
-    return np.stack([lmc, np.log10(np.maximum(1 - cka, MOST_ALIKE))], axis=1)
+    """Return the features of pairs [n, 2]: LMC and log10(1 - CKA)."""
+    return np.stack([lmc, np.log10(np.maximum(1 - cka, MIN_CKA_DISTANCE))], axis=1)
 
 
 def load_calibration(steps: int, *roots: Path) -> Calibration | None:
-    """The calibration for pairs that were retrained for so many steps.
+    """Return the calibration for pairs after some steps of retraining.
 
-    Of the epochs at which the tables' pairs were measured it takes the one whose number of steps is
-    nearest, by their ratio. What these pairs are to tell is the regime that the mean over seeds
-    gives their cell at the end of retraining (`PhaseDiagram`).
+    Of the epochs at which the tables' pairs were measured, the one with the nearest number of steps
+    (by ratio) is used. The target is the regime of the pair's cell at the end of retraining, by the
+    mean over seeds (`PhaseDiagram`).
 
     Args:
-        steps: of one copy.
-        roots: folders of tables, the shipped ones if none is named.
+        steps: number of training steps of one copy.
+        roots: folders of tables; by default the shipped ones.
 
     Returns:
-        None where there are no tables, or all cells are in one regime.
+        None if there are no tables, or all their cells are in one regime.
     """
     for name in EXPERIMENTS:
         experiment = load_experiment(name, SCALE)
@@ -102,29 +98,29 @@ def load_calibration(steps: int, *roots: Path) -> Calibration | None:
         except ThreeRegimeError:
             continue
         recipe = experiment.protocol.retraining
-        each = load_images(experiment.protocol.data.name).count // recipe.batch_size
-        end = tables.pairs.assign(epoch=recipe.epochs)
-        whole = pd.concat([tables.early, end]) if len(tables.early) else end
-        made = np.unique(whole["epoch"])
-        nearest = int(made[np.abs(np.log(made * each / steps)).argmin()])
-        fitted = _fitted(tables, whole[whole["epoch"] == nearest])
-        if fitted is not None:
-            return Calibration(fitted[0], name, nearest, recipe.epochs, fitted[1])
+        steps_per_epoch = load_images(experiment.protocol.data.name).count // recipe.batch_size
+        final = tables.pairs.assign(epoch=recipe.epochs)
+        pairs = pd.concat([tables.early, final]) if len(tables.early) else final
+        epochs = np.unique(pairs["epoch"])
+        epoch = int(epochs[np.abs(np.log(epochs * steps_per_epoch / steps)).argmin()])
+        fit = _fit(tables, pairs[pairs["epoch"] == epoch])
+        if fit is not None:
+            return Calibration(fit[0], name, epoch, recipe.epochs, fit[1])
     return None
 
 
-def _fitted(tables: Results, pairs: pd.DataFrame) -> tuple[Any, Array] | None:
-    """A classifier of pairs and what it was given [n, 2]; None where all are of one regime."""
+def _fit(tables: Results, pairs: pd.DataFrame) -> tuple[Any, Array] | None:
+    """Return a classifier of pairs and their features [n, 2]; None if all are in one regime."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     axes = [tables.temperature, tables.load]
     cells = PhaseDiagram.from_results(tables, bootstrap=0).cells
-    known = pairs.merge(cells[[*axes, "regime"]].dropna(), on=axes)
-    known = known[np.isfinite(known["lmc"]) & np.isfinite(known["cka_softmax"])]
-    if known["regime"].nunique() < 2:
+    pairs = pairs.merge(cells[[*axes, "regime"]].dropna(), on=axes)
+    pairs = pairs[np.isfinite(pairs["lmc"]) & np.isfinite(pairs["cka_softmax"])]
+    if pairs["regime"].nunique() < 2:
         return None
-    given = features(known["lmc"].to_numpy(float), known["cka_softmax"].to_numpy(float))
-    model = make_pipeline(StandardScaler(), LogisticRegression())
-    return model.fit(given, known["regime"].to_numpy(str)), given
+    inputs = features(pairs["lmc"].to_numpy(float), pairs["cka_softmax"].to_numpy(float))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression())
+    return classifier.fit(inputs, pairs["regime"].to_numpy(str)), inputs

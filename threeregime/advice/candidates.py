@@ -1,7 +1,7 @@
-"""Candidates that are pruned, retrained and measured here and now: the live side of the rules.
+"""Candidates that are pruned, retrained and measured live, for the paper's rules.
 
-A candidate is a state of one net, any `torch.nn.Module`. It is pruned, two copies are retrained
-from it as one fleet, each on its own order of the data, and compared by LMC and CKA.
+A candidate is a state of one net, any `torch.nn.Module`. It is pruned, two copies of it are
+retrained as one fleet, each on its own order of the data, and compared by LMC and CKA.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from threeregime._fields import require
 from threeregime.advice.model import PrunableNet
 from threeregime.algorithms import Measurement
 from threeregime.data import TensorTask, stream_seed
@@ -28,9 +29,9 @@ from threeregime.pruning import prune_masks
 from threeregime.training import Callback, TrainingRun, evaluate_errors, train
 
 TARGET_STEPS = 300
-"""Steps that a copy is retrained for by default, if this takes from 2 to 20 epochs."""
+"""Default number of steps of a retraining, within 2 to 20 epochs."""
 RATES = {("sgd", True): 0.1, ("sgd", False): 1e-2, ("adam", True): 1e-2, ("adam", False): 1e-3}
-"""Learning rates by optimizer and whether there is batch norm, which bears larger ones."""
+"""Learning rates by optimizer and presence of batch norm, which tolerates larger ones."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,21 @@ class DenseErrors:
     train: float
     test: float | None
 
+    @property
+    def error(self) -> float:
+        """Test error or, without test data, training error."""
+        return self.train if self.test is None else self.test
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """What retrained copies of one pruned net show.
+    """Measurements of the retrained copies of one pruned net.
 
     Attributes:
-        lmc: mean over pairs of their linear mode connectivity (Equation 1).
-        cka: mean over pairs of the similarity of their softmax outputs (Equation 2).
+        lmc: linear mode connectivity (Equation 1), mean over pairs.
+        cka: CKA of softmax outputs (Equation 2), mean over pairs.
         curve: training errors along the line between the copies of each pair, fractions.
-        train: training error of each copy.
+        train: training error of each copy, a fraction.
         test: test error of each copy; None without test data.
     """
 
@@ -58,6 +64,11 @@ class Evidence:
     curve: tuple[tuple[float, ...], ...]
     train: tuple[float, ...]
     test: tuple[float, ...] | None
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """Test errors or, without test data, training errors."""
+        return self.train if self.test is None else self.test
 
 
 def default_retraining(
@@ -68,26 +79,29 @@ def default_retraining(
     optimizer: str | None = None,
     lr: float | None = None,
 ) -> Retraining:
-    """A short retraining that suits most nets; what is None is chosen for them.
+    """Return a short retraining that suits most nets.
 
-    Nets with batch norm are retrained as the paper's are: by SGD with momentum 0.9 at a rate of
-    0.1 (Section 3.1); others by Adam at 1e-3, which most bear. Batches are of 64, or of an eighth
-    of few examples. The rate falls to a tenth after half of the epochs and again after three
-    quarters.
+    Args:
+        examples: number of training examples.
+        batch_norm: whether the net has batch norm.
+        epochs: default: as many as make 300 steps, from 2 to 20.
+        batch_size: default: 64, or an eighth of the examples if these are few.
+        optimizer: default: sgd (momentum 0.9) with batch norm, as in the paper, else adam.
+        lr: default: `RATES`. It falls to a tenth after half of the epochs, and again after three
+            quarters.
+
+    Raises:
+        ThreeRegimeError: a value that is not allowed.
     """
     if optimizer is None:
         optimizer = "sgd" if batch_norm else "adam"
     if batch_size is None:
         batch_size = max(2, min(64, examples // 8))
-    if batch_size < 2 or batch_size > examples:
-        raise ThreeRegimeError(
-            f"batch_size = {batch_size} is not allowed: from 2 to the number of training examples, "
-            f"{examples}"
-        )
+    allowed = f"from 2 to the number of training examples, {examples}"
+    require(2 <= batch_size <= examples, "batch_size", batch_size, allowed)
     if epochs is None:
         epochs = min(20, max(2, -(-TARGET_STEPS // (examples // batch_size))))
-    if epochs < 1:
-        raise ThreeRegimeError(f"epochs = {epochs} is not allowed: 1 or more")
+    require(epochs >= 1, "epochs", epochs, "1 or more")
     milestones = sorted({m for m in (epochs // 2, 3 * epochs // 4) if 0 < m < epochs})
     return Retraining(
         lr=RATES.get((optimizer, batch_norm), 1e-3) if lr is None else lr,
@@ -99,35 +113,36 @@ def default_retraining(
     )
 
 
-class _Bar(Callback):
-    """Moves a progress bar at every step."""
+class _StepBar(Callback):
+    """A progress bar of training steps."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar
 
     def on_step_end(self, run: TrainingRun) -> None:
-        """Move it on by one."""
+        """Advance the bar."""
         self.bar.update()
 
 
 @dataclass
 class LiveTrials:
-    """Candidates by name; a `threeregime.algorithms.selection.Trials`.
+    """Candidates by name, as `threeregime.algorithms.selection.Trials` that run now.
 
     Attributes:
-        subject: the net whose states they are.
+        net: the net that they are states of.
         states: tensors by name of each candidate.
         task: examples to retrain on and to measure with, on the device.
-        density: share of the weights that is kept.
-        recipe: how copies are retrained.
-        copies: how many, 2 or more.
-        seed: of the copies' orders, and of dropout.
-        bar: a tqdm bar that is told of every step.
-        evidence: of the candidates retrained so far.
+        density: fraction of the weights to keep.
+        recipe: the retraining.
+        copies: number of retrained copies, 2 or more.
+        seed: of the copies' order of the data, and of dropout.
+        bar: a tqdm bar of steps.
+        evidence: measurements of the candidates retrained so far.
+        dense: errors of the dense nets measured so far.
         steps: training steps of all copies so far.
     """
 
-    subject: PrunableNet
+    net: PrunableNet
     states: Mapping[str, State]
     task: TensorTask
     density: float
@@ -141,45 +156,43 @@ class LiveTrials:
 
     @property
     def candidates(self) -> Sequence[str]:
-        """Their names."""
+        """Names of the candidates."""
         return list(self.states)
 
     @property
     def retraining_epochs(self) -> int:
-        """Of the short retraining, which is all there is here."""
+        """Epochs of the short retraining, the only one here."""
         return self.recipe.epochs
 
     def dense_error(self, candidate: str) -> float:
-        """Error of the dense net: on test data, or where there are none on the training data."""
+        """Return the error of the dense net on test data or, without these, on training data."""
         if candidate not in self.dense:
-            with self._reproducible(), self._enough_memory():
+            with self._trial_settings():
                 fleet = self._fleet(candidate, 1)
-                train = float(evaluate_errors(fleet, self.task, train=True))
-                tested = self.task.test is not None
-                test = float(evaluate_errors(fleet, self.task, train=False)) if tested else None
-            self.dense[candidate] = DenseErrors(train, test)
-        found = self.dense[candidate]
-        return found.train if found.test is None else found.test
+                (train_error,), test_errors = self._errors(fleet)
+            test_error = None if test_errors is None else test_errors[0]
+            self.dense[candidate] = DenseErrors(train_error, test_error)
+        return self.dense[candidate].error
 
     def retrain(self, candidate: str, epochs: int) -> Measurement:
-        """Prune a candidate, retrain its copies and measure them; one that diverged has no LMC."""
+        """Prune a candidate, retrain and measure its copies; NaN if the candidate diverged."""
         if np.isnan(self.dense_error(candidate)):
             return Measurement(np.nan, np.nan, np.nan)
-        with self._reproducible(), self._enough_memory():
+        with self._trial_settings():
             fleet = self._fleet(candidate, self.copies)
             self._train(fleet, candidate, epochs)
-            found = self._measured(fleet)
-        self.evidence[candidate] = found
-        error = np.nan if found.test is None else float(np.mean(found.test))
-        return Measurement(error, found.lmc, found.cka)
+            evidence = self._measure(fleet)
+        self.evidence[candidate] = evidence
+        error = np.nan if evidence.test is None else float(np.mean(evidence.test))
+        return Measurement(error, evidence.lmc, evidence.cka)
 
     def _fleet(self, candidate: str, copies: int) -> Fleet:
         state = {n: torch.stack([t] * copies) for n, t in self.states[candidate].items()}
         device = self.task.train.inputs.device
-        return Fleet(lambda: self.subject.net, state, device, backend="separate")
+        return Fleet(lambda: self.net.module, state, device, backend="separate")
 
     def _train(self, fleet: Fleet, candidate: str, epochs: int) -> None:
-        """Prune all copies alike and retrain them, each on its own order of the data."""
+        """Prune all copies with the same mask and retrain each on its own order of the data."""
         steps = epochs * (self.task.count // self.recipe.batch_size)
         self.bar.set_description(f"{candidate}: retraining {self.copies} copies")
         self.bar.total = self.bar.n + steps
@@ -189,44 +202,42 @@ class LiveTrials:
             self.task,
             self.recipe,
             [stream_seed("copy", self.seed, number) for number in range(self.copies)],
-            masks=prune_masks(fleet, self.density, names=self.subject.prunable),
+            masks=prune_masks(fleet, self.density, names=self.net.prunable),
             epochs=epochs,
             threads=None,
-            callback=_Bar(self.bar),
+            callback=_StepBar(self.bar),
         )
         self.steps += steps * self.copies
 
-    def _measured(self, fleet: Fleet) -> Evidence:
+    def _measure(self, fleet: Fleet) -> Evidence:
         self.bar.set_description("measuring LMC and CKA")
-        pairs = list(combinations(range(self.copies), 2))
+        members = list(combinations(range(self.copies), 2))
         with warnings.catch_warnings():
-            # Copies whose outputs are constant have no CKA; the answer says so in its own words.
+            # The advisor raises an error of its own for constant outputs, which have no CKA.
             warnings.filterwarnings("ignore", "CKA is undefined", RuntimeWarning)
-            found = measure_pairs(fleet, pairs, self.task, threads=None)
-        tested = self.task.test is not None
+            pairs = measure_pairs(fleet, members, self.task, threads=None)
         return Evidence(
-            float(found.lmc.mean()),
-            float(found.cka_softmax.mean()),
-            tuple(tuple(curve) for curve in found.curve.tolist()),
-            tuple(evaluate_errors(fleet, self.task, train=True).tolist()),
-            tuple(evaluate_errors(fleet, self.task, train=False).tolist()) if tested else None,
+            float(pairs.lmc.mean()),
+            float(pairs.cka_softmax.mean()),
+            tuple(tuple(curve) for curve in pairs.curve.tolist()),
+            *self._errors(fleet),
         )
 
+    def _errors(self, fleet: Fleet) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+        """Return training and test errors of the members; None without test data."""
+        train_errors = tuple(evaluate_errors(fleet, self.task, train=True).tolist())
+        if self.task.test is None:
+            return train_errors, None
+        return train_errors, tuple(evaluate_errors(fleet, self.task, train=False).tolist())
+
     @contextmanager
-    def _reproducible(self) -> Iterator[None]:
-        """Dropout starts from the seed; attention computes in evaluation as it does in training."""
-        fast = torch.backends.mha.get_fastpath_enabled()
+    def _trial_settings(self) -> Iterator[None]:
+        """Seed dropout, evaluate attention as in training, and explain a lack of memory."""
+        fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             with random_state_kept(stream_seed("live", self.seed)):
                 yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-
-    @contextmanager
-    def _enough_memory(self) -> Iterator[None]:
-        try:
-            yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -234,12 +245,14 @@ class LiveTrials:
                 f"{self.task.train.inputs.device} has no memory left for {self.copies} copies at "
                 f"batch_size = {self.recipe.batch_size}: give a smaller one"
             ) from error
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 @contextmanager
 def random_state_kept(seed: int) -> Iterator[None]:
-    """Inside, random numbers of PyTorch start from a seed; outside they go on as if nothing was."""
-    theirs = random.getstate(), np.random.get_state()  # noqa: NPY002 - what a user's code draws on
+    """Seed PyTorch inside the context; restore all random number generators after it."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - a user's code may use it
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices=devices):
@@ -248,5 +261,5 @@ def random_state_kept(seed: int) -> Iterator[None]:
                 torch.cuda.manual_seed_all(seed)
             yield
     finally:
-        random.setstate(theirs[0])
-        np.random.set_state(theirs[1])  # noqa: NPY002
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002

@@ -1,7 +1,7 @@
 """Examples drawn at random from tensors, a PyTorch data set or loader, or a folder of images.
 
-What is drawn once is kept in memory, so that every candidate is retrained and measured on the same
-examples. Transforms that are random are drawn once, too.
+Examples are drawn once and kept in memory, so that every candidate is retrained and measured on the
+same ones; random transforms are applied once, too.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from threeregime.data import FolderSplit, TensorSplit, check_same_classes, open_split, stream_seed
 from threeregime.data.task import EVALUATION_BATCH
-from threeregime.errors import ThreeRegimeError
+from threeregime.errors import ThreeRegimeError, first_line
 
 MAX_EXAMPLES = 10_000
-"""Examples of a split that are kept by default."""
+"""Default number of examples of a split."""
 MAX_BYTES = 2 << 30
-"""What they may take in memory, as floats: large pictures are fewer."""
+"""Memory of a split as floats: of large images fewer examples are drawn."""
 
 
-def draw_split(data: Any, most: int, seed: int, what: str) -> TensorSplit:
-    """Draw examples at random, without repetition.
+def draw_split(data: Any, max_examples: int, seed: int, what: str) -> TensorSplit:
+    """Draw examples at random, without replacement.
 
     Args:
-        data: (inputs, labels) tensors or arrays, or a Dataset or DataLoader of such pairs. Of a
-            loader its data set, sampler and collate function are used, not its batch size. Of data
-            that come as a stream, the first are taken. What was drawn already is returned.
-        most: examples at most; fewer where they would take more than `MOST_BYTES`.
+        data: (inputs, labels) tensors or arrays, or a Dataset or DataLoader of such pairs. The data
+            set, sampler and collate function of a loader are used, but not its batch size. Streams
+            give their first examples. A split that is already drawn is returned.
+        max_examples: number of examples; fewer if they take more than `MAX_BYTES`.
         seed: of the draw.
-        what: "training" or "test", for messages.
+        what: "training" or "test", for errors.
 
     Raises:
-        ThreeRegimeError: data of another kind, that cannot be read, or are unfit to learn from.
+        ThreeRegimeError: data of another kind, or with unsuitable inputs or labels.
     """
     if isinstance(data, TensorSplit):
         return data
@@ -46,45 +46,43 @@ def draw_split(data: Any, most: int, seed: int, what: str) -> TensorSplit:
         inputs, truth = (torch.as_tensor(part) for part in data)
         if inputs.dim() and truth.dim() and len(inputs) != len(truth):
             raise ThreeRegimeError(f"there are {len(inputs)} {what} inputs but {len(truth)} labels")
-        order = _order(len(inputs), seed)[: min(most, _room(inputs))]
-        return _checked(inputs[order], truth[order], len(inputs), what)
+        order = _random_order(len(inputs), seed)[: min(max_examples, _memory_limit(inputs))]
+        return _make_split(inputs[order], truth[order], len(inputs), what)
     try:
-        loader, found = _in_random_order(data, seed)
-        batches = _first(loader, most)
-        inputs, truth = (torch.cat([batch[side] for batch in batches]) for side in (0, 1))
+        loader, total = _random_loader(data, seed)
+        batches = _first_batches(loader, max_examples)
+        inputs, truth = (torch.cat(parts) for parts in zip(*batches, strict=True))
     except ThreeRegimeError:
         raise
     except Exception as error:
-        reason = str(error).strip() or type(error).__name__
         raise ThreeRegimeError(
             f"the {what} data cannot be read as pairs of inputs and labels, all of one shape: "
-            f"{reason.splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
-    return _checked(inputs[:most], truth[:most], found, what)
+    return _make_split(inputs[:max_examples], truth[:max_examples], total, what)
 
 
-def _order(count: int, seed: int) -> Tensor:
-    """All of so many examples, mixed: CKA takes the first, and data may come class by class."""
+def _random_order(count: int, seed: int) -> Tensor:
+    """Return a permutation: CKA uses the first examples, and data may be sorted by class."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(stream_seed("draw", seed)))
 
 
-def _room(inputs: Tensor) -> int:
-    """How many of such inputs fit in `MOST_BYTES`; bytes of pixels become floats."""
-    each = 4 * inputs[:1].numel()
-    return max(1, MAX_BYTES // max(1, each))
+def _memory_limit(inputs: Tensor) -> int:
+    """Return how many such inputs fit into `MAX_BYTES` as floats."""
+    return max(1, MAX_BYTES // max(1, 4 * inputs[:1].numel()))
 
 
-def _in_random_order(data: Any, seed: int) -> tuple[DataLoader[Any], int | None]:
-    """A loader that goes through data in random order, and their number if it is known."""
+def _random_loader(data: Any, seed: int) -> tuple[DataLoader[Any], int | None]:
+    """Return a loader of the data in random order, and the number of examples if it is known."""
     options: dict[str, Any] = {}
     indices: Sequence[int] | None = None
     if isinstance(data, DataLoader):
         options = {"collate_fn": data.collate_fn, "num_workers": data.num_workers}
         if isinstance(data.dataset, IterableDataset) or data.batch_size is None:
             return data, None
-        kinds = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
-        if not isinstance(data.sampler, kinds):
-            # It may leave examples out, or draw some several times.
+        complete = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
+        if not isinstance(data.sampler, complete):
+            # Another sampler may leave examples out, or repeat some.
             indices = sorted({int(index) for index in data.sampler})
         data = data.dataset
     if isinstance(data, IterableDataset):
@@ -95,15 +93,15 @@ def _in_random_order(data: Any, seed: int) -> tuple[DataLoader[Any], int | None]
             "(inputs, labels) as two tensors"
         )
     indices = range(len(data)) if indices is None else indices
-    chosen = [indices[place] for place in _order(len(indices), seed).tolist()]
-    subset: Subset[Any] = Subset(data, chosen)
+    order = [indices[position] for position in _random_order(len(indices), seed).tolist()]
+    subset: Subset[Any] = Subset(data, order)
     return DataLoader(subset, batch_size=EVALUATION_BATCH, **options), len(indices)
 
 
-def _first(loader: DataLoader[Any], most: int) -> list[tuple[Tensor, Tensor]]:
-    """Batches of a loader until there are enough examples."""
+def _first_batches(loader: DataLoader[Any], max_examples: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the batches of a loader until they hold enough examples."""
     batches: list[tuple[Tensor, Tensor]] = []
-    count, room = 0, most
+    count = 0
     for batch in loader:
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise ThreeRegimeError(
@@ -114,16 +112,16 @@ def _first(loader: DataLoader[Any], most: int) -> list[tuple[Tensor, Tensor]]:
             raise ThreeRegimeError(
                 f"a batch of data has {len(inputs)} inputs but {len(truth)} labels"
             )
-        room = min(room, _room(inputs))
-        batches.append((inputs[: room - count], truth[: room - count]))
+        max_examples = min(max_examples, _memory_limit(inputs))
+        batches.append((inputs[: max_examples - count], truth[: max_examples - count]))
         count += len(batches[-1][0])
-        if count >= room:
+        if count >= max_examples:
             break
     return batches or [(torch.empty(0), torch.empty(0, dtype=torch.int64))]
 
 
-def _checked(inputs: Tensor, truth: Tensor, found: int | None, what: str) -> TensorSplit:
-    """A split that nets can learn from."""
+def _make_split(inputs: Tensor, truth: Tensor, total: int | None, what: str) -> TensorSplit:
+    """Return a split of ``total`` available examples, once it is fit for training."""
     if not len(inputs):
         raise ThreeRegimeError(f"the {what} data are empty: give some examples")
     if len(inputs) == 1:
@@ -140,75 +138,71 @@ def _checked(inputs: Tensor, truth: Tensor, found: int | None, what: str) -> Ten
         )
     if inputs.is_floating_point() and not inputs.isfinite().all():
         raise ThreeRegimeError(f"the {what} inputs hold NaN or infinite values: mend these first")
-    return TensorSplit(inputs.detach().cpu(), truth.detach().cpu().long(), found)
+    return TensorSplit(inputs.detach().cpu(), truth.detach().cpu().long(), total)
 
 
-Sides = tuple[TensorSplit, TensorSplit | None]
+Splits = tuple[TensorSplit, TensorSplit | None]
+"""Training examples, and test examples if there are any."""
 
 
 def load_folder(
     path: Path,
-    most: int = MAX_EXAMPLES,
+    max_examples: int = MAX_EXAMPLES,
     seed: int = 0,
     grey: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> Sides:
-    """Images of one size below PATH/train/CLASS and, if it is there, PATH/test/CLASS.
-
-    Only those that are kept are read.
+) -> Splits:
+    """Draw images of one size from PATH/train/CLASS and, if it exists, PATH/test/CLASS.
 
     Args:
         path: the folder.
-        most: examples of a split at most.
+        max_examples: number of examples of a split; only these are read.
         seed: of the draw.
-        grey: as one channel, else as red, green and blue.
-        mean: taken from each channel of pixels in [0, 1]; None: measured on those drawn to train.
-        std: what each channel is divided by; None: as ``mean``.
+        grey: whether images have one channel instead of red, green and blue.
+        mean, std: of each channel of pixels in [0, 1], for the normalization; None: those of the
+            training images.
 
     Returns:
-        Training and test images, normalised floats [n, channels, height, width]; None where there
-        is no test folder.
+        Normalized floats [n, channels, height, width].
 
     Raises:
         ThreeRegimeError: no PATH/train, a class without images, images of several sizes.
     """
-    classes = open_split(path / "train")
-    train = _images(classes, most, seed, grey)
+    folder = open_split(path / "train")
+    train = _draw_images(folder, max_examples, seed, grey)
     test = None
     if (path / "test").is_dir():
-        test_classes = open_split(path / "test")
-        check_same_classes(path, classes, test_classes)
-        test = _images(test_classes, most, seed, grey)
+        test_folder = open_split(path / "test")
+        check_same_classes(path, folder, test_folder)
+        test = _draw_images(test_folder, max_examples, seed, grey)
     pixels = train.inputs.double() / 255
-    # A channel of one value has no scale.
-    measured = pixels.std(dim=(0, 2, 3), correction=0)
-    own = (pixels.mean(dim=(0, 2, 3)), measured.where(measured > 0, 1.0))
-    shift, scale = (
-        _by_channel(given, fallback) for given, fallback in zip((mean, std), own, strict=True)
-    )
+    deviation = pixels.std(dim=(0, 2, 3), correction=0)
+    shift = _channel_values(mean, pixels.mean(dim=(0, 2, 3)))
+    # A channel of constant value is not scaled.
+    scale = _channel_values(std, deviation.where(deviation > 0, 1.0))
 
-    def normalised(split: TensorSplit) -> TensorSplit:
+    def normalize(split: TensorSplit) -> TensorSplit:
         return replace(split, inputs=((split.inputs / 255) - shift) / scale)
 
-    return normalised(train), None if test is None else normalised(test)
+    return normalize(train), None if test is None else normalize(test)
 
 
-def _by_channel(given: Sequence[float] | None, measured: Tensor) -> Tensor:
-    """Numbers of each channel as a tensor [channels, 1, 1]."""
-    values = measured if given is None else torch.tensor(given, dtype=torch.float64)
-    if len(values) not in (1, len(measured)):
+def _channel_values(values: Sequence[float] | None, default: Tensor) -> Tensor:
+    """Return one value per channel as a tensor [channels or 1, 1, 1]."""
+    tensor = default if values is None else torch.tensor(values, dtype=torch.float64)
+    if len(tensor) not in (1, len(default)):
         raise ThreeRegimeError(
-            f"{len(values)} means or deviations are not allowed: one, or one of each of "
-            f"{len(measured)} channels"
+            f"{len(tensor)} means or deviations are not allowed: one, or one of each of "
+            f"{len(default)} channels"
         )
-    return values.float().view(-1, 1, 1)
+    return tensor.float().view(-1, 1, 1)
 
 
-def _images(split: FolderSplit, most: int, seed: int, grey: bool) -> TensorSplit:
-    """Pixels of a split, uint8, drawn at random."""
-    first = torch.from_numpy(split.read([0], grey))
-    order = _order(len(split.files), seed)[: min(most, _room(first))]
+def _draw_images(split: FolderSplit, max_examples: int, seed: int, grey: bool) -> TensorSplit:
+    """Draw images of a split at random, as uint8."""
+    limit = _memory_limit(torch.from_numpy(split.read([0], grey)))
+    order = _random_order(len(split.files), seed)[: min(max_examples, limit)]
     pixels = torch.from_numpy(split.read(order.tolist(), grey))
     what = split.path.name.replace("train", "training")
-    return _checked(pixels, torch.from_numpy(split.labels)[order], len(split.files), what)
+    return _make_split(pixels, torch.from_numpy(split.labels)[order], len(split.files), what)

@@ -1,4 +1,4 @@
-"""Nets, data and weights named on the command line: FILE.py:function, epoch_*.pt, a folder."""
+"""Nets, data and weights as the command line names them: FILE.py:function, epoch_*.pt."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ from typing import Any
 import torch
 from torch import nn
 
+from threeregime._fields import require
 from threeregime.advice.model import is_grey
 from threeregime.advice.user_data import load_folder
 from threeregime.errors import ThreeRegimeError
 
 
 def call_function(spec: str) -> Any:
-    """What a function of a user's own returns.
+    """Call a function of a user's file or of a package, and return its result.
 
     Args:
-        spec: ``FILE.py:function`` or ``package.module:function``, followed if need be by what it is
-            called with, e.g. ``torchvision.models:resnet18(num_classes=10)``.
+        spec: ``FILE.py:function`` or ``package.module:function``, optionally with arguments, e.g.
+            ``torchvision.models:resnet18(num_classes=10)``.
 
     Raises:
         ThreeRegimeError: no such file, module or function, or it fails.
     """
-    where, colon, call = spec.partition(":")
-    name, arguments, options = _call(call)
-    if not (where and colon and name):
+    module, colon, call = spec.partition(":")
+    name, arguments, options = _parse_call(call)
+    if not (module and colon and name):
         raise ThreeRegimeError(
             f"{spec!r} is not of the form FILE.py:function or package.module:function"
         )
-    function = getattr(_module(where), name, None)
+    function = getattr(_import_module(module), name, None)
     if not callable(function):
-        raise ThreeRegimeError(f"{where} has no function {name}")
+        raise ThreeRegimeError(f"{module} has no function {name}")
     try:
         return function(*arguments, **options)
     except Exception as error:
         raise ThreeRegimeError(f"{spec} fails: {_line(error)}") from error
 
 
-def _call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """Name and constant arguments of a call, e.g. of ``resnet18(num_classes=10)``."""
+def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Return the name and the constant arguments of a call, e.g. ``resnet18(num_classes=10)``."""
     if "(" not in text:
         return text.strip(), [], {}
     try:
@@ -61,19 +62,19 @@ def _call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
         ) from None
 
 
-def _module(where: str) -> Any:
-    """A module by the path of its file or by its name."""
+def _import_module(name: str) -> Any:
+    """Import a module by its name or by the path of its file."""
     try:
-        if not where.endswith(".py"):
-            return importlib.import_module(where)
-        path = Path(where).resolve()
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        path = Path(name).resolve()
         if not path.is_file():
-            raise ThreeRegimeError(f"{where} is missing: name a Python file with a function")
+            raise ThreeRegimeError(f"{name} is missing: name a Python file with a function")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        # As if the file was run: what lies beside it can be imported.
+        # As when the file is run as a script, it can import the modules beside it.
         sys.path.insert(0, str(path.parent))
         try:
             spec.loader.exec_module(module)
@@ -83,32 +84,32 @@ def _module(where: str) -> Any:
     except ThreeRegimeError:
         raise
     except Exception as error:
-        raise ThreeRegimeError(f"{where} cannot be imported: {_line(error)}") from error
+        raise ThreeRegimeError(f"{name} cannot be imported: {_line(error)}") from error
 
 
-def files(patterns: Sequence[str]) -> list[Path]:
-    """Files by path or pattern (``epoch_*.pt``), those of a pattern in the order of their numbers.
+def find_files(patterns: Sequence[str]) -> list[Path]:
+    """Return files by path or pattern (``epoch_*.pt``), those of a pattern in order of number.
 
     Raises:
-        ThreeRegimeError: none is there.
+        ThreeRegimeError: a pattern matches no file.
     """
-    found: list[Path] = []
+    files: dict[Path, None] = {}
     for pattern in patterns:
-        # A name may itself look like a pattern.
-        paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern), key=_by_number)
+        # The name of a file may itself look like a pattern.
+        paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern), key=_number_key)
         if not paths:
             raise ThreeRegimeError(f"{pattern} is missing: name a file of weights, or several")
-        found += map(Path, paths)
-    return list(dict.fromkeys(found))
+        files |= dict.fromkeys(map(Path, paths))
+    return list(files)
 
 
-def _by_number(path: str) -> list[tuple[int, str]]:
-    """A key by which epoch_2 comes before epoch_10."""
+def _number_key(path: str) -> list[tuple[int, str]]:
+    """Return a key that sorts epoch_2 before epoch_10."""
     return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", path)]
 
 
 def name_files(paths: Sequence[Path]) -> dict[str, Path]:
-    """Files by as much of their name as tells them apart."""
+    """Return files by the shortest of stem, name and path that is unique."""
     for name in (lambda p: p.stem, lambda p: p.name, str):
         by_name = {name(path): path for path in paths}
         if len(by_name) == len(paths):
@@ -117,12 +118,12 @@ def name_files(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:
-    """Weights from a file of ``torch.save(net.state_dict(), path)``, or from .safetensors.
+    """Read weights written by ``torch.save(net.state_dict(), path)``, or from .safetensors.
 
-    No code of the file's is run.
+    No code in the file is run.
 
     Raises:
-        ThreeRegimeError: it is missing, or holds something else.
+        ThreeRegimeError: the file is missing, or holds something else.
     """
     if not path.is_file():
         raise ThreeRegimeError(f"{path} is missing: name a file of weights")
@@ -131,43 +132,39 @@ def read_weights(path: Path) -> Mapping[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ThreeRegimeError(
             f"{path} is no file of weights: make one by torch.save(net.state_dict(), path) "
             f"({_line(error)})"
         ) from error
-    if not isinstance(loaded, Mapping):
+    if not isinstance(weights, Mapping):
         raise ThreeRegimeError(
-            f"{path} holds a {type(loaded).__name__}, no weights by name: save net.state_dict()"
+            f"{path} holds a {type(weights).__name__}, no weights by name: save net.state_dict()"
         )
-    return loaded
+    return weights
 
 
 def check_figure(path: Path) -> None:
-    """See that a figure can be written there, before anything long begins.
+    """Check the path of a figure, before any long computation.
 
     Raises:
-        ThreeRegimeError: no such folder, or another kind of file.
+        ThreeRegimeError: no such folder, or another file type.
     """
-    if path.suffix not in (".png", ".svg", ".pdf") or not path.parent.is_dir():
-        raise ThreeRegimeError(
-            f"figure = {str(path)!r} is not allowed: a .png, .svg or .pdf in a folder that is there"
-        )
+    writable = path.suffix in (".png", ".svg", ".pdf") and path.parent.is_dir()
+    require(writable, "figure", str(path), "a .png, .svg or .pdf in a folder that is there")
 
 
 def load_data(
-    spec: str, net: nn.Module, most: int, seed: int, mean: str = "", std: str = ""
+    spec: str, net: nn.Module, max_examples: int, seed: int, mean: str = "", std: str = ""
 ) -> tuple[Any, Any]:
-    """Training and test data of the command line; None where there are no test data.
+    """Return training data, and test data or None.
 
     Args:
         spec: a folder of images, or a function as in `call_function` that returns training data.
-        net: what is to read them.
-        most: as in `threeregime.advice.user_data.folder`.
-        seed: likewise.
-        mean: numbers with commas between them; empty: measured on the images.
-        std: likewise.
+        net: decides whether images are grey.
+        max_examples, seed: as in :func:`threeregime.advice.user_data.load_folder`.
+        mean, std: as there, as numbers with commas between them; empty: those of the images.
 
     Raises:
         ThreeRegimeError: neither a folder with images nor a function.
@@ -180,16 +177,17 @@ def load_data(
             f"data = {spec!r} is not there: name a folder with train/CLASS/IMAGE in it, or "
             "FILE.py:function"
         )
-    return load_folder(path, most, seed, is_grey(net), _numbers("mean", mean), _numbers("std", std))
+    channels = _parse_numbers("mean", mean), _parse_numbers("std", std)
+    return load_folder(path, max_examples, seed, is_grey(net), *channels)
 
 
-def _numbers(name: str, text: str) -> list[float] | None:
+def _parse_numbers(name: str, text: str) -> list[float] | None:
     try:
         numbers = [float(part) for part in text.split(",")] if text else None
     except ValueError:
         numbers = []
-    if numbers == [] or (numbers and name == "std" and min(numbers) <= 0):
-        raise ThreeRegimeError(f"{name} = {text!r} is not allowed: e.g. 0.5 or 0.49,0.48,0.45")
+    valid = numbers is None or (numbers and (name != "std" or min(numbers) > 0))
+    require(bool(valid), name, text, "e.g. 0.5 or 0.49,0.48,0.45")
     return numbers
 
 

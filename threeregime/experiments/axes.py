@@ -1,4 +1,4 @@
-"""Temperatures and loads: what each sets, and how it is spoken of."""
+"""Temperatures and loads: the fields that they set, and their words."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Axis:
-    """A temperature or a load: the field that it sets, its type, and how it is spoken of.
+    """A temperature or a load.
 
     Attributes:
-        field: of the protocol, by its path.
+        field: path of its field in the protocol.
         kind: int or float.
-        label: its name in print.
-        phrase: of a value in a sentence; ``{}`` stands for the value.
-        hotter: of a temperature, what a hotter one asks of whoever trains the dense net.
-        colder: likewise.
+        label: name in figures and tables.
+        phrase: a value in a sentence, with ``{}`` for the value.
+        hotter, colder: of a temperature, how to train the dense net at a hotter or colder one.
         colder_up: whether a larger value is a lower temperature, or a lower load.
-        percent: whether its fractions are printed in percent.
-        unit: written after a value in tables, with an s if it is not one.
+        percent: whether values are printed in percent.
+        unit: unit of a value in tables, in the singular.
     """
 
     field: str
@@ -64,9 +63,9 @@ AXES: dict[str, Axis] = {
     "width": Axis("net.width", float, "Model width", "width {}"),
     "depth": Axis("net.depth", int, "Model depth", "depth {}"),
 }
-"""To add a temperature or a load, add an entry."""
+"""Temperatures and loads by name; add one here to use it in experiments."""
 
 
 def hot_to_cold(temperature: str, values: Iterable[float]) -> tuple[float, ...]:
-    """Values of a temperature, the hottest first."""
+    """Return values of a temperature, the hottest first."""
     return tuple(sorted(values, reverse=not AXES[temperature].colder_up))

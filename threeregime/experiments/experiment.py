@@ -1,4 +1,4 @@
-"""An experiment: a grid of temperatures and loads under one protocol, with its seeds."""
+"""An experiment: a grid of temperatures and loads under one protocol, with seeds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from threeregime._fields import require
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.axes import AXES
 from threeregime.experiments.validate import validate
@@ -17,7 +18,7 @@ Key = tuple[str, int, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Unit:
-    """The smallest piece of work: one cell and dense seed, with all copies retrained from it."""
+    """The smallest piece of work: the retrained copies of one cell and dense seed."""
 
     variant: str
     temperature: float
@@ -28,13 +29,24 @@ class Unit:
 
     @property
     def key(self) -> Key:
-        """What identifies it: cell hash, dense seed, retraining seeds."""
+        """Identity of the unit: hash of the cell, dense seed, retraining seeds."""
         return (self.protocol.hash(), self.dense_seed, self.retrain_seeds)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment at one scale."""
+    """One experiment at one scale.
+
+    Attributes:
+        name, scale, title, source: words of its file.
+        temperature, load: names of its axes in `AXES`.
+        protocol: protocol of all cells, apart from the axes.
+        temperatures, loads: values of the axes.
+        dense_seeds, retrain_seeds: seeds of the dense runs, and of the copies of each.
+        variants: fields to change, by name of the variant; each variant is a diagram.
+        error: meaning of 100 times the test error.
+        selected: cells (temperature, load) of the grid to compute; None: all.
+    """
 
     name: str
     scale: str
@@ -49,21 +61,20 @@ class Experiment:
     retrain_seeds: tuple[int, ...]
     variants: dict[str, dict[str, Any]]
     error: str = "%"
-    chosen: frozenset[tuple[float, float]] | None = None
-    """Cells (temperature, load) of the grid that are wanted; None: all."""
+    selected: frozenset[tuple[float, float]] | None = None
 
     def units(self) -> list[Unit]:
-        """All pieces of work, so ordered that a part of them shows the whole diagram.
+        """Return all units, in an order in which the first ones show the whole diagram.
 
-        Every cell at the first dense seed comes before the second, and there the corners of the
-        grid first, then what lies halfway between, and so on.
+        All cells at the first dense seed come first. Among these, the corners of the grid come
+        first, then the cells halfway between them, and so on.
         """
-        # A protocol takes longer to make than a unit, and is the same for all seeds.
+        # Protocols, which take the time, are the same for all seeds.
         cells = self.cells()
         return [replace(cell, dense_seed=seed) for seed in self.dense_seeds for cell in cells]
 
     def cells(self) -> list[Unit]:
-        """The pieces of work at the first dense seed: one a cell, in the order of :meth:`units`."""
+        """Return the units at the first dense seed, one per cell, in the order of :meth:`units`."""
         temperature_level, load_level = map(_levels, (self.temperatures, self.loads))
         grid = sorted(
             itertools.product(self.temperatures, self.loads),
@@ -73,89 +84,89 @@ class Experiment:
             self.unit(variant, temperature, load, self.dense_seeds[0])
             for temperature, load in grid
             for variant in self.variants
-            if self.chosen is None or (temperature, load) in self.chosen
+            if self.selected is None or (temperature, load) in self.selected
         ]
 
     def unit(self, variant: str, temperature: float, load: float, dense_seed: int) -> Unit:
-        """One cell at one dense seed."""
-        place = {AXES[self.temperature].field: temperature, AXES[self.load].field: load}
-        protocol = validate(self.protocol.update({**self.variants[variant], **place}))
+        """Return one cell at one dense seed."""
+        axes = {AXES[self.temperature].field: temperature, AXES[self.load].field: load}
+        protocol = validate(self.protocol.update({**self.variants[variant], **axes}))
         return Unit(variant, temperature, load, protocol, dense_seed, self.retrain_seeds)
 
     def base_hash(self, protocol: Protocol, *sections: str) -> str:
-        """Hash of a protocol, or of some sections, without its place on the axes.
+        """Return the hash of a protocol, or of some sections, without the fields of the axes.
 
-        All cells of a diagram have the same.
+        All cells of a diagram share it.
         """
         axes = (self.temperature, self.load)
         return protocol.hash(*sections, without=[AXES[axis].field for axis in axes])
 
     def coordinates(self, protocol: Protocol, *sections: str) -> dict[str, Any]:
-        """Where a protocol lies on those axes that are fields of the given sections."""
+        """Return a protocol's values on those axes that are fields of some sections."""
         fields = {axis: AXES[axis].field for axis in (self.temperature, self.load)}
         return {a: protocol.get(f) for a, f in fields.items() if f.partition(".")[0] in sections}
 
     def with_values(self, **values: Sequence[float]) -> Experiment:
-        """The same experiment at the given values of its axes alone, on its grid or off it.
+        """Return the experiment with other values of its axes, on its grid or off it.
 
         Raises:
-            ThreeRegimeError: an axis that this experiment does not have.
+            ThreeRegimeError: an axis that the experiment does not have.
         """
         axes = {self.temperature: self.temperatures, self.load: self.loads}
-        for axis, chosen in values.items():
+        for axis, axis_values in values.items():
             if axis not in axes:
                 raise ThreeRegimeError(
                     f"{axis!r} is not an axis of {self.name}: {self.temperature} or {self.load}"
                 )
-            axes[axis] = tuple(axis_value(axis, v) for v in dict.fromkeys(chosen))
+            axes[axis] = tuple(axis_value(axis, v) for v in dict.fromkeys(axis_values))
         return replace(self, temperatures=axes[self.temperature], loads=axes[self.load])
 
-    def with_cells(self, chosen: Collection[tuple[float, float]] | None) -> Experiment:
-        """The same experiment at some cells (temperature, load) of its grid alone; None: all.
+    def with_cells(self, cells: Collection[tuple[float, float]] | None) -> Experiment:
+        """Return the experiment with some cells (temperature, load) of its grid; None: all.
 
-        Unlike with :meth:`only`, dense runs are still stopped wherever the grid wants it, so that
-        cells that are chosen later need no new ones.
+        Unlike with :meth:`with_values`, dense runs keep the stops of the whole grid, so that cells
+        selected later need no new runs.
         """
-        return replace(self, chosen=None if chosen is None else frozenset(chosen))
+        return replace(self, selected=None if cells is None else frozenset(cells))
 
     def variant(self, name: str) -> Experiment:
-        """The same experiment with one of its variants alone; empty: the only one.
+        """Return the experiment with one of its variants; an empty name means its only one.
 
         Raises:
-            ThreeRegimeError: it has no such variant, or several to choose from.
+            ThreeRegimeError: no such variant, or no name although there are several.
         """
         if not name and len(self.variants) == 1:
             return self
-        if name not in self.variants:
-            raise ThreeRegimeError(
-                f"variant = {name!r} is not allowed: {self.name} has {_or(self.variants)}"
-            )
+        names = " or ".join(self.variants) if any(self.variants) else "none to choose from"
+        require(name in self.variants, "variant", name, f"{self.name} has {names}")
         return replace(self, variants={name: self.variants[name]})
 
     def data_variants(self) -> list[Experiment]:
-        """The same and, where it is of CIFAR-10, the same on its JPEG copy: what may be there."""
+        """Return the experiment and, if it is on CIFAR-10, the same on the JPEG copy."""
         data = self.protocol.data.name
         sources = [data, "cifar10-jpeg"] if data == "cifar10" else [data]
         return [self.with_fields({"data.name": source}) for source in sources]
 
     def with_seeds(self, dense: int, retrain: int) -> Experiment:
-        """The same experiment with so many dense and retraining seeds, counted from its first."""
+        """Return the experiment with other numbers of seeds, counted from its first ones.
+
+        Raises:
+            ThreeRegimeError: no dense seed, or fewer than 2 retraining seeds.
+        """
         if dense < 1 or retrain < 2:
             raise ThreeRegimeError(
                 f"seeds = {dense}x{retrain} is not allowed: at least 1 dense and 2 retraining "
                 "seeds, since LMC and CKA compare two copies"
             )
-        first = (self.dense_seeds[0], self.retrain_seeds[0])
-        dense_seeds = tuple(range(first[0], first[0] + dense))
-        return replace(
-            self, dense_seeds=dense_seeds, retrain_seeds=tuple(range(first[1], first[1] + retrain))
-        )
+        starts = ((self.dense_seeds[0], dense), (self.retrain_seeds[0], retrain))
+        dense_seeds, retrain_seeds = (tuple(range(first, first + n)) for first, n in starts)
+        return replace(self, dense_seeds=dense_seeds, retrain_seeds=retrain_seeds)
 
     def with_fields(self, fields: Mapping[str, Any]) -> Experiment:
-        """The same experiment with fields of its protocol changed, e.g. {"net.width": 0.5}.
+        """Return the experiment with fields of its protocol changed, e.g. {"net.width": 0.5}.
 
         Raises:
-            ThreeRegimeError: a field that is one of its axes.
+            ThreeRegimeError: the field of an axis, or a value that is not allowed.
         """
         for axis in (self.temperature, self.load):
             if AXES[axis].field in fields:
@@ -166,12 +177,8 @@ class Experiment:
         return replace(self, protocol=validate(self.protocol.update(fields)))
 
 
-def _or(names: Collection[str]) -> str:
-    return " or ".join(names) if any(names) else "none to choose from"
-
-
 def _levels(values: Sequence[float]) -> dict[float, int]:
-    """How often an axis is to be halved until it meets each value; 0 at its ends."""
+    """Return after how many halvings of an axis each value is met; 0 at its ends."""
     levels = {values[0]: 0, values[-1]: 0}
     spans, level = [(0, len(values) - 1)], 0
     while len(levels) < len(values):
@@ -186,14 +193,14 @@ def axis_value(axis: str, value: Any) -> float:
     """Return a value of an axis in the type of its field.
 
     Raises:
-        ThreeRegimeError: not a number, or not a whole one where that is needed.
+        ThreeRegimeError: not a number, or not a whole number for an axis of these.
     """
     kind = AXES[axis].kind
     try:
-        made = kind(value)
-        if float(made) != float(value):
+        number = kind(value)
+        if float(number) != float(value):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        need = "a whole number" if kind is int else "a number"
-        raise ThreeRegimeError(f"{axis} = {value!r} is not allowed: {need}") from None
-    return made
+        allowed = "a whole number" if kind is int else "a number"
+        raise ThreeRegimeError(f"{axis} = {value!r} is not allowed: {allowed}") from None
+    return number

@@ -1,4 +1,4 @@
-"""Checks of a protocol's names against what there is: data sets, nets, pruning methods."""
+"""Check the names in a protocol: data set, net and pruning method."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from threeregime.pruning import METHODS
 
 
 def validate(protocol: Protocol) -> Protocol:
-    """Return the protocol, once everything that it names is known.
+    """Return a protocol if everything that it names is registered.
 
-    Types, ranges and rules between fields are the protocol's own; it knows no registry.
+    The protocol itself checks types and ranges; it does not know the registries.
 
     Raises:
-        ThreeRegimeError: an unknown data set, net or pruning method, or a depth that its net
-            cannot have.
+        ThreeRegimeError: an unknown data set, net or pruning method, or an impossible depth.
     """
     data, net, method = protocol.data.name, protocol.net, protocol.pruning.method
     names = [*DATASETS, *TRANSLATIONS]

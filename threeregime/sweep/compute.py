@@ -1,4 +1,4 @@
-"""Computing an experiment: planning it, and doing the jobs here or on Dask workers."""
+"""Compute an experiment: plan it, and run its jobs on this machine or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from threeregime._fields import require
 from threeregime.data import DATA_DIR
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment
@@ -39,14 +40,17 @@ from threeregime.sweep.plan import (
 from threeregime.sweep.resumable import EPOCHS_BEFORE_DEADLINE, Progress
 
 SHORT_SECONDS = 60.0
-"""Starting workers takes seconds: work as short as this is done in this process."""
+"""Work shorter than this is done in this process, since starting workers takes seconds."""
+
+PlanForMemory = Callable[[Callable[[Protocol], int]], Plan]
+"""Makes a plan, given the number of nets of a protocol that the device has memory for."""
 
 
 def run_sweep(
     experiment: Experiment,
     root: Path,
     *,
-    also: Sequence[Path] = (),
+    other_roots: Sequence[Path] = (),
     device: str = "auto",
     workers: int = 0,
     dask: str = "",
@@ -57,161 +61,147 @@ def run_sweep(
     deadline: float | None = None,
     dry_run: bool = False,
 ) -> bool:
-    """Compute what is missing of an experiment; return whether all of it is there now.
+    """Compute the missing results of an experiment; return whether all of them exist now.
 
     Args:
-        experiment: what is wanted.
-        root: where results go, and are looked for.
-        also: further folders in which results are looked for.
-        device: cpu, cuda, cuda:N, or auto for a GPU where there is one.
-        workers: processes to start here; 0 takes one a core, or one on a GPU.
-        dask: a Dask cluster to use instead: its scheduler's address, or its scheduler file.
-        fleet: most nets in a fleet; fewer where the device has no memory for so many.
-        engine: name of one (:class:`threeregime.fleet.engine.Engine`); auto: the fastest in a
-        trial.
-        data_dir, download: where data sets lie, and whether to fetch missing ones.
-        deadline: time (as of ``time.time()``) by which to stop with everything saved.
-        dry_run: print the plan and its predicted cost, and do nothing.
+        experiment: cells and seeds.
+        root: folder of the results. Those that it holds are not computed again.
+        other_roots: further folders whose results are not computed again.
+        device: cpu, cuda, cuda:N, or auto for a GPU if there is one.
+        workers: processes on this machine; 0 for one per core, or one on a GPU.
+        dask: address or scheduler file of a Dask cluster to use instead.
+        fleet: maximum number of nets in a fleet. The device's memory may allow fewer.
+        engine: name of a :class:`threeregime.fleet.Engine`, or auto for the fastest in a trial.
+        data_dir: folder of the data sets.
+        download: whether to download missing data sets.
+        deadline: time (as of ``time.time()``) to stop by with everything saved.
+        dry_run: only print the plan and its estimated cost.
 
     Raises:
-        ThreeRegimeError: a device, a data set, the cluster or what its workers need is not there.
+        ThreeRegimeError: the device, a data set, the cluster or one of its workers is unusable.
     """
-    if fleet < 1 or workers < 0:
-        raise ThreeRegimeError(
-            f"fleet = {fleet}, workers = {workers} is not allowed: 1 or more, 0 or more"
-        )
+    require(fleet >= 1, "fleet", fleet, "1 or more")
+    require(workers >= 0, "workers", workers, "0 or more")
     if dask and workers:
         raise ThreeRegimeError(
             f"workers = {workers} is not allowed with a Dask cluster: it has its own"
         )
     if engine != "auto":
         Engine.from_name(engine)
-    at = tables_folder(root, experiment.name, experiment.scale).absolute()
+    folder = tables_folder(root, experiment.name, experiment.scale).absolute()
     context = JobContext(
-        experiment,
-        at,
-        data_dir.absolute(),
-        download,
-        device,
-        deadline,
-        epoch_seconds=0.0,
-        engine=engine,
+        experiment, folder, data_dir.absolute(), download, device, deadline, engine=engine
     )
-    make = partial(make_plan, experiment, root, fleet, also)
-    left = _there(make, context, dask, dry_run) if dask else _here(make, context, workers, dry_run)
-    return _tell(left, context, dry_run)
+    plan_for = partial(make_plan, experiment, root, fleet, other_roots)
+    if dask:
+        return _report(_run_on_cluster(plan_for, context, dask, dry_run), context, dry_run)
+    return _report(_run_on_this_machine(plan_for, context, workers, dry_run), context, dry_run)
 
 
 def obtain_results(
     experiment: Experiment, device: str = "auto", recompute: bool = False, runs: Path | None = None
 ) -> Results:
-    """Tables of an experiment: the shipped ones, and computed now whatever they do not hold.
+    """Return the tables of an experiment; compute what the shipped ones do not hold.
 
     Args:
-        experiment: what is wanted; cells off its grid are computed too.
+        experiment: cells and seeds, on its grid or off it.
         device: as in :func:`run_sweep`.
-        recompute: leave the shipped tables aside.
-        runs: where new results go (default ``runs/results`` beside the shipped ones).
+        recompute: whether to ignore the shipped tables.
+        runs: folder of new results; default: ``runs/results`` beside the shipped ones.
     """
-    own = runs or tables.ROOT.parent / "runs" / "results"
+    root = runs or tables.ROOT.parent / "runs" / "results"
     shipped = () if recompute else (tables.ROOT,)
-    if not is_complete(experiment, own, *shipped):
-        run_sweep(experiment, own, also=shipped, device=device)
-    return load_results(experiment, *shipped, own)
+    if not is_complete(experiment, root, *shipped):
+        run_sweep(experiment, root, other_roots=shipped, device=device)
+    return load_results(experiment, *shipped, root)
 
 
-def _tell(left: Sequence[Job] | None, context: JobContext, dry_run: bool) -> bool:
-    """Say in words what is left of a plan; tell whether nothing is."""
-    if left is None:
+def _report(remaining: Sequence[Job] | None, context: JobContext, dry_run: bool) -> bool:
+    """Print what remains of a plan; return whether nothing does."""
+    if remaining is None:
         print("nothing to do: all is there already")
-        return True
-    if dry_run:
-        return False
-    if not left:
-        print(f"finished: {context.at}")
-        return True
-    fleets = sum(isinstance(job, RetrainJob) for job in left)
-    print(f"stopped in time with all saved, {fleets} fleets left: run it again to go on")
-    return False
+    elif not remaining:
+        print(f"finished: {context.folder}")
+    elif not dry_run:
+        fleets = sum(isinstance(job, RetrainJob) for job in remaining)
+        print(f"stopped in time with all saved, {fleets} fleets left: run it again to go on")
+    return not remaining
 
 
-Make = Callable[[Callable[[Protocol], int]], Plan]
-
-
-def _here(make: Make, context: JobContext, workers: int, dry_run: bool) -> Sequence[Job] | None:
-    """Do a plan on this machine; return the jobs that are left, None if there were none."""
+def _run_on_this_machine(
+    plan_for: PlanForMemory, context: JobContext, workers: int, dry_run: bool
+) -> Sequence[Job] | None:
+    """Run a plan in processes of this machine; return the remaining jobs, None if it has none."""
     context = replace(context, device=resolve_device(context.device))
-    most = workers or (1 if context.device != "cpu" else os.cpu_count() or 1)
-    # Sized before it is known how many fleets there will be.
-    todo = make(lambda protocol: max_members(protocol, context, most))
-    print(cost.describe_plan(todo))
-    if not todo.jobs:
+    max_workers = workers or (1 if context.device != "cpu" else os.cpu_count() or 1)
+    # Fleets are sized for all workers: how many have work is known only from the plan.
+    plan = plan_for(lambda protocol: max_members(protocol, context, max_workers))
+    print(cost.describe_plan(plan))
+    if not plan.jobs:
         return None
-    seconds, epoch_seconds = cost.plan_seconds(todo, context)
+    seconds, epoch_seconds = cost.plan_seconds(plan, context)
     context = replace(context, epoch_seconds=epoch_seconds)
     if not workers:
-        limit = context.deadline - time.time() if context.deadline else seconds
-        most = 1 if min(seconds, limit) < SHORT_SECONDS else most
-    workers = min(most, len(todo.retrain))
-    about = duration(seconds / workers)
-    print(f"about {about} in {workers} process(es) on {context.device}")
+        available = context.deadline - time.time() if context.deadline else seconds
+        max_workers = 1 if min(seconds, available) < SHORT_SECONDS else max_workers
+    workers = min(max_workers, len(plan.retrain))
+    print(f"about {duration(seconds / workers)} in {workers} process(es) on {context.device}")
     if dry_run:
-        return todo.jobs
+        return plan.jobs
     _warn_of_short_budget(context)
     if workers == 1:
-        return _execute(todo, partial(_one_by_one, todo, context))
-    begin = time.time()
+        return _run_with_bar(
+            plan, lambda progress: (job for job in plan.jobs if run_job(job, context, progress))
+        )
+    start = time.time()
     with local_workers(workers) as client:
         if context.deadline is not None:
-            # Ending the workers is thought to take as long as starting them did.
-            context = replace(context, deadline=context.deadline - (time.time() - begin))
+            # Stopping the workers is assumed to take as long as starting them took.
+            context = replace(context, deadline=context.deadline - (time.time() - start))
         with checked_workers(client, context) as requirements:
-            return _execute(todo, partial(run_plan, client, todo, context, requirements))
+            return _run_with_bar(plan, partial(run_plan, client, plan, context, requirements))
 
 
-def _there(make: Make, context: JobContext, dask: str, dry_run: bool) -> Sequence[Job] | None:
-    """Do a plan on a Dask cluster; return the jobs that are left, None if there were none."""
+def _run_on_cluster(
+    plan_for: PlanForMemory, context: JobContext, dask: str, dry_run: bool
+) -> Sequence[Job] | None:
+    """Run a plan on a Dask cluster; return the remaining jobs, None if it has none."""
     with connect_workers(dask) as client, checked_workers(client, context) as requirements:
         context = replace(context, device=requirements.device)
-        todo = make(lambda protocol: run_on_worker(client, max_members, protocol, context, 1))
-        print(cost.describe_plan(todo))
-        if not todo.jobs:
+        plan = plan_for(lambda protocol: run_on_worker(client, max_members, protocol, context, 1))
+        print(cost.describe_plan(plan))
+        if not plan.jobs:
             return None
-        # One worker alone looks at all data sets first, and downloads what is missing for all.
-        seconds, epoch_seconds = run_on_worker(client, cost.plan_seconds, todo, context)
+        # A single worker opens all data sets first, and downloads missing ones for all workers.
+        seconds, epoch_seconds = run_on_worker(client, cost.plan_seconds, plan, context)
         context = replace(context, epoch_seconds=epoch_seconds)
-        workers, fleets = len(client.nthreads()), len(todo.retrain)
+        workers, fleets = len(client.nthreads()), len(plan.retrain)
         about = duration(seconds / min(workers, fleets))
         print(f"about {about} on {workers} worker(s) at {dask}, device {context.device}")
         if workers > fleets:
             print(f"work for {fleets} of them only: a smaller --fleet makes more fleets")
         if dry_run:
-            return todo.jobs
+            return plan.jobs
         _warn_of_short_budget(context)
-        return _execute(todo, partial(run_plan, client, todo, context, requirements))
+        return _run_with_bar(plan, partial(run_plan, client, plan, context, requirements))
 
 
 def _warn_of_short_budget(context: JobContext) -> None:
-    """Say so where not one epoch fits into the time that is left: nothing would ever get on."""
-    needed = EPOCHS_BEFORE_DEADLINE * context.epoch_seconds
-    if context.deadline is not None and time.time() + needed > context.deadline:
-        about = duration(needed)
+    """Print a warning if not one epoch fits before the deadline: no run would make progress."""
+    seconds = EPOCHS_BEFORE_DEADLINE * context.epoch_seconds
+    if context.deadline is not None and time.time() + seconds > context.deadline:
+        about = duration(seconds)
         print(f"too short a budget to begin an epoch: give {about} more, or a smaller --fleet")
 
 
-def _one_by_one(todo: Plan, context: JobContext, progress: Progress) -> Iterable[Job]:
-    """Do a plan's jobs in this process; yield the finished ones."""
-    return (job for job in todo.jobs if run_job(job, context, progress))
-
-
-def _execute(todo: Plan, work: Callable[[Progress], Iterable[Job]]) -> Sequence[Job]:
-    """Let jobs be done as far as the deadline allows, under one progress bar; return the others."""
+def _run_with_bar(plan: Plan, run: Callable[[Progress], Iterable[Job]]) -> Sequence[Job]:
+    """Run a plan under one progress bar; return the jobs that the deadline left unfinished."""
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} net-epochs [{elapsed} < {remaining}]"
-    title = f"{todo.experiment.name} ({todo.experiment.scale})"
-    with tqdm(total=todo.cost, desc=title, bar_format=form, mininterval=0.5) as bar:
+    title = f"{plan.experiment.name} ({plan.experiment.scale})"
+    with tqdm(total=plan.cost, desc=title, bar_format=form, mininterval=0.5) as bar:
 
         def progress(cost: float) -> None:
             bar.update(cost)
 
-        finished = {job.fleet for job in work(progress)}
-    return [job for job in todo.jobs if job.fleet not in finished]
+        finished = {job.fleet for job in run(progress)}
+    return [job for job in plan.jobs if job.fleet not in finished]

@@ -1,4 +1,4 @@
-"""What a plan costs on this machine: a few steps of each kind of fleet, timed."""
+"""The cost of a plan on this machine, from a few timed steps of each kind of fleet."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import time
 
 import torch
 
-from threeregime.data import Task, load_task
 from threeregime.fleet import WARM_UP, Engine, Fleet, compute_settings, pick_engine
 from threeregime.models import net_builder
 from threeregime.protocol import Protocol, Training
-from threeregime.sweep.plan import DenseJob, Job, JobContext, Plan
+from threeregime.sweep.plan import Job, JobContext, Plan
 from threeregime.training import TrainingRun
 
-MEMBERS = 16
-"""A larger fleet is tried with so many: what is fastest for these is for more."""
-STEPS = 3
+TRIAL_MEMBERS = 16
+"""Most nets in a trial: the engine that is fastest for these is fastest for more."""
+TRIAL_STEPS = 3
 
 
 def engine_for(context: JobContext, protocol: Protocol, training: Training, members: int) -> Engine:
-    """The engine for a fleet: the one asked for, or the fastest in a trial that is kept."""
+    """Return the engine for a fleet: the context's, or the fastest in a trial, which is cached."""
     if context.engine != "auto":
         return Engine.from_name(context.engine)
-    tried = min(members, MEMBERS)
+    members = min(members, TRIAL_MEMBERS)
     return pick_engine(
         context.device,
-        tried,
+        members,
         f"{protocol.hash('data', 'net')} batch {training.batch_size}",
-        lambda engine, limit: step_seconds(context, protocol, training, tried, engine, limit),
+        lambda engine, limit: step_seconds(context, protocol, training, members, engine, limit),
     )
 
 
@@ -40,17 +39,13 @@ def step_seconds(
     engine: Engine,
     limit: float = math.inf,
 ) -> float:
-    """Return the seconds of a step of a fleet, the least of a few.
+    """Return the seconds of one training step of a fleet, the minimum of a few steps.
 
-    Args:
-        context, protocol, training: what is trained, and where.
-        members: nets in the fleet.
-        engine: how it is run.
-        limit: seconds; a step that takes longer is the last one.
+    No step is timed after one that took longer than ``limit``.
     """
     device = context.device
-    task = load_task(protocol.data, context.data_dir, context.download, device)
-    unmeasured = WARM_UP + 1 if engine.graphed else 1
+    task = context.load_task(protocol)
+    warm_up_steps = WARM_UP + 1 if engine.graphed else 1
     best = math.inf
     with compute_settings(device):
         build = net_builder(protocol.net, task)
@@ -59,20 +54,20 @@ def step_seconds(
         run = TrainingRun(fleet, loader, training, engine)
         draws = loader.draw(0)
         with fleet.mode(training=True):
-            for number in range(unmeasured + STEPS):
-                begin = time.perf_counter()
-                run.advance(*loader.step_draws(draws, number % loader.steps))
+            for step in range(warm_up_steps + TRIAL_STEPS):
+                start = time.perf_counter()
+                run.advance(*loader.step_draws(draws, step % loader.steps))
                 if device != "cpu":
                     torch.cuda.synchronize(device)
-                if number >= unmeasured:
-                    best = min(best, time.perf_counter() - begin)
+                if step >= warm_up_steps:
+                    best = min(best, time.perf_counter() - start)
                     if best > limit:
                         break
     return best
 
 
 def describe_plan(plan: Plan) -> str:
-    """The plan in a few words."""
+    """Return one line on the size of a plan."""
     experiment = plan.experiment
     cells = len(experiment.variants) * len(experiment.temperatures) * len(experiment.loads)
     nets = sum(job.nets for job in plan.retrain)
@@ -85,47 +80,33 @@ def describe_plan(plan: Plan) -> str:
 
 
 def plan_seconds(plan: Plan, context: JobContext) -> tuple[float, float]:
-    """Predicted seconds of a plan on one worker, and of its longest epoch.
-
-    From a trial of a few steps of each kind of fleet.
+    """Estimate the seconds of a plan on one worker, and of its longest epoch.
 
     Raises:
         ThreeRegimeError: a batch or an augmentation that the data set does not allow.
     """
     for job in plan.jobs:
-        # At once, and not as something that every engine fails at, each in its turn.
-        _data(job, context).check_batch(_training(job).batch_size)
-    trials: dict[tuple[str, int], float] = {}
+        # Checked first: in a trial it would look like a failure of every engine in turn.
+        context.load_task(job.protocol).check_batch(job.training.batch_size)
+    epochs: dict[tuple[str, int], float] = {}
     total = 0.0
     for job in plan.jobs:
-        key = (job.protocol.hash("data", "net", _section(job)), job.nets)
-        if key not in trials:
-            trials[key] = _epoch_seconds(job, context)
-        total += job.cost / job.nets * trials[key]
-    return total, max(trials.values())
-
-
-def _section(job: Job) -> str:
-    return "dense" if isinstance(job, DenseJob) else "retraining"
-
-
-def _training(job: Job) -> Training:
-    return job.protocol.dense if isinstance(job, DenseJob) else job.protocol.retraining
-
-
-def _data(job: Job, context: JobContext) -> Task:
-    return load_task(job.protocol.data, context.data_dir, context.download, context.device)
+        kind = (job.protocol.hash("data", "net", job.section), job.nets)
+        if kind not in epochs:
+            epochs[kind] = _epoch_seconds(job, context)
+        total += job.cost / job.nets * epochs[kind]
+    return total, max(epochs.values())
 
 
 def _epoch_seconds(job: Job, context: JobContext) -> float:
-    """Seconds of one epoch of a job's fleet, from a trial of at most so many of its members.
+    """Estimate the seconds of one epoch of a job's fleet from a trial of its first members.
 
-    Where the number of steps is given, it is an epoch of the schedule that is stretched over them.
+    Where the recipe gives steps, it is an epoch of the schedule that is stretched over them.
     """
-    protocol, training, data = job.protocol, _training(job), _data(job, context)
-    tried = min(job.nets, MEMBERS)
-    # Timed anew even where the engine is known: how busy the machine is changes.
+    protocol, training = job.protocol, job.training
+    members = min(job.nets, TRIAL_MEMBERS)
+    # Timed again even if the engine is cached, since the load of the machine changes.
     engine = engine_for(context, protocol, training, job.nets)
-    seconds = step_seconds(context, protocol, training, tried, engine)
-    steps = training.steps(data.count // training.batch_size)
-    return seconds * job.nets / tried * steps / training.epochs
+    seconds = step_seconds(context, protocol, training, members, engine)
+    steps = training.steps(context.load_task(protocol).count // training.batch_size)
+    return seconds * job.nets / members * steps / training.epochs

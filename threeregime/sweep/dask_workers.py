@@ -1,7 +1,7 @@
-"""Dask workers, on this machine or on many: reaching them, checking them, giving them jobs.
+"""Dask workers on one machine or many: connect to them, check them, and run jobs on them.
 
-A worker takes one fleet at a time. What it computes goes into the results folder, which client and
-workers share; over the network travel a job, one number an epoch, and whether it is finished.
+A worker trains one fleet at a time and writes into the results folder, which client and workers
+share. Over the network go only jobs, their progress, and whether they are finished.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import resolve_device
 from threeregime.results.provenance import commit
 from threeregime.sweep.jobs import run_job
-from threeregime.sweep.plan import DenseJob, Job, JobContext, Plan, RetrainJob, state_folder
+from threeregime.sweep.plan import Job, JobContext, Plan, RetrainJob, state_folder
 from threeregime.sweep.resumable import Progress
 
 SCHEDULER_SECONDS = 10.0
-"""How long a scheduler may take to answer."""
+"""How long to wait for a scheduler to answer."""
 WORKER_SECONDS = 60.0
-"""How long the first worker may take to arrive."""
-LATE_SECONDS = 2.0
-"""How long a worker is waited for that ought to have stopped."""
-TELL_SECONDS = 1.0
-"""A worker tells of its progress no more often than this."""
+"""How long to wait for the first worker."""
+GRACE_SECONDS = 2.0
+"""How long to wait for workers after the deadline."""
+PROGRESS_SECONDS = 1.0
+"""Shortest time between two progress events of a worker."""
+CLOCK_SECONDS = 5.0
+"""How far a worker's clock may be off if there is a deadline."""
 
 
-# --- reaching workers
+# --- connecting to workers
 
 
 @contextmanager
 def local_workers(workers: int) -> Iterator[Any]:
-    """Client of workers that live in processes of this machine, as long as the context does."""
+    """Start workers in processes of this machine; yield their client."""
     from distributed import Client, LocalCluster
 
-    _silence()
+    _silence_dask()
     with (
         LocalCluster(
             n_workers=workers,
@@ -58,18 +60,18 @@ def local_workers(workers: int) -> Iterator[Any]:
 
 @contextmanager
 def connect_workers(address: str) -> Iterator[Any]:
-    """Client of a cluster that is there, with at least one worker.
+    """Connect to a running cluster; yield a client once there is a worker.
 
     Args:
-        address: the scheduler's, e.g. ``tcp://host:8786``, or the path of its scheduler file.
+        address: of the scheduler, e.g. ``tcp://host:8786``, or the path of its scheduler file.
 
     Raises:
-        ThreeRegimeError: there is no scheduler, no worker comes, or the scheduler goes.
+        ThreeRegimeError: no scheduler answers, no worker arrives, or the scheduler disappears.
     """
     from distributed import Client
     from distributed.comm import CommClosedError
 
-    _silence()
+    _silence_dask()
     try:
         file = Path(address)
         scheduler = str(json.loads(file.read_text())["address"]) if file.is_file() else address
@@ -92,21 +94,21 @@ def connect_workers(address: str) -> Iterator[Any]:
         try:
             yield client
         except CommClosedError as error:
-            raise _failed(f"the scheduler at {address} is gone") from error
+            raise _resumable_error(f"the scheduler at {address} is gone") from error
 
 
-def _silence() -> None:
-    """What Dask logs on this side is told to the user in one line."""
+def _silence_dask() -> None:
+    """Turn off Dask's logging in this process: users get errors as one line."""
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-# --- giving them jobs
+# --- running jobs on workers
 
 
 def run_on_worker(client: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function on one worker, whichever is free."""
-    return _outcome(client.submit(function, *arguments, pure=False))
+    """Call a function on any one worker; return its result."""
+    return _task_result(client.submit(function, *arguments, pure=False))
 
 
 def run_plan(
@@ -116,110 +118,112 @@ def run_plan(
     requirements: WorkerRequirements,
     progress: Progress,
 ) -> Iterator[Job]:
-    """Do a plan's jobs, each retraining after the dense runs it needs; yield the finished ones.
+    """Run a plan, each retraining after its dense runs; yield the finished jobs.
 
-    Where a worker dies, the scheduler gives its fleet to another one, which goes on from the last
-    checkpoint. Closing the client, or losing it, ends at its next epoch whatever is still running.
+    If a worker dies, the scheduler gives its fleet to another one, which resumes from the last
+    checkpoint. When the client closes or disconnects, running jobs stop at their next epoch.
 
     Args:
-        client, requirements: of workers that have been checked.
+        client, requirements: of checked workers.
         plan: the jobs.
-        context: folder, device and deadline; after the deadline nobody is waited for.
-        progress: told of progress in net-epochs, never twice of the same, from another thread.
+        context: folder, device and deadline.
+        progress: called from another thread; work that is repeated does not count twice.
 
     Raises:
         ThreeRegimeError: a job failed, its workers keep dying, or the scheduler is gone.
     """
     from distributed import as_completed
 
-    client.subscribe_topic(requirements.topic, _once(progress))
-    left = None
+    client.subscribe_topic(requirements.topic, _progress_handler(progress))
+    timeout = None
     if context.deadline is not None:
-        left = max(0.0, context.deadline - time.time()) + LATE_SECONDS
-    done = as_completed(loop=client.loop, timeout=left)
-    given: dict[str, Job] = {}
+        timeout = max(0.0, context.deadline - time.time()) + GRACE_SECONDS
+    futures = as_completed(loop=client.loop, timeout=timeout)
+    jobs: dict[str, Job] = {}
 
-    def give(job: Job) -> None:
+    def submit(job: Job) -> None:
         key = f"{type(job).__name__}-{job.fleet}-{requirements.topic}"
-        order = -plan.jobs.index(job)
-        given[key] = job
-        done.add(client.submit(_remote, job, context, requirements, key=key, priority=order))
+        priority = -plan.jobs.index(job)
+        jobs[key] = job
+        futures.add(
+            client.submit(_run_task, job, context, requirements, key=key, priority=priority)
+        )
 
-    # A retraining is handed in when it can begin: of those that wait for data Dask thinks that
-    # they belong to the one worker that has them, and blames them all when it dies.
-    lacking = {job: _dense_runs(job, plan) for job in plan.retrain}
-    for dense in plan.dense:
-        give(dense)
-    for job, needs in lacking.items():
-        if not needs:
-            give(job)
+    # Dask's own dependencies would tie retrainings to the one worker that holds the result of the
+    # dense run, and blame all of them for its death: submit a retraining when it can start.
+    dependencies = {job: _dense_jobs_of(job, plan) for job in plan.retrain}
+    for dense_job in plan.dense:
+        submit(dense_job)
+    for job, dense in dependencies.items():
+        if not dense:
+            submit(job)
     try:
-        for future in done:
-            finished = given[future.key]
-            if not _outcome(future):
+        for future in futures:
+            finished = jobs[future.key]
+            if not _task_result(future):
                 continue
             yield finished
-            for job, needs in lacking.items():
-                if finished in needs:
-                    needs.discard(finished)
-                    if not needs:
-                        give(job)
+            for job, dense in dependencies.items():
+                if finished in dense:
+                    dense.discard(finished)
+                    if not dense:
+                        submit(job)
     except TimeoutError:
         return
 
 
-def _dense_runs(job: RetrainJob, plan: Plan) -> set[Job]:
-    """The dense runs of a plan that a retraining starts from."""
-    needs = {(unit.protocol.dense_hash, unit.dense_seed) for unit in job.units}
-    return {dense for dense in plan.dense if needs & _provides(dense)}
+def _dense_jobs_of(job: RetrainJob, plan: Plan) -> set[Job]:
+    """Return the dense jobs of a plan that a retraining starts from."""
+    runs = {(unit.protocol.dense_hash, unit.dense_seed) for unit in job.units}
+    return {
+        dense
+        for dense in plan.dense
+        if any((dense.protocol.dense_hash, seed) in runs for seed in dense.seeds)
+    }
 
 
-def _provides(job: DenseJob) -> set[tuple[str, int]]:
-    return {(job.protocol.dense_hash, seed) for seed in job.seeds}
+def _progress_handler(progress: Progress) -> Callable[[Any], None]:
+    """Return a handler of progress events that ignores work repeated after a worker's death."""
+    reported: dict[str, float] = {}
+
+    def handle(event: Any) -> None:
+        _, (key, total) = event
+        increase = total - reported.get(key, 0.0)
+        if increase > 0:
+            reported[key] = total
+            progress(increase)
+
+    return handle
 
 
-def _once(progress: Progress) -> Callable[[Any], None]:
-    """Handler of progress events; work that is repeated after a worker died is not told again."""
-    most: dict[str, float] = {}
-
-    def told(event: Any) -> None:
-        _, (key, done) = event
-        more = done - most.get(key, 0.0)
-        if more > 0:
-            most[key] = done
-            progress(more)
-
-    return told
-
-
-def _remote(job: Job, context: JobContext, requirements: WorkerRequirements) -> bool:
-    """On a worker: do a job, as long as it is wanted from this worker."""
+def _run_task(job: Job, context: JobContext, requirements: WorkerRequirements) -> bool:
+    """Run a job on a worker; stop if the scheduler has taken the job away from it."""
     from distributed import Reschedule, get_worker
 
     worker = get_worker()
     check_worker(requirements, worker)
     key = worker.get_current_task()
-    done, told = 0.0, time.monotonic()
+    total, event_time = 0.0, time.monotonic()
 
-    def report(cost: float) -> None:
-        nonlocal done, told
-        # Nobody can stop a thread from outside. A task that was cancelled, or whose worker is
-        # being closed, would keep a machine busy, perhaps beside another that has taken it over.
+    def progress(cost: float) -> None:
+        nonlocal total, event_time
+        # A thread cannot be stopped from outside. Without this check, a cancelled task, or one
+        # whose worker is closing, would run on, perhaps beside its replacement.
         task = worker.state.tasks.get(key)
         if task is None or task.state != "executing" or worker.status.name.startswith("clos"):
             raise Reschedule
-        done += cost
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
-            worker.log_event(requirements.topic, (key, done))
+        total += cost
+        if time.monotonic() - event_time > PROGRESS_SECONDS:
+            event_time = time.monotonic()
+            worker.log_event(requirements.topic, (key, total))
 
-    finished = run_job(job, context, report)
-    worker.log_event(requirements.topic, (key, done))
+    finished = run_job(job, context, progress)
+    worker.log_event(requirements.topic, (key, total))
     return finished
 
 
-def _outcome(future: Any) -> Any:
-    """What a task returned; whatever went wrong is one line."""
+def _task_result(future: Any) -> Any:
+    """Return the result of a task; turn its failure into one line."""
     from distributed import CancelledError, KilledWorker
 
     try:
@@ -228,32 +232,30 @@ def _outcome(future: Any) -> Any:
         raise
     except KilledWorker as error:
         deaths = error.allowed_failures + 1
-        raise _failed(
+        raise _resumable_error(
             f"the worker died {deaths} time(s) running over the same fleet, as a rule for want of "
             "memory: give workers more, or make fleets smaller (--fleet)"
         ) from error
     except CancelledError as error:
-        raise _failed(f"the scheduler is gone, or refused a fleet ({error_line(error)})") from error
+        raise _resumable_error(
+            f"the scheduler is gone, or refused a fleet ({error_line(error)})"
+        ) from error
     except Exception as error:
-        raise _failed(
+        raise _resumable_error(
             f"a fleet failed ({error_line(error)}); its worker's log tells more"
         ) from error
 
 
-def _failed(line: str) -> ThreeRegimeError:
+def _resumable_error(line: str) -> ThreeRegimeError:
     return ThreeRegimeError(f"{line}; what is finished is kept, run it again to go on")
 
 
-# --- checking them
-
-
-CLOCK_SECONDS = 5.0
-"""How far a worker's clock may be off where there is a deadline."""
+# --- checking workers
 
 
 @dataclass(frozen=True)
 class WorkerRequirements:
-    """What a worker must have in common with the client: a file it must see, code, a device."""
+    """What a worker must share with the client: a visible file, the code version, a device."""
 
     token: Path
     code: str
@@ -261,85 +263,87 @@ class WorkerRequirements:
 
     @property
     def topic(self) -> str:
-        """Name of this run among those on the same cluster."""
+        """Name of this run, unique on the cluster."""
         return self.token.name
 
 
-def code_here() -> str:
-    """The version and the commit of this process's code."""
+def code_version() -> str:
+    """Return the version and the commit of this process's code."""
     return f"{metadata.version('threeregime')} ({commit()})"
 
 
 @contextmanager
 def checked_workers(client: Any, context: JobContext) -> Iterator[WorkerRequirements]:
-    """Check every worker; yield what those that come later are checked against.
+    """Check all workers; yield the requirements for those that arrive later.
 
     Raises:
-        ThreeRegimeError: a worker cannot do its part; says which one and what to do.
+        ThreeRegimeError: a worker does not meet the requirements.
     """
-    token = state_folder(context.at) / f".run-{uuid4().hex}"
+    token = state_folder(context.folder) / f".run-{uuid4().hex}"
     token.parent.mkdir(parents=True, exist_ok=True)
     token.touch()
     try:
-        requirements = WorkerRequirements(token, code_here(), _device_of(client, context.device))
-        begin = time.time()
-        for worker, clock in _everywhere(client, check_worker, requirements).items():
+        requirements = WorkerRequirements(
+            token, code_version(), _common_device(client, context.device)
+        )
+        start = time.time()
+        for worker, clock in _call_on_all(client, check_worker, requirements).items():
             if context.deadline is not None:
-                _check_clock(worker, clock, begin, time.time())
+                _check_clock(worker, clock, start, time.time())
         yield requirements
     finally:
         token.unlink(missing_ok=True)
 
 
-def _device_of(client: Any, name: str) -> str:
-    """Turn auto into what all workers have."""
+def _common_device(client: Any, name: str) -> str:
+    """Return a device by name; auto is the one that all workers choose."""
     if name != "auto":
         return name
-    devices = set(_everywhere(client, resolve_device, name).values())
+    devices = set(_call_on_all(client, resolve_device, name).values())
     if len(devices) > 1:
         raise ThreeRegimeError("some workers have a GPU and some have none: say --device cpu")
     return str(devices.pop())
 
 
 def check_worker(requirements: WorkerRequirements, dask_worker: Any) -> float:
-    """On a worker: see whether it can do its part; return what its clock says.
+    """Check the requirements, on a worker; return the time of its clock.
 
     Raises:
-        ThreeRegimeError: it cannot; says what to do.
+        ThreeRegimeError: the worker does not meet them.
     """
-    who = f"the worker {dask_worker.address} on {socket.gethostname()}"
+    name = f"the worker {dask_worker.address} on {socket.gethostname()}"
     if not requirements.token.exists():
         raise ThreeRegimeError(
-            f"{who} does not see {requirements.token.parent}: "
+            f"{name} does not see {requirements.token.parent}: "
             "give an --out on storage that all machines share"
         )
-    if code_here() != requirements.code:
+    if code_version() != requirements.code:
         raise ThreeRegimeError(
-            f"{who} runs threeregime {code_here()}, not {requirements.code} as here: "
+            f"{name} runs threeregime {code_version()}, not {requirements.code} as here: "
             "install the same there and start it again"
         )
     if dask_worker.state.nthreads != 1:
-        raise ThreeRegimeError(f"{who} does several jobs at once: start it with --nthreads 1")
+        raise ThreeRegimeError(f"{name} does several jobs at once: start it with --nthreads 1")
     try:
         resolve_device(requirements.device)
     except ThreeRegimeError:
         raise ThreeRegimeError(
-            f"device = {requirements.device!r} is not at {who}: use --device cpu, or workers that "
+            f"device = {requirements.device!r} is not at {name}: use --device cpu, or workers that "
             "have it"
         ) from None
     return time.time()
 
 
-def _check_clock(worker: str, clock: float, begin: float, end: float) -> None:
-    if not begin - CLOCK_SECONDS < clock < end + CLOCK_SECONDS:
+def _check_clock(worker: str, clock: float, start: float, end: float) -> None:
+    if not start - CLOCK_SECONDS < clock < end + CLOCK_SECONDS:
         raise ThreeRegimeError(
             f"the clock of the worker {worker} is {abs(clock - end):.0f} s off: "
             "set the clocks, or go without --time-budget"
         )
 
 
-def _everywhere(client: Any, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Call a function on every worker there is now; the first failure becomes one line."""
+def _call_on_all(client: Any, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Call a function on every worker; return results by address, or raise the first failure."""
     answers = client.run(function, *arguments, on_error="return")
     for worker, answer in answers.items():
         if isinstance(answer, ThreeRegimeError):
@@ -355,5 +359,5 @@ def _everywhere(client: Any, function: Callable[..., Any], *arguments: Any) -> d
 
 
 def error_line(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,4 +1,4 @@
-"""The plan of an experiment: the fleets to be trained, their order, and what they cost."""
+"""The plan of an experiment: the fleets to train, their order, and their cost."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from threeregime.data import Task, load_task
 from threeregime.experiments import Experiment, Key, Unit
-from threeregime.protocol import Protocol
+from threeregime.protocol import Protocol, Training
 from threeregime.results import DETERMINES, dense_row, finished_dense, finished_nets, tables_folder
 
 MEMBERS = 48
-"""Most nets in a fleet: on a CPU there is nothing to gain beyond."""
+"""Most nets in a fleet by default: larger fleets are no faster on a CPU."""
 
 MEASURE_FORWARDS = 2 / 3
-"""Cost of one point of an LMC curve in net-epochs: two passes forward, against three a step."""
+"""Cost of one point of an LMC curve in net-epochs: two forward passes, against three per step."""
 HESSIAN_EPOCHS = 3.0
-"""Cost of one vector and one iteration of a net's Hessian in net-epochs, on the digits; on larger
-data sets it is less, since the Hessian is taken on no more images."""
+"""Cost of one vector and one iteration of a net's Hessian in net-epochs on the digits; less on
+larger data sets, since the number of images for the Hessian is fixed."""
 
 
 def _digest(*parts: object) -> str:
@@ -41,9 +42,16 @@ class DenseJob:
     seeds: tuple[int, ...]
     stops: tuple[int, ...]
 
+    section = "dense"
+
+    @property
+    def training(self) -> Training:
+        """Recipe of the runs."""
+        return self.protocol.dense
+
     @property
     def fleet(self) -> str:
-        """Identity of the fleet: its recipe and who is in it."""
+        """Digest of the fleet: its recipe and its members."""
         return _digest(self.protocol.dense_hash, self.seeds, self.stops)
 
     @property
@@ -57,15 +65,15 @@ class DenseJob:
         return float(self.nets * max(self.stops))
 
     def halves(self) -> tuple[DenseJob, ...]:
-        """The same work as two fleets; none where there is but one net."""
-        cut = len(self.seeds) // 2
-        parts = (self.seeds[:cut], self.seeds[cut:])
-        return tuple(replace(self, seeds=part) for part in parts) if cut else ()
+        """Return the same work as two fleets; empty for a single net."""
+        middle = len(self.seeds) // 2
+        parts = (self.seeds[:middle], self.seeds[middle:])
+        return tuple(replace(self, seeds=part) for part in parts) if middle else ()
 
-    def checkpoints(self, at: Path) -> list[Path]:
-        """Every checkpoint that the job leaves."""
+    def checkpoints(self, folder: Path) -> list[Path]:
+        """Return the paths of all checkpoints that the job leaves."""
         return [
-            dense_checkpoint(at, self.protocol, seed, stop)
+            dense_checkpoint(folder, self.protocol, seed, stop)
             for seed in self.seeds
             for stop in self.stops
         ]
@@ -73,14 +81,21 @@ class DenseJob:
 
 @dataclass(frozen=True)
 class RetrainJob:
-    """Pruned nets retrained as one fleet, and their pairs measured."""
+    """Pruned nets to retrain as one fleet, with the measurements of their pairs."""
 
     units: tuple[Unit, ...]
 
+    section = "retraining"
+
     @property
     def protocol(self) -> Protocol:
-        """The protocol whose retraining, net, data and metrics all units share."""
+        """A protocol with the retraining, net, data and metrics that all units share."""
         return self.units[0].protocol
+
+    @property
+    def training(self) -> Training:
+        """Recipe of the retraining."""
+        return self.protocol.retraining
 
     @property
     def members(self) -> list[tuple[Unit, int]]:
@@ -89,17 +104,17 @@ class RetrainJob:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Members that are compared: all pairs of copies of the same pruned net."""
-        found, start = [], 0
+        """Members to compare: all pairs of copies of the same pruned net."""
+        pairs, start = [], 0
         for unit in self.units:
             copies = range(start, start + len(unit.retrain_seeds))
-            found += list(combinations(copies, 2))
+            pairs += list(combinations(copies, 2))
             start = copies.stop
-        return found
+        return pairs
 
     @property
     def fleet(self) -> str:
-        """Identity of the fleet: its recipe and who is in it."""
+        """Digest of the fleet: its recipe and its members."""
         return _digest([unit.key for unit in self.units])
 
     @property
@@ -114,57 +129,87 @@ class RetrainJob:
 
     @property
     def last_measuring(self) -> float:
-        """Work of measuring pairs and nets once retraining has ended, in net-epochs."""
+        """Work of measuring pairs and nets after retraining, in net-epochs."""
         return self.measuring + self.nets * self.protocol.metrics.hessian * HESSIAN_EPOCHS
 
     @property
     def cost(self) -> float:
-        """Work in net-epochs, all measuring included."""
+        """Work in net-epochs, measuring included."""
         early = len(self.protocol.metrics.early) * self.measuring
         return self.nets * self.protocol.retraining.epochs + early + self.last_measuring
 
     def halves(self) -> tuple[RetrainJob, ...]:
-        """The same work as two fleets; none where the copies of one pruned net are left."""
-        cut = len(self.units) // 2
-        return (RetrainJob(self.units[:cut]), RetrainJob(self.units[cut:])) if cut else ()
+        """Return the same work as two fleets; empty for the copies of a single pruned net."""
+        middle = len(self.units) // 2
+        parts = (self.units[:middle], self.units[middle:])
+        return tuple(map(RetrainJob, parts)) if middle else ()
 
 
 Job = DenseJob | RetrainJob
 
 
-def state_folder(at: Path) -> Path:
-    """Where dense checkpoints and half-trained fleets lie."""
-    return at / "state"
+def state_folder(folder: Path) -> Path:
+    """Return the folder of the checkpoints, below that of an experiment's tables."""
+    return folder / "state"
 
 
-def fleet_checkpoint(at: Path, job: Job) -> Path:
-    """File of a fleet in training."""
-    return state_folder(at) / f"fleet-{job.fleet}.safetensors"
+def fleet_checkpoint(folder: Path, job: Job) -> Path:
+    """Return the checkpoint of a fleet in training."""
+    return state_folder(folder) / f"fleet-{job.fleet}.safetensors"
 
 
-def dense_checkpoint(at: Path, protocol: Protocol, seed: int, stop: int) -> Path:
-    """File of one dense net, stopped after ``stop`` epochs."""
-    return state_folder(at) / f"dense-{protocol.dense_hash}-{seed}-{stop}.safetensors"
+def dense_checkpoint(folder: Path, protocol: Protocol, seed: int, stop: int) -> Path:
+    """Return the checkpoint of one dense net after ``stop`` epochs."""
+    return state_folder(folder) / f"dense-{protocol.dense_hash}-{seed}-{stop}.safetensors"
+
+
+def unit_checkpoint(folder: Path, unit: Unit) -> Path:
+    """Return the dense checkpoint that a unit starts from."""
+    return dense_checkpoint(folder, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """Where and until when jobs of an experiment run; workers receive it with each job.
+
+    Attributes:
+        folder: folder of the experiment's tables.
+        deadline: time (as of ``time.time()``) to stop by; None: no limit.
+        epoch_seconds: estimate of an epoch's duration until one has been timed.
+        data_dir, download, device, engine: as of :func:`threeregime.sweep.run_sweep`.
+    """
+
+    experiment: Experiment
+    folder: Path
+    data_dir: Path
+    download: bool = False
+    device: str = "cpu"
+    deadline: float | None = None
+    epoch_seconds: float = 0.0
+    engine: str = "auto"
+
+    def load_task(self, protocol: Protocol) -> Task:
+        """Return the task of a protocol, on the device."""
+        return load_task(protocol.data, self.data_dir, self.download, self.device)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of an experiment that are not finished, dense runs first."""
+    """The unfinished jobs of an experiment, whose tables are in ``folder``."""
 
     experiment: Experiment
-    at: Path
+    folder: Path
     dense: tuple[DenseJob, ...]
     retrain: tuple[RetrainJob, ...]
-    finished: int
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """All jobs in the order in which they are to be done."""
+        """All jobs in the order to run them in, dense runs first."""
         return (*self.dense, *self.retrain)
 
     @property
     def cost(self) -> float:
-        """Work left in net-epochs."""
+        """Remaining work in net-epochs."""
         return sum(job.cost for job in self.jobs)
 
 
@@ -172,95 +217,88 @@ def make_plan(
     experiment: Experiment,
     root: Path,
     members: int = MEMBERS,
-    also: Sequence[Path] = (),
-    fits: Callable[[Protocol], int] | None = None,
+    other_roots: Sequence[Path] = (),
+    max_members: Callable[[Protocol], int] | None = None,
 ) -> Plan:
-    """Plan what is left of an experiment.
+    """Plan the remaining work of an experiment.
 
     Fleets are packed from the whole experiment, finished or not: a sweep that was killed plans the
-    same fleets again, so that its numbers do not depend on where it was interrupted. Fleets that
-    were begun under another plan, of other sizes, go on as they are.
+    same fleets again, so that its numbers do not depend on when it was interrupted. Checkpoints of
+    fleets of other sizes, from another plan, are resumed as they are.
 
     Args:
-        experiment: what is wanted.
-        root: folder whose results count as finished, and where new ones go.
-        members: most nets in a fleet.
-        also: further folders whose results count as finished.
-        fits: how many nets of a protocol the device has memory for; None: any.
+        experiment: cells and seeds.
+        root: folder of the results.
+        members: maximum number of nets in a fleet.
+        other_roots: further folders whose results count as finished.
+        max_members: how many nets of a protocol fit into memory; None: any number.
     """
-    at = tables_folder(root, experiment.name, experiment.scale)
-    units = experiment.units()
-    wanted = _wanted(experiment, (root, *also))
-    if not wanted:
-        return Plan(experiment, at, (), (), len(units))
-    open_ = {unit.key for unit in wanted}
-    packed = _jobs(_pack(units, members, fits), open_)
-    begun = _begun(at, wanted, {job.fleet for job in packed})
-    taken = {unit.key for job in begun for unit in job.units}
-    retrain = (*begun, *_jobs((job.units for job in packed), open_ - taken))
-    recorded = finished_dense(experiment, root, *also)
-    # With all stops of the grid, whichever of its cells are wanted now.
-    dense = tuple(
-        _dense_jobs(experiment, experiment.with_cells(None).units(), wanted, recorded, at)
-    )
-    return Plan(experiment, at, dense, retrain, len(units) - len(wanted))
+    folder = tables_folder(root, experiment.name, experiment.scale)
+    unfinished = _unfinished_units(experiment, (root, *other_roots))
+    if not unfinished:
+        return Plan(experiment, folder, (), ())
+    keys = {unit.key for unit in unfinished}
+    packed = _retrain_jobs(_pack(experiment.units(), members, max_members), keys)
+    resumed = _resumed_jobs(folder, unfinished, {job.fleet for job in packed})
+    keys -= {unit.key for job in resumed for unit in job.units}
+    retrain = (*resumed, *_retrain_jobs((job.units for job in packed), keys))
+    recorded = finished_dense(experiment, root, *other_roots)
+    # Dense runs get the stops of the whole grid, even if only some of its cells are selected.
+    all_units = experiment.with_cells(None).units()
+    dense = tuple(_dense_jobs(experiment, all_units, unfinished, recorded, folder))
+    return Plan(experiment, folder, dense, retrain)
 
 
 def is_complete(experiment: Experiment, *roots: Path) -> bool:
-    """Whether every unit of an experiment is finished, in one folder or another."""
-    return not _wanted(experiment, roots)
+    """Return whether every unit of an experiment is finished in one of the folders."""
+    return not _unfinished_units(experiment, roots)
 
 
-def _wanted(experiment: Experiment, roots: Sequence[Path]) -> list[Unit]:
-    """Units that are not finished, in the order in which they are to be done."""
+def _unfinished_units(experiment: Experiment, roots: Sequence[Path]) -> list[Unit]:
+    """Return the units without results, in the order to compute them in."""
     finished = finished_nets(experiment, *roots)
 
-    def is_done(unit: Unit) -> bool:
-        cell, seed, copies = unit.key
-        return all((cell, seed, copy) in finished for copy in copies)
+    def is_finished(unit: Unit) -> bool:
+        cell, dense_seed, retrain_seeds = unit.key
+        return all((cell, dense_seed, seed) in finished for seed in retrain_seeds)
 
-    return [unit for unit in experiment.units() if not is_done(unit)]
-
-
-def _jobs(fleets: Iterable[Sequence[Unit]], open_: Set[Key]) -> list[RetrainJob]:
-    """Jobs for what is open of fleets."""
-    left = (tuple(unit for unit in fleet if unit.key in open_) for fleet in fleets)
-    return [RetrainJob(fleet) for fleet in left if fleet]
+    return [unit for unit in experiment.units() if not is_finished(unit)]
 
 
-def _begun(at: Path, wanted: Sequence[Unit], planned: Set[str]) -> list[RetrainJob]:
-    """Half-trained fleets of another plan, all of whose members are still wanted."""
-    open_ = {unit.key: unit for unit in wanted}
-    found = []
-    for path in sorted(state_folder(at).glob("fleet-*.safetensors")):
+def _retrain_jobs(fleets: Iterable[Sequence[Unit]], keys: Set[Key]) -> list[RetrainJob]:
+    """Return the jobs for those units of the fleets that have one of the keys."""
+    parts = (tuple(unit for unit in fleet if unit.key in keys) for fleet in fleets)
+    return [RetrainJob(part) for part in parts if part]
+
+
+def _resumed_jobs(folder: Path, unfinished: Sequence[Unit], planned: Set[str]) -> list[RetrainJob]:
+    """Return the jobs of another plan that have a checkpoint and only unfinished units."""
+    units = {unit.key: unit for unit in unfinished}
+    jobs = []
+    for path in sorted(state_folder(folder).glob("fleet-*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
                 text = (file.metadata() or {}).get("units", "[]")
         except SafetensorError:
-            continue  # if its fleet is in the plan, who goes on with it will say so
+            continue  # if the fleet is in the plan, resuming it raises the error
         keys: list[Key] = [(cell, seed, tuple(seeds)) for cell, seed, seeds in json.loads(text)]
-        if path.stem.removeprefix("fleet-") not in planned and keys and set(keys) <= open_.keys():
-            found.append(RetrainJob(tuple(open_.pop(key) for key in keys)))
-    return found
+        if path.stem.removeprefix("fleet-") not in planned and keys and set(keys) <= units.keys():
+            jobs.append(RetrainJob(tuple(units.pop(key) for key in keys)))
+    return jobs
 
 
-def group_by_retraining(units: Iterable[Unit]) -> list[list[Unit]]:
-    """Units whose retrainings can share a fleet, group by group."""
+def _pack(
+    units: Sequence[Unit], members: int, max_members: Callable[[Protocol], int] | None
+) -> Iterable[Sequence[Unit]]:
+    """Split units into fleets of nearly equal size, each of one net, data set and retraining."""
     groups: dict[object, list[Unit]] = defaultdict(list)
     for unit in units:
         p = unit.protocol
         groups[p.data, p.net, p.retraining, p.metrics].append(unit)
-    return list(groups.values())
-
-
-def _pack(
-    units: Sequence[Unit], members: int, fits: Callable[[Protocol], int] | None
-) -> Iterable[Sequence[Unit]]:
-    """Split units into fleets of nearly equal size, each of one net, data set and retraining."""
-    for group in group_by_retraining(units):
-        most = min(members, fits(group[0].protocol)) if fits else members
-        together = max(1, most // len(group[0].retrain_seeds))
-        fleets = math.ceil(len(group) / together)
+    for group in groups.values():
+        nets = min(members, max_members(group[0].protocol)) if max_members else members
+        units_per_fleet = max(1, nets // len(group[0].retrain_seeds))
+        fleets = math.ceil(len(group) / units_per_fleet)
         bounds = [round(i * len(group) / fleets) for i in range(fleets + 1)]
         yield from (group[a:b] for a, b in pairwise(bounds))
 
@@ -268,41 +306,27 @@ def _pack(
 def _dense_jobs(
     experiment: Experiment,
     units: Sequence[Unit],
-    needed: Sequence[Unit],
+    unfinished: Sequence[Unit],
     recorded: Set[tuple[object, ...]],
-    at: Path,
+    folder: Path,
 ) -> Iterable[DenseJob]:
-    """Dense runs of which a needed checkpoint is missing, with all stops of the experiment.
+    """Yield the dense runs that lack a checkpoint or a row, with all stops of the experiment.
 
-    Their rows are written last: as long as a run has none its whole fleet is trained to the end,
-    even where some of its checkpoints are there already.
+    Rows are written last: a run without one is trained to its end with its whole fleet, even if
+    some of its checkpoints exist.
     """
     missing: dict[str, list[int]] = defaultdict(list)
-    for unit in needed:
-        path = dense_checkpoint(at, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
-        if not path.exists() or dense_row(experiment, unit) not in recorded:
+    for unit in unfinished:
+        exists = unit_checkpoint(folder, unit).exists()
+        if not exists or dense_row(experiment, unit) not in recorded:
             missing[unit.protocol.dense_hash].append(unit.dense_seed)
     for dense_hash, seeds in missing.items():
-        family = [u for u in units if u.protocol.dense_hash == dense_hash]
+        family = [unit for unit in units if unit.protocol.dense_hash == dense_hash]
         protocol = family[0].protocol
         yield DenseJob(
             variant=family[0].variant,
             protocol=protocol.replace("dense.stop", None),
             base=experiment.base_hash(protocol, *DETERMINES["dense"]),
             seeds=tuple(dict.fromkeys(seeds)),
-            stops=tuple(sorted({u.protocol.dense.stopped for u in family})),
+            stops=tuple(sorted({unit.protocol.dense.stopped for unit in family})),
         )
-
-
-@dataclass(frozen=True)
-class JobContext:
-    """Where and how long jobs run; travels to workers."""
-
-    experiment: Experiment
-    at: Path
-    data_dir: Path
-    download: bool = False
-    device: str = "cpu"
-    deadline: float | None = None
-    epoch_seconds: float = 0.0  # what an epoch is thought to take, until one has been timed
-    engine: str = "auto"  # or the name of one

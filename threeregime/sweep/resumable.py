@@ -1,4 +1,4 @@
-"""Training that stops before a deadline and goes on from its checkpoint."""
+"""Training that stops before a deadline and resumes from its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from safetensors.torch import load_file, save_file
 
 from threeregime.fleet import State
 from threeregime.results import atomic_write
-from threeregime.sweep.measured import EpochMeasurements
+from threeregime.sweep.measurements import EpochMeasurements
 from threeregime.sweep.plan import Job, JobContext, RetrainJob, fleet_checkpoint
 from threeregime.training import Callback, TrainingRun
 
 CHECKPOINT_SECONDS = 15.0
+"""Shortest time between two checkpoints."""
 EPOCHS_BEFORE_DEADLINE = 1.5
-"""An epoch begins only if this many of the slowest epochs so far end before the deadline."""
+"""An epoch starts only if this many of the slowest epochs so far fit before the deadline."""
 Progress = Callable[[float], None]
-"""Is told of work done, in net-epochs."""
+"""Called with the work done since the last call, in net-epochs."""
 
 
 class ResumableTraining(Callback):
-    """Stops training before the deadline, saves checkpoints and goes on from the last one.
+    """Stop training before the deadline, save checkpoints and resume from the last one.
 
     Args:
-        job: whose fleet is trained.
+        job: the job whose fleet is trained.
         context: folder and deadline.
-        progress: is told of the work done.
-        measure: called after each epoch, to fill ``measured``.
-        measuring_epochs: after which epochs ``measure`` takes time, and as long as how many epochs.
+        progress: called after each epoch.
+        measure: called after each epoch, to fill ``measurements``.
+        measuring_epochs: duration of ``measure``, in epochs, by the epoch after which it takes
+            time.
 
     Attributes:
-        measured: what was measured so far; the checkpoint keeps it.
-        seconds: spent on training and measuring, over all runs.
+        measurements: all measurements so far, which the checkpoint saves.
+        seconds: time spent on training and measuring, over all runs.
     """
 
     def __init__(
@@ -48,89 +50,89 @@ class ResumableTraining(Callback):
     ) -> None:
         self.job, self.context, self.progress, self.measure = job, context, progress, measure
         self.measuring_epochs = measuring_epochs or {}
-        self.path = fleet_checkpoint(context.at, job)
-        self.measured = EpochMeasurements()
+        self.path = fleet_checkpoint(context.folder, job)
+        self.measurements = EpochMeasurements()
         self.seconds = 0.0
         self.slowest_epoch = context.epoch_seconds
-        self.saved = time.monotonic()
+        self.save_time = time.monotonic()
 
     def on_start(self, run: TrainingRun) -> None:
         """Load the checkpoint into the run, if there is one."""
         self.run = run
-        # Costs are in epochs of the schedule, which is stretched where steps are given.
-        self.share = run.recipe.epochs / run.epochs
-        self.begin = self.saved = time.monotonic()
+        # Costs are in epochs of the schedule, which is stretched where the recipe gives steps.
+        self.schedule_epochs = run.recipe.epochs / run.epochs
+        self.epoch_start = self.save_time = time.monotonic()
         if not self.path.exists():
             return
         state = load_file(self.path, device=str(run.fleet.device))
         run.load(state)
         self.seconds = float(state["seconds"])
         self.slowest_epoch = float(state["slowest_epoch"])
-        self.measured = EpochMeasurements.from_tensors(state)
-        done = sum(cost for epoch, cost in self.measuring_epochs.items() if epoch <= run.epoch)
-        self.progress(self.job.nets * (run.epoch * self.share + done))
+        self.measurements = EpochMeasurements.from_tensors(state)
+        measuring = sum(cost for epoch, cost in self.measuring_epochs.items() if epoch <= run.epoch)
+        self.progress(self.job.nets * (run.epoch * self.schedule_epochs + measuring))
 
     def may_continue(self, run: TrainingRun) -> bool:
-        """Return whether the next epoch ends before the deadline; save everything if not."""
+        """Return whether the next epoch ends before the deadline; save a checkpoint if not."""
         measuring = self.measuring_epochs.get(run.epoch + 1, 0.0)
         if not self.fits(EPOCHS_BEFORE_DEADLINE * (1 + measuring)):
             self.save()
             return False
-        self.begin = time.monotonic()
+        self.epoch_start = time.monotonic()
         return True
 
     def on_epoch_end(self, run: TrainingRun) -> None:
-        """Measure, take the time, tell of progress and save now and then."""
+        """Measure, time the epoch, report progress, and save if the last checkpoint is old."""
         self.measure(run)
         measuring = self.measuring_epochs.get(run.epoch, 0.0)
-        took = time.monotonic() - self.begin
-        self.seconds += took
-        self.slowest_epoch = max(took / (1 + measuring), self.slowest_epoch)
-        self.progress(self.job.nets * (self.share + measuring))
-        if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+        seconds = time.monotonic() - self.epoch_start
+        self.seconds += seconds
+        self.slowest_epoch = max(seconds / (1 + measuring), self.slowest_epoch)
+        self.progress(self.job.nets * (self.schedule_epochs + measuring))
+        if time.monotonic() - self.save_time > CHECKPOINT_SECONDS:
             self.save()
-            self.saved = time.monotonic()
+            self.save_time = time.monotonic()
 
     def fits(self, epochs: float) -> bool:
-        """Return whether work as long as this many epochs ends before the deadline."""
+        """Return whether work that takes as long as this many epochs ends before the deadline."""
         deadline = self.context.deadline
         return deadline is None or time.time() + epochs * self.slowest_epoch < deadline
 
     def save(self) -> None:
         """Write the checkpoint."""
-        state = {**self.run.state(), **self.measured.to_tensors()}
+        state = {**self.run.state(), **self.measurements.to_tensors()}
         state["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         state["slowest_epoch"] = torch.tensor(self.slowest_epoch, dtype=torch.float64)
-        # safetensors wants each tensor dense and its own.
+        # safetensors requires contiguous tensors that share no memory.
         state = {name: tensor.contiguous() for name, tensor in state.items()}
         write_checkpoint(self.path, self.job, state)
 
 
 def write_checkpoint(path: Path, job: Job, state: State) -> None:
-    """Write a fleet's checkpoint; a retrained one names its units, so that any plan can go on."""
+    """Write a checkpoint; that of a retraining names its units, so that any plan can resume it."""
     units = [unit.key for unit in job.units] if isinstance(job, RetrainJob) else []
     metadata = {"units": json.dumps(units)}
-    atomic_write(path, lambda own: save_file(state, own, metadata))
+    atomic_write(path, lambda temporary: save_file(state, temporary, metadata))
 
 
 def split_checkpoint(job: Job, parts: Sequence[Job], context: JobContext) -> None:
-    """Hand the checkpoint of a fleet, if there is one, on to the fleets that take its place."""
-    whole = fleet_checkpoint(context.at, job)
-    if not whole.exists():
+    """Split the checkpoint of a fleet, if there is one, into those of its parts."""
+    path = fleet_checkpoint(context.folder, job)
+    if not path.exists():
         return
-    state, net, pair = load_file(whole), 0, 0
+    state, net, pair = load_file(path), 0, 0
     for part in parts:
         members = slice(net, net + part.nets)
-        # Pairs lie in the order of their units, as members do.
+        # Pairs are in the order of their units, as members are.
         pairs = slice(pair, pair + len(part.pairs) if isinstance(part, RetrainJob) else pair)
         net, pair = members.stop, pairs.stop
-        own = {
-            # What has no dimension is the same for every member.
+        part_state = {
+            # A tensor without dimensions is the same for every member.
             name: t[pairs if EpochMeasurements.is_of_pairs(name) else members].clone()
             if t.dim()
             else t
             for name, t in state.items()
         }
-        own["seconds"] = state["seconds"] * part.nets / job.nets
-        write_checkpoint(fleet_checkpoint(context.at, part), part, own)
-    whole.unlink()
+        part_state["seconds"] = state["seconds"] * part.nets / job.nets
+        write_checkpoint(fleet_checkpoint(context.folder, part), part, part_state)
+    path.unlink()

@@ -1,4 +1,4 @@
-"""The rows of the results tables that a finished fleet leaves."""
+"""Rows of the results tables of a finished fleet."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from torch import Tensor
 
 from threeregime.fleet import Engine, device_name
 from threeregime.metrics import Curvature, PairMetrics
-from threeregime.results import NUMBERS, commit
-from threeregime.sweep.measured import EARLY_METRICS, EpochMeasurements
+from threeregime.results import NUMBERS
+from threeregime.results.provenance import commit
+from threeregime.sweep.measurements import EARLY_METRICS, EpochMeasurements
 from threeregime.sweep.plan import DenseJob, Job, JobContext, RetrainJob
 
 
-def dense_rows(job: DenseJob, context: JobContext, measured: EpochMeasurements) -> pd.DataFrame:
-    """Return one row a dense net and stop."""
+def dense_rows(job: DenseJob, context: JobContext, measurements: EpochMeasurements) -> pd.DataFrame:
+    """Return one row per dense net and stop."""
     rows = []
     for stop, (member, seed) in itertools.product(job.stops, enumerate(job.seeds)):
-        test = float(measured.test_error[stop][member])
-        train = float(measured.train_error[stop][member])
-        # A run of a given number of steps has no stops but its end.
+        test = float(measurements.test_error[stop][member])
+        train = float(measurements.train_error[stop][member])
+        # The only stop of a run with a given number of steps is its end.
         whole = job.protocol.dense.iterations is not None
-        at_stop = job.protocol if whole else job.protocol.replace("dense.stop", stop)
+        protocol = job.protocol if whole else job.protocol.replace("dense.stop", stop)
         rows.append(
             {
                 "variant": job.variant,
-                **context.experiment.coordinates(at_stop, "data", "net", "dense"),
+                **context.experiment.coordinates(protocol, "data", "net", "dense"),
                 "dense_seed": seed,
                 "test_error": test,
                 "train_error": train,
@@ -44,8 +45,8 @@ def dense_rows(job: DenseJob, context: JobContext, measured: EpochMeasurements) 
     return pd.DataFrame(rows)
 
 
-def _columns(job: RetrainJob, context: JobContext, member: int, **values: Any) -> dict[str, Any]:
-    """A row: where the member lies, the given values, and what identifies the cell."""
+def _row(job: RetrainJob, context: JobContext, member: int, **values: Any) -> dict[str, Any]:
+    """Return a row of a member: the place of its cell, the values, and the cell's identity."""
     unit, axes = job.members[member][0], context.experiment
     return {
         "variant": unit.variant,
@@ -59,13 +60,13 @@ def _columns(job: RetrainJob, context: JobContext, member: int, **values: Any) -
     }
 
 
-def _pair_columns(
+def _pair_row(
     job: RetrainJob, context: JobContext, copies: tuple[int, int], **values: Any
 ) -> dict[str, Any]:
-    """A row of a pair of copies: which two, and the given values."""
+    """Return a row of a pair of copies."""
     a, b = copies
     seeds = {"seed_a": job.members[a][1], "seed_b": job.members[b][1]}
-    return _columns(job, context, a, **seeds, **values)
+    return _row(job, context, a, **seeds, **values)
 
 
 def net_rows(
@@ -75,31 +76,31 @@ def net_rows(
     train: Tensor,
     curvature: Curvature | None = None,
 ) -> pd.DataFrame:
-    """One row a retrained net, with its errors [M]; not a number where it diverged.
+    """Return one row per retrained net, with its errors [M], NaN if it diverged.
 
-    Columns ``hessian_trace`` and ``hessian_top`` where the curvature was taken.
+    The curvature, if any, adds columns ``hessian_trace`` and ``hessian_top``.
     """
-    broken = test.isnan() | train.isnan()
-    local = {} if curvature is None else vars(curvature)
+    diverged = test.isnan() | train.isnan()
+    hessian = {} if curvature is None else vars(curvature)
     return pd.DataFrame(
-        _columns(
+        _row(
             job,
             context,
             member,
             retrain_seed=seed,
             test_error=float(test[member]),
             train_error=float(train[member]),
-            diverged=bool(broken[member]),
-            **{f"hessian_{name}": float(values[member]) for name, values in local.items()},
+            diverged=bool(diverged[member]),
+            **{f"hessian_{name}": float(values[member]) for name, values in hessian.items()},
         )
         for member, (_, seed) in enumerate(job.members)
     )
 
 
 def pair_rows(job: RetrainJob, context: JobContext, pairs: PairMetrics) -> pd.DataFrame:
-    """One row a pair of copies."""
+    """Return one row per pair of copies."""
     return pd.DataFrame(
-        _pair_columns(
+        _pair_row(
             job,
             context,
             copies,
@@ -113,16 +114,18 @@ def pair_rows(job: RetrainJob, context: JobContext, pairs: PairMetrics) -> pd.Da
     )
 
 
-def early_rows(job: RetrainJob, context: JobContext, measured: EpochMeasurements) -> pd.DataFrame:
-    """Return one row a pair of copies and early epoch; the test error is the mean of the two."""
+def early_rows(
+    job: RetrainJob, context: JobContext, measurements: EpochMeasurements
+) -> pd.DataFrame:
+    """Return one row per pair of copies and early epoch, with the pair's mean test error."""
     return pd.DataFrame(
-        _pair_columns(
+        _pair_row(
             job,
             context,
             copies,
             epoch=epoch,
-            **{metric: float(measured.pairs[epoch][metric][p]) for metric in EARLY_METRICS},
-            test_error=float(measured.test_error[epoch][list(copies)].mean()),
+            **{metric: float(measurements.pairs[epoch][metric][p]) for metric in EARLY_METRICS},
+            test_error=float(measurements.test_error[epoch][list(copies)].mean()),
         )
         for p, copies in enumerate(job.pairs)
         for epoch in job.protocol.metrics.early
@@ -137,7 +140,7 @@ def provenance(
     seeds: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """All that is recorded with a fleet's tables, as plain values."""
+    """Return the record of origin that is stored with a fleet's tables."""
     return {
         "experiment": context.experiment.name,
         "scale": context.experiment.scale,

@@ -1,4 +1,4 @@
-"""Result tables made so that the answer is known."""
+"""Synthetic result tables with known answers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ def tables(
     seed: int = 0,
     values: Any = None,
 ) -> Results:
-    """Result tables with ``values(epochs, density) -> (test error, lmc, cka)`` and normal noise.
+    """Return tables with ``values(epochs, density) -> (test error, lmc, cka)`` and normal noise.
 
-    The dense nets' test error falls with the epochs, and after 2 epochs of retraining all is as at
-    its end.
+    The test error of dense nets falls with the epochs, and early metrics are those of the end.
     """
     rng = np.random.default_rng(seed)
     values = values or (lambda t, x: (0.3 - x / 2 - t / 1000, -0.2 + x, 0.8 + x / 2))
@@ -37,8 +36,8 @@ def tables(
             dense.append({"epochs": t, "dense_seed": d, "test_error": 1 / (1 + t)})
         key = {"epochs": t, "density": x, "dense_seed": d}
         for r in range(3):
-            made = error + noise * rng.normal()
-            nets.append({**key, "retrain_seed": r, "test_error": made, "diverged": False})
+            noisy_error = error + noise * rng.normal()
+            nets.append({**key, "retrain_seed": r, "test_error": noisy_error, "diverged": False})
         for a, b in PAIRS:
             measured = {
                 "lmc": lmc + noise * rng.normal(),
@@ -60,5 +59,5 @@ def tables(
     )
 
 
-def diagram(made: Results, **options: Any) -> PhaseDiagram:
-    return PhaseDiagram.from_results(made, **{"bootstrap": 200, **options})
+def diagram(results: Results, **options: Any) -> PhaseDiagram:
+    return PhaseDiagram.from_results(results, **{"bootstrap": 200, **options})

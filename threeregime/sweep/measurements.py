@@ -1,4 +1,4 @@
-"""What is measured of a fleet between its epochs, until its tables are written."""
+"""Measurements of a fleet between its epochs, which its checkpoint carries until the tables."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from threeregime.fleet import State
 from threeregime.metrics import PairMetrics
 
 EARLY_METRICS = ("lmc", "t_star", "cka_softmax", "cka_logits")
-"""Metrics of pairs that are taken early in retraining."""
+"""Metrics of pairs that are measured early in retraining."""
 _ERRORS, _PAIRS = "extra", "pairs"
+"""Prefixes of the tensors' names in a checkpoint."""
 
 
 @dataclass
@@ -30,38 +31,37 @@ class EpochMeasurements:
     pairs: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def add_pairs(self, epoch: int, metrics: PairMetrics) -> None:
-        """Keep the metrics of pairs after an epoch of retraining."""
+        """Add the metrics of pairs after an epoch of retraining."""
         self.pairs[epoch] = {name: getattr(metrics, name) for name in EARLY_METRICS}
 
     def to_tensors(self) -> State:
-        """Return everything by name, for a checkpoint."""
-        kinds = {"test_error": self.test_error, "train_error": self.train_error}
+        """Return all measurements by name, for a checkpoint."""
         errors = {
             f"{_ERRORS}/{kind}/{epoch}": values
-            for kind, by_epoch in kinds.items()
-            for epoch, values in by_epoch.items()
+            for kind in ("test_error", "train_error")
+            for epoch, values in getattr(self, kind).items()
         }
         pairs = {
             f"{_PAIRS}/{name}/{epoch}": values
-            for epoch, by_name in self.pairs.items()
-            for name, values in by_name.items()
+            for epoch, metrics in self.pairs.items()
+            for name, values in metrics.items()
         }
         return errors | pairs
 
     @classmethod
     def from_tensors(cls, state: Mapping[str, Tensor]) -> EpochMeasurements:
-        """Read what :meth:`to_tensors` returned; other tensors are left out."""
-        made = cls()
+        """Return the measurements in a checkpoint; ignore its other tensors."""
+        measurements = cls()
         for path, values in state.items():
             kind, _, rest = path.partition("/")
             name, _, epoch = rest.partition("/")
             if kind == _ERRORS:
-                getattr(made, name)[int(epoch)] = values
+                getattr(measurements, name)[int(epoch)] = values
             elif kind == _PAIRS:
-                made.pairs.setdefault(int(epoch), {})[name] = values
-        return made
+                measurements.pairs.setdefault(int(epoch), {})[name] = values
+        return measurements
 
     @staticmethod
     def is_of_pairs(name: str) -> bool:
-        """Return whether a tensor of a checkpoint has a row a pair, not a member."""
+        """Return whether a tensor of a checkpoint has one entry per pair instead of per member."""
         return name.startswith(f"{_PAIRS}/")
