@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.helpers import made, spoiling
+from tests.helpers import spoiling, synthetic
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.book import build, downloads
 from threeregime.experiments import catalogue
@@ -91,7 +91,7 @@ def _said(shown: Any) -> Any:
 
 def test_figure_says_which_tables_it_was_made_from() -> None:
     name = TablesId("some", "digits", "digits", "0" * 12)
-    ours = made.diagram(replace(made.tables(), id=name))
+    ours = synthetic.make_diagram(replace(synthetic.make_tables(), id=name))
     paper = PhaseDiagram.from_reference()
     assert _said(diagrams.regime_map(ours)) == {"tables": [vars(name)], "paper": False}
     assert _said(diagrams.phase_diagram(ours, paper)) == {"tables": [vars(name)], "paper": True}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import spoiling
-from tests.helpers.synthetic import diagram, tables
+from tests.helpers.synthetic import make_diagram, make_tables
 from threeregime.claims import diagram_statements, ledger
 from threeregime.claims import tables as verdict_tables
 from threeregime.claims import verdicts as claims
@@ -18,7 +18,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import tables as results
 
-HELD = diagram_statements.figure_2(diagram(tables()))[0]
+HELD = diagram_statements.figure_2(make_diagram(make_tables()))[0]
 
 
 def part(holds: bool | None) -> Statement:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tests.helpers.synthetic import diagram, tables
+from tests.helpers.synthetic import make_diagram, make_tables
 from threeregime.claims import controls
 from threeregime.claims.diagram_statements import figure_2
 from threeregime.experiments import catalogue
 from threeregime.protocol import Pruning
+from threeregime.results.tables import Results
 
 
 def test_pairs_of_copies_tell_one_dense_run_from_two() -> None:
@@ -39,20 +40,20 @@ def clear(t: float, x: float) -> tuple[float, float, float]:
 
 
 def test_shuffling_keeps_every_row_and_breaks_what_rests_on_the_temperature() -> None:
-    made = tables((10, 20, 30, 40), dense_seeds=5, values=clear, noise=1e-3)
-    mixed = controls.shuffle_temperatures(made, 0)
+    tables = make_tables((10, 20, 30, 40), dense_seeds=5, values=clear, noise=1e-3)
+    mixed = controls.shuffle_temperatures(tables, 0)
     for kind in ("nets", "pairs"):
-        before, after = getattr(made, kind), getattr(mixed, kind)
+        before, after = getattr(tables, kind), getattr(mixed, kind)
         assert (before.drop(columns="epochs") == after.drop(columns="epochs")).all(axis=None)
         # Each dense seed still has every temperature, and not the same ones in the same places.
         counts = after.groupby(["dense_seed", "epochs"]).size()
         assert counts.nunique() == 1
         assert (before["epochs"] != after["epochs"]).any()
 
-    def held(tables_: object) -> list[bool]:
-        judged = figure_2(diagram(tables_))  # type: ignore[arg-type]
-        return [s.holds is True for s in judged if s.name in ("heating_helps", "cooling_helps")]
+    def held(shuffled: Results) -> list[bool]:
+        statements = figure_2(make_diagram(shuffled))
+        return [s.holds is True for s in statements if s.name in ("heating_helps", "cooling_helps")]
 
-    assert held(made) == [True, True]
-    found = [held(controls.shuffle_temperatures(made, seed)) for seed in range(10)]
-    assert np.mean(found) < 0.2
+    assert held(tables) == [True, True]
+    verdicts = [held(controls.shuffle_temperatures(tables, seed)) for seed in range(10)]
+    assert np.mean(verdicts) < 0.2

@@ -1,4 +1,4 @@
-"""The explorer: its numbers are the tables', and readers can use it with hand, keys and links."""
+"""The explorer in a browser: readers can use it with mouse, keys and links."""
 
 from __future__ import annotations
 
@@ -16,37 +16,21 @@ import pytest
 from ipywidgets.embed import dependency_state
 
 from tests.helpers.browsing import Visit
-from tests.helpers.synthetic import diagram, tables
-from threeregime import cli
+from threeregime import cli, sweep
 from threeregime._paths import ROOT
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.study import Study
 from threeregime.analysis.thresholds import classify
 from threeregime.analysis.transitions import temperature_gains
-from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.figures import explorer
 from threeregime.figures.explorer_data import explorer_data
 from threeregime.results import load_results
-from threeregime.sweep import compute
 
 RNG = np.random.default_rng(0)
 PAGE = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
 EXACT = ("lmc", "cka_softmax")
-
-
-@pytest.fixture(scope="module")
-def reports() -> list[Study]:
-    """Figure 2 and whatever else is shipped on the digits and at the scale ``mini``."""
-    found = explorer.shipped_studies(scales=("digits", "mini"))
-    found.sort(key=lambda r: (r.experiment.name, r.experiment.scale) != ("figure_02", "digits"))
-    return found
-
-
-@pytest.fixture(scope="module")
-def box(reports: list[Study]) -> explorer.Explorer:
-    return explorer.make_explorer(reports, load=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -70,96 +54,6 @@ def state(box: explorer.Explorer) -> dict[str, Any]:
 
 def at(shown: dict[str, Any], name: str, row: int, column: int) -> Any:
     return shown["cells"][name][row * len(shown["load"]["values"]) + column]
-
-
-# --- the numbers ----------------------------------------------------------------------------------
-
-
-def test_grid_holds_the_diagrams_numbers(reports: list[Study], box: explorer.Explorer) -> None:
-    assert len(box.grid["diagrams"]) == len(reports)
-    for shown, made in zip(box.grid["diagrams"], reports, strict=True):
-        best, *gained = temperature_gains(made.diagram)
-        known = dict(zip(("gain", "gain_low", "gain_high"), gained, strict=True))
-        for name, values in shown["cells"].items():
-            wanted = known[name] if name in known else made.diagram.grid(name)
-            found = np.array(values, dtype=float).reshape(wanted.shape)
-            np.testing.assert_allclose(found, wanted.astype(float), rtol=1e-5)
-            if name in EXACT:
-                np.testing.assert_array_equal(found, wanted)
-        assert shown["best"] == [i if i >= 0 else None for i in best.tolist()]
-        regime = classify(
-            np.array(shown["cells"]["lmc"], float),
-            np.array(shown["cells"]["cka_softmax"], float),
-            shown["lmc_threshold"],
-            shown["cka_threshold"],
-        )
-        assert regime.tolist() == made.diagram.grid("regime").ravel().tolist()
-
-
-def test_curves_are_the_means_over_pairs(reports: list[Study], box: explorer.Explorer) -> None:
-    for shown, made in zip(box.grid["diagrams"], reports, strict=True):
-        d, pairs = made.diagram, made.tables.pairs
-        for _ in range(10):
-            i, j = RNG.integers(len(d.temperatures)), RNG.integers(len(d.loads))
-            here = pairs[
-                (pairs[d.temperature] == d.temperatures[i]) & (pairs[d.load] == d.loads[j])
-            ]
-            wanted = np.mean([np.asarray(c) for c in here["curve"]], axis=0)
-            found = shown["curves"][i * len(d.loads) + j]
-            np.testing.assert_allclose(found, wanted, rtol=1e-3)
-
-
-def test_grid_is_small(box: explorer.Explorer) -> None:
-    assert len(json.dumps(box.grid)) < 1.5e6
-    assert len(explorer.widget_script()) < 60_000
-
-
-def test_gain_is_measured_on_other_seeds_than_the_best_is_chosen_on() -> None:
-    made = diagram(tables(noise=0.05, dense_seeds=4))
-    _, gain, low, high = temperature_gains(made)
-    each = made.by_seed["test_error"]
-    for i in range(len(made.temperatures)):
-        for j in range(len(made.loads)):
-            fair = []
-            for d in range(4):
-                others = [np.mean([each[e, t, j] for e in range(4) if e != d]) for t in range(3)]
-                fair.append(each[d, i, j] - each[d, int(np.argmin(others)), j])
-            half = 3.182446 * np.std(fair, ddof=1) / 2  # Student's t at 3 degrees of freedom
-            assert gain[i, j] == pytest.approx(np.mean(fair))
-            assert [low[i, j], high[i, j]] == pytest.approx(
-                [np.mean(fair) - half, np.mean(fair) + half], abs=1e-7
-            )
-
-
-def test_gain_needs_two_seeds() -> None:
-    best, *gained = temperature_gains(PhaseDiagram.from_reference())
-    assert (best >= 0).all()
-    assert all(np.isnan(values).all() for values in gained)
-
-
-def test_several_variants_are_refused() -> None:
-    experiment = catalogue.load_experiment("weight_decay", "digits")
-    found = load_results(experiment)
-    several = Study.from_results(experiment, found)
-    with pytest.raises(ThreeRegimeError, match=r"weight_decay has several diagrams, 1e-4, "):
-        explorer_data([several])
-    with pytest.raises(ThreeRegimeError, match="nothing to explore"):
-        explorer_data([])
-
-
-def test_stored_notebook_gives_its_explorer() -> None:
-    found = explorer.stored_traits(ROOT / "notebooks" / "explorer.ipynb")
-    assert found["grid"]["diagrams"][0]["key"] == found["experiment"] == "figure_02/digits"
-    # The first thing shown makes the point: Regime I, and a gain of heating beyond the seeds.
-    first = found["grid"]["diagrams"][0]
-    assert at(first, "p_I", found["row"], found["column"]) > 0.95
-    assert at(first, "gain_low", found["row"], found["column"]) > 0
-    assert first["best"][found["column"]] < found["row"] == len(first["temperature"]["values"]) - 1
-    with pytest.raises(ThreeRegimeError, match="holds no explorer"):
-        explorer.stored_traits(ROOT / "notebooks" / "figure_02.ipynb")
-
-
-# --- in the browser -------------------------------------------------------------------------------
 
 
 def test_browser_classifies_as_python_does(browser: Any, box: explorer.Explorer) -> None:
@@ -187,12 +81,12 @@ def numbers(text: str) -> list[float]:
     return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text.replace("−", "-"))]
 
 
-def test_text_is_the_results_table(visit: Visit, reports: list[Study]) -> None:
-    """The numbers of 60 cells by click, against the diagram made from the tables."""
+def test_text_is_the_results_table(visit: Visit, studies: list[Study]) -> None:
+    """The numbers of 60 cells by click, against the diagram traits from the tables."""
     tab, seen = visit.page, 0
-    for made in reports[:3]:
-        d = made.diagram
-        tab.locator("select").select_option(index=reports.index(made))
+    for study in studies[:3]:
+        d = study.diagram
+        tab.locator("select").select_option(index=studies.index(study))
         frames(visit)
         for _ in range(20):
             i, j = int(RNG.integers(len(d.temperatures))), int(RNG.integers(len(d.loads)))
@@ -206,8 +100,8 @@ def test_text_is_the_results_table(visit: Visit, reports: list[Study]) -> None:
                 (("test_error", 100, 0.05), ("lmc", 1, 5e-4), ("cka_softmax", 1, 5e-4)),
                 strict=True,
             ):
-                wanted = [factor * cell[f"{name}{end}"] for end in ("", "_low", "_high")]
-                assert numbers(row)[-3:] == pytest.approx(wanted, abs=1.001 * half)
+                expected = [factor * cell[f"{name}{end}"] for end in ("", "_low", "_high")]
+                assert numbers(row)[-3:] == pytest.approx(expected, abs=1.001 * half)
             advice = tab.locator(".advice").inner_text()
             assert re.match(rf"Regime {cell['regime']}(:|, but)", advice)
             bars = [numbers(t)[-1] for t in tab.locator(".chances > div").all_inner_texts()]
@@ -215,11 +109,11 @@ def test_text_is_the_results_table(visit: Visit, reports: list[Study]) -> None:
             assert bars == pytest.approx(chances, abs=0.501)
             check_advice(advice, d, i, j)
             curve = tab.locator(".wall .unseen").inner_text()
-            here = made.tables.pairs[
-                (made.tables.pairs[d.temperature] == d.temperatures[i])
-                & (made.tables.pairs[d.load] == d.loads[j])
+            pairs = study.tables.pairs[
+                (study.tables.pairs[d.temperature] == d.temperatures[i])
+                & (study.tables.pairs[d.load] == d.loads[j])
             ]
-            top = 100 * np.mean([np.asarray(c) for c in here["curve"]], axis=0).max()
+            top = 100 * np.mean([np.asarray(c) for c in pairs["curve"]], axis=0).max()
             assert numbers(curve)[-1] == pytest.approx(top, abs=0.06)
             seen += 1
     assert seen >= 50
@@ -237,8 +131,8 @@ def check_advice(text: str, d: PhaseDiagram, i: int, j: int) -> None:
     assert f"{d.temperatures[best]:g}" in naive
     assert numbers(naive)[-1] == pytest.approx(100 * (error[i, j] - error[best, j]), abs=0.051)
     values = numbers(fair.replace("95 %", ""))
-    wanted = [100 * x[i, j] for x in (gain, low, high)]
-    assert values == pytest.approx(wanted, abs=0.051)
+    expected = [100 * x[i, j] for x in (gain, low, high)]
+    assert values == pytest.approx(expected, abs=0.051)
     assert ("leave open" in text) == (low[i, j] <= 0)
     pointed = {"I": best < i, "II-A": best > i, "II-B": False}[d.grid("regime")[i, j]]
     assert pointed == ("rule" not in text)
@@ -249,8 +143,8 @@ def regimes(visit: Visit) -> list[str]:
     return [str(regime) for regime in found]
 
 
-def test_thresholds_redraw_the_regimes(visit: Visit, reports: list[Study]) -> None:
-    d = reports[0].diagram
+def test_thresholds_redraw_the_regimes(visit: Visit, studies: list[Study]) -> None:
+    d = studies[0].diagram
     lmc, cka = visit.page.locator("input.lmc"), visit.page.locator("input.cka")
     assert regimes(visit) == d.grid("regime").ravel().tolist()
     for slider, key in ((lmc, "ArrowLeft"), (cka, "ArrowLeft"), (lmc, "PageDown")):
@@ -261,8 +155,8 @@ def test_thresholds_redraw_the_regimes(visit: Visit, reports: list[Study]) -> No
         values = [float(s.input_value()) for s in (lmc, cka)]
         # a slider that nobody moved stands for the diagram's own value
         values[1] = d.cka_threshold if slider is lmc and key == "ArrowLeft" else values[1]
-        wanted = classify(d.grid("lmc"), d.grid("cka_softmax"), values[0], values[1])
-        assert regimes(visit) == wanted.ravel().tolist()
+        expected = classify(d.grid("lmc"), d.grid("cka_softmax"), values[0], values[1])
+        assert regimes(visit) == expected.ravel().tolist()
         assert "default thresholds alone" in visit.page.locator(".chances").inner_text()
     assert regimes(visit) != d.grid("regime").ravel().tolist()
     visit.page.locator("button.reset").click()
@@ -327,7 +221,7 @@ def test_other_addresses_do_no_harm(browser: Any, page: Path, address: str) -> N
         assert visit.wrong == []
 
 
-def test_papers_regimes_lie_over_ours(visit: Visit, reports: list[Study]) -> None:
+def test_papers_regimes_lie_over_ours(visit: Visit, studies: list[Study]) -> None:
     tab, paper = visit.page, PhaseDiagram.from_reference()
     assert tab.locator(".cell .mark").count() == 0
     tab.locator("input[type=checkbox]").check()
@@ -346,7 +240,7 @@ def test_papers_regimes_lie_over_ours(visit: Visit, reports: list[Study]) -> Non
     assert tab.locator(".cell .mark").count() == 0
 
 
-def asked(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment, Path]:
+def experiment_of(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment, Path]:
     """What the command line makes of a command."""
     found: list[tuple[Experiment, Path]] = []
 
@@ -354,7 +248,7 @@ def asked(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment, Pa
         found.append((experiment, out))
         return True
 
-    monkeypatch.setattr(compute, "run_sweep", remember)
+    monkeypatch.setattr(sweep, "run_sweep", remember)
     program, *words = shlex.split(command)
     assert program == "threeregime"
     cli.app(words, standalone_mode=False)
@@ -372,7 +266,7 @@ def test_copied_command_asks_for_the_cell(
         j = int(RNG.integers(len(shown["load"]["values"])))
         tab.locator(f'[data-row="{i}"][data-column="{j}"]').click()
         frames(visit)
-        chosen, out = asked(tab.locator(".command code").inner_text(), monkeypatch)
+        chosen, out = experiment_of(tab.locator(".command code").inner_text(), monkeypatch)
         name, scale, *data = shown["key"].split("/")
         assert (chosen.name, chosen.scale, out) == (name, scale, Path("mine"))
         usual = catalogue.load_experiment(name, scale).protocol.data.name
@@ -408,13 +302,13 @@ def test_a_part_of_a_diagram_is_shown_with_gaps(browser: Any, smoke: Path, tmp_p
     """Cells without results say so, and nothing breaks."""
     found = explorer.shipped_studies(root=smoke, scales=("smoke",))[0]
     box = explorer.make_explorer([found])
-    made = json.loads(json.dumps(state(box)))
-    cells = made["grid"]["diagrams"][0]["cells"]
+    traits = json.loads(json.dumps(state(box)))
+    cells = traits["grid"]["diagrams"][0]["cells"]
     for values in cells.values():
         values[0] = None
-    made["grid"]["diagrams"][0]["curves"][0] = None
+    traits["grid"]["diagrams"][0]["curves"][0] = None
     path = tmp_path / "gaps.html"
-    path.write_text(PAGE + explorer.embed_html(made), encoding="utf-8")
+    path.write_text(PAGE + explorer.embed_html(traits), encoding="utf-8")
     with Visit(browser, path) as visit:
         visit.page.locator('[data-row="0"][data-column="0"]').click()
         frames(visit)

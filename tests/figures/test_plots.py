@@ -8,7 +8,7 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from tests.analysis.test_regimes import diagram, like_the_paper, tables, the_paper
+from tests.helpers.synthetic import make_diagram, make_tables, noisy_paper_diagram, paper_diagram
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.errors import ThreeRegimeError
 from threeregime.figures import diagrams
@@ -16,12 +16,12 @@ from threeregime.figures import diagrams
 
 @pytest.fixture
 def paper() -> PhaseDiagram:
-    return the_paper()
+    return paper_diagram()
 
 
 @pytest.fixture(scope="module")
 def seeded() -> PhaseDiagram:
-    return like_the_paper(noise=0.03)
+    return noisy_paper_diagram(noise=0.03)
 
 
 def drawn(fig: Figure) -> list[str]:
@@ -92,7 +92,7 @@ def test_difference_shows_both_and_their_difference_at_common_cells(
     assert any(w.startswith("the paper's Figure 2") for w in words)
     assert "Training epochs (% of the whole dense run), cold ← → hot" in words
     with pytest.raises(ThreeRegimeError, match="share no cell"):
-        diagrams.difference(diagram(tables(densities=(0.03,))), paper)
+        diagrams.difference(make_diagram(make_tables(densities=(0.03,))), paper)
 
 
 def test_barrier_draws_means_and_pairs() -> None:
@@ -129,10 +129,10 @@ def test_error_curves_run_from_hot_to_cold_with_bands(
 def test_small_and_broken_diagrams_draw_too(
     size: tuple[tuple[int, ...], tuple[float, ...]],
 ) -> None:
-    made = tables(*size, noise=0.01)
-    made.nets.loc[:8, "diverged"] = True
-    made.pairs.loc[:8, ["lmc", "cka_softmax", "cka_logits"]] = np.nan
-    d = diagram(made)
+    tables = make_tables(*size, noise=0.01)
+    tables.nets.loc[:8, "diverged"] = True
+    tables.pairs.loc[:8, ["lmc", "cka_softmax", "cka_logits"]] = np.nan
+    d = make_diagram(tables)
     for figure in (diagrams.phase_diagram, diagrams.regime_map, diagrams.error_curves):
         drawn(figure(d))
     drawn(diagrams.difference(d, d))

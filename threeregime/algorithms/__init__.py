@@ -1,4 +1,4 @@
-"""The paper's algorithms, on live nets and on finished tables."""
+"""The paper's algorithms, on live nets and on result tables."""
 
 from threeregime.algorithms.accuracy import (
     accuracy_by_seed,

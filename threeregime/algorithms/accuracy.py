@@ -1,4 +1,4 @@
-"""How often Algorithm 1 points the right way (Section 4.1): on every cell of a finished diagram."""
+"""Accuracy of Algorithm 1 (Section 4.1) on the cells of a phase diagram."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ THRESHOLDS = tuple(np.round(np.linspace(-0.3, 0.0, 13), 3).tolist())
 
 @dataclass(frozen=True)
 class HeatingOutcomes:
-    """What happens when the temperature is raised from cells of a diagram.
+    """Effect of raising the temperature from the cells of a diagram.
 
     Attributes:
-        start: indices of the temperatures that it is raised from [S].
-        end: indices of those it is raised to, half the grid hotter [S].
+        start: indices of the temperatures before [S].
+        end: indices of the temperatures after, half the grid hotter [S].
         lmc: of the starting cells by dense seed [D, S, L].
         gain: test error before minus after by dense seed, a fraction [D, S, L].
-        truth: whether raising it lowers the test error, on the other dense seeds' mean [D, S, L];
-            NaN where that is not known.
+        truth: whether raising it lowers the test error, by the mean of the other dense seeds
+            [D, S, L]; NaN if unknown.
     """
 
     start: NDArray[np.intp]
@@ -35,10 +35,10 @@ class HeatingOutcomes:
 
 
 def heating_outcomes(diagram: PhaseDiagram) -> HeatingOutcomes:
-    """Raise the temperature by half the grid, from every cell where the grid goes that far.
+    """Raise the temperature by half the grid, from every cell of the colder half.
 
-    The best of all hotter temperatures is no fair truth, since where errors are flat one of many
-    is lower by chance; one step of half the grid is one comparison.
+    The best of all hotter temperatures would be a biased truth: where errors are flat, one of many
+    is lower by chance. One step of half the grid is a single comparison.
     """
     count = len(diagram.temperatures)
     start = np.arange(count // 2, count)
@@ -53,12 +53,12 @@ def heating_outcomes(diagram: PhaseDiagram) -> HeatingOutcomes:
 
 
 def accuracy_table(diagram: PhaseDiagram, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFrame:
-    """Share of cells where Algorithm 1 points the right way, over the threshold of LMC.
+    """Accuracy of Algorithm 1 over the threshold of LMC.
 
     Returns:
-        One row a threshold: ``threshold``; ``accuracy`` with ``low`` and ``high``, its 95 %
-        interval by Student's t over dense seeds; ``always hotter`` and ``never hotter``, the
-        accuracies of rules that do not look.
+        One row per threshold: ``threshold``; ``accuracy``, the share of cells where the algorithm
+        is right, with its 95 % interval ``low`` to ``high`` by Student's t over dense seeds;
+        ``always hotter`` and ``never hotter``, the accuracies of two constant rules.
     """
     hotter = float(mean(heating_outcomes(diagram).truth.ravel(), 0))
     rows = []
@@ -79,28 +79,35 @@ def accuracy_table(diagram: PhaseDiagram, thresholds: Sequence[float] = THRESHOL
 
 
 def accuracy_by_seed(diagram: PhaseDiagram, threshold: float) -> Array:
-    """Share of cells where Algorithm 1, asked by one dense seed, points the right way [D]."""
-    found = heating_outcomes(diagram)
-    known = np.isfinite(found.truth) & np.isfinite(found.lmc)
-    right = (found.lmc < threshold) == (found.truth > 0)
+    """Share of cells where Algorithm 1, with the LMC of one dense seed, is right [D]."""
+    outcomes, known = _known_outcomes(diagram)
+    right = (outcomes.lmc < threshold) == (outcomes.truth > 0)
     return mean(np.where(known, right, np.nan), (1, 2))
 
 
+def _known_outcomes(diagram: PhaseDiagram) -> tuple[HeatingOutcomes, NDArray[np.bool_]]:
+    """Heating outcomes, and where both LMC and truth are known."""
+    outcomes = heating_outcomes(diagram)
+    return outcomes, np.isfinite(outcomes.truth) & np.isfinite(outcomes.lmc)
+
+
 def confusion_table(diagram: PhaseDiagram, threshold: float | None = None) -> pd.DataFrame:
-    """What Algorithm 1 says against what is so, in cells times dense seeds.
+    """Decisions of Algorithm 1 against the truth, in cells times dense seeds.
 
     Args:
-        diagram: where to look.
+        diagram: the diagram.
         threshold: of LMC; None: the diagram's.
 
     Returns:
-        Counts; rows "raise" and "keep" as the rule says, columns as it is.
+        Counts: one row per decision, one column per truth.
     """
-    threshold = diagram.lmc_threshold if threshold is None else threshold
-    found = heating_outcomes(diagram)
-    known = np.isfinite(found.truth) & np.isfinite(found.lmc)
-    said, so = found.lmc[known] < threshold, found.truth[known] > 0
-    counts = [[int((said == a)[so == b].sum()) for b in (True, False)] for a in (True, False)]
+    outcomes, known = _known_outcomes(diagram)
+    raised = outcomes.lmc[known] < (diagram.lmc_threshold if threshold is None else threshold)
+    better = outcomes.truth[known] > 0
+    counts = [
+        [int(((raised == decision) & (better == truth)).sum()) for truth in (True, False)]
+        for decision in (True, False)
+    ]
     return pd.DataFrame(
         counts,
         index=pd.Index(["raise the temperature", "keep it"], name="Algorithm 1 says"),
@@ -109,24 +116,24 @@ def confusion_table(diagram: PhaseDiagram, threshold: float | None = None) -> pd
 
 
 def costliest_mistakes(diagrams: Mapping[str, PhaseDiagram], most: int = 8) -> pd.DataFrame:
-    """The cells where Algorithm 1, asked for the mean over seeds, costs most test error.
+    """Cells where the decision of Algorithm 1, on means over seeds, costs most test error.
 
     Args:
         diagrams: by heading.
-        most: rows at most.
+        most: maximum number of rows.
 
     Returns:
-        One row a cell, the worst first: the diagram's heading, load, temperature, LMC, what the
-        rule says, and the test error lost, in points.
+        One row per cell, the worst first: the diagram's heading, load, temperatures, LMC, the
+        decision, and the test error lost, in percentage points.
     """
     rows = []
     for heading, diagram in diagrams.items():
-        found = heating_outcomes(diagram)
-        lmc, gain = mean(found.lmc, 0), mean(found.gain, 0)
+        outcomes = heating_outcomes(diagram)
+        lmc, gain = mean(outcomes.lmc, 0), mean(outcomes.gain, 0)
         for (i, j), value in np.ndenumerate(gain):
             hotter = lmc[i, j] < diagram.lmc_threshold
             if np.isfinite(value) and hotter != (value > 0):
-                start, end = (diagram.temperatures[at[i]] for at in (found.start, found.end))
+                start, end = (diagram.temperatures[x[i]] for x in (outcomes.start, outcomes.end))
                 rows.append(
                     {
                         "diagram": heading,

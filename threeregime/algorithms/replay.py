@@ -1,9 +1,8 @@
-"""The rules of `threeregime.algorithms.selection` on finished tables: what they choose, and how
-good that is.
+"""Replay of the rules of `threeregime.algorithms.selection` on result tables.
 
-Who prunes a net sees a few copies and wants the next one to be good. So a rule here sees a pair of
-copies, and its choice is judged by the copies that it did not see: grid search, which takes the
-lowest of many noisy numbers, is then not rewarded for the noise.
+In practice a rule sees a few copies of a net and should choose well for the next one. In a replay
+a rule therefore sees a pair of copies, and its choice is evaluated on the others. Otherwise grid
+search, which takes the lowest of many noisy numbers, would be rewarded for the noise.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ Rule = Callable[[Trials], Decision]
 
 @dataclass(frozen=True)
 class Replay:
-    """Candidates of one load and dense seed, as a finished table has them; a `Trials`.
+    """Candidates of one load and dense seed in a result table; implements `Trials`.
 
     Attributes:
         tables: of one variant.
-        load: where to prune to.
-        dense_seed: whose checkpoints are the candidates.
+        load: the load to prune to.
+        dense_seed: the dense run whose checkpoints are the candidates.
         pair: the two retraining seeds that a rule sees, the smaller first.
         retraining_epochs: of a whole retraining.
     """
@@ -51,64 +50,63 @@ class Replay:
     @cached_property
     def _errors(self) -> dict[tuple[float, int], float]:
         """Test error by candidate and retraining seed."""
-        nets = self._here(self.tables.nets)
+        nets = self._rows(self.tables.nets)
         keys = zip(nets[self.tables.temperature], nets["retrain_seed"], strict=True)
         return dict(zip(keys, nets["test_error"].astype(float), strict=True))
 
     @cached_property
-    def _measured(self) -> dict[tuple[float, int], Measurement]:
-        """What the pair showed, by candidate and epoch of retraining."""
-        end = self._of_pair(self.tables.pairs)
-        seen = [np.mean([self._errors[t, s] for s in self.pair]) for t in end[self._axis]]
-        tables = [end.assign(epoch=self.retraining_epochs, test_error=seen)]
+    def _measurements(self) -> dict[tuple[float, int], Measurement]:
+        """Measurements of the pair, by candidate and epoch of retraining."""
+        axis = self.tables.temperature
+        end = self._rows_of_pair(self.tables.pairs)
+        errors = [np.mean([self._errors[t, s] for s in self.pair]) for t in end[axis]]
+        tables = [end.assign(epoch=self.retraining_epochs, test_error=errors)]
         if len(self.tables.early):
-            # Where the last early epoch is the last of all, the two rows agree.
-            tables = [self._of_pair(self.tables.early), *tables]
-        columns = [self._axis, "epoch", "test_error", "lmc", "cka_softmax"]
+            # If the last early epoch is the last of all, the two rows agree.
+            tables = [self._rows_of_pair(self.tables.early), *tables]
+        columns = [axis, "epoch", "test_error", "lmc", "cka_softmax"]
         return {
             (candidate, epoch): Measurement(error, lmc, cka)
             for table in tables
             for candidate, epoch, error, lmc, cka in table[columns].itertuples(index=False)
         }
 
-    @property
-    def _axis(self) -> str:
-        return self.tables.temperature
+    def _rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Rows of the load and the dense seed."""
+        return table[
+            (table[self.tables.load] == self.load) & (table["dense_seed"] == self.dense_seed)
+        ]
 
-    def _here(self, table: pd.DataFrame) -> pd.DataFrame:
-        place = (table[self.tables.load] == self.load) & (table["dense_seed"] == self.dense_seed)
-        return table[place]
-
-    def _of_pair(self, table: pd.DataFrame) -> pd.DataFrame:
+    def _rows_of_pair(self, table: pd.DataFrame) -> pd.DataFrame:
         first, second = np.sort(table[["seed_a", "seed_b"]].to_numpy(), axis=1).T
-        return self._here(table[(first == self.pair[0]) & (second == self.pair[1])])
+        return self._rows(table[(first == self.pair[0]) & (second == self.pair[1])])
 
     def dense_error(self, candidate: float) -> float:
         """Test error of the dense net."""
         dense = self.tables.dense
-        here = dense["dense_seed"] == self.dense_seed
+        rows = dense["dense_seed"] == self.dense_seed
         for axis, value in ((self.tables.temperature, candidate), (self.tables.load, self.load)):
             if axis in dense:
-                here &= dense[axis] == value
-        return float(dense.loc[here, "test_error"].mean())
+                rows &= dense[axis] == value
+        return float(dense.loc[rows, "test_error"].mean())
 
     def retrain(self, candidate: float, epochs: int) -> Measurement:
-        """What the pair showed after so many epochs.
+        """Return the measurement of the pair after some epochs of retraining.
 
         Raises:
-            ThreeRegimeError: it was not measured then.
+            ThreeRegimeError: If nothing was measured after that epoch.
         """
-        if (candidate, epochs) not in self._measured:
+        if (candidate, epochs) not in self._measurements:
             raise ThreeRegimeError(
                 f"nothing was measured after {epochs} epochs of retraining: give that epoch in "
                 "metrics.early"
             )
-        return self._measured[candidate, epochs]
+        return self._measurements[candidate, epochs]
 
-    def judged(self, candidate: float) -> float:
-        """Test error of the copies that the rule did not see; of the pair where there is no other.
+    def held_out_error(self, candidate: float) -> float:
+        """Test error of the copies outside the pair, or of the pair if there are no others.
 
-        NaN where one of these diverged.
+        NaN if one of them diverged.
         """
         errors = {s: e for (c, s), e in self._errors.items() if c == candidate}
         others = [e for s, e in errors.items() if s not in self.pair]
@@ -116,30 +114,28 @@ class Replay:
 
 
 def replays(tables: Results, retraining_epochs: int) -> list[Replay]:
-    """Every load, dense seed and pair of copies of a table of one variant."""
+    """Replays of every load, dense seed and pair of copies in a table of one variant."""
     nets = tables.nets
-    pairs = list(itertools.combinations(sorted(nets["retrain_seed"].unique()), 2))
-    places = itertools.product(
-        sorted(nets[tables.load].unique()), sorted(nets["dense_seed"].unique())
-    )
     return [
         Replay(tables, load, seed, pair, retraining_epochs)
-        for load, seed in places
-        for pair in pairs
+        for load in sorted(nets[tables.load].unique())
+        for seed in sorted(nets["dense_seed"].unique())
+        for pair in itertools.combinations(sorted(nets["retrain_seed"].unique()), 2)
     ]
 
 
 def replay_rules(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFrame:
-    """What each rule chooses in each trial, and how good that is.
+    """Choices of each rule in each trial, with their test errors and costs.
 
     Args:
-        trials: as `replays` makes them.
+        trials: as returned by `replays`.
         rules: by name.
 
     Returns:
-        One row a trial and rule: ``rule``, the load, ``dense_seed``, ``pair``, ``chosen``,
-        ``test_error`` (a fraction, of copies that the rule did not see), ``lmc`` (of the chosen
-        net's copies, wholly retrained), ``epochs`` spent on retraining and ``grid_epochs``.
+        One row per trial and rule: ``rule``, the load, ``dense_seed``, ``pair``, ``chosen``,
+        ``test_error`` (a fraction, of copies that the rule did not see), ``lmc`` (of the pair of
+        the chosen net after all of the retraining), ``epochs`` spent on retraining and
+        ``grid_epochs``.
     """
     rows = []
     for trial in trials:
@@ -152,7 +148,7 @@ def replay_rules(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFram
                     "dense_seed": trial.dense_seed,
                     "pair": trial.pair,
                     "chosen": decision.chosen,
-                    "test_error": trial.judged(decision.chosen),
+                    "test_error": trial.held_out_error(decision.chosen),
                     "lmc": trial.retrain(decision.chosen, trial.retraining_epochs).lmc,
                     "epochs": decision.epochs,
                     "grid_epochs": decision.grid_epochs,
@@ -161,21 +157,21 @@ def replay_rules(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def summarize_rules(played: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
-    """What some rules come to, over all loads: test error and cost.
+def summarize_rules(choices: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
+    """Test error and cost of some rules, over all loads.
 
     Args:
-        played: as `play` returns it.
-        rules: which, in the order of the rows.
+        choices: as returned by `replay_rules`.
+        rules: names of the rules, in the order of the rows.
 
     Returns:
-        One row a rule, ready to be shown: its name, the test error in percent with its 95 %
-        interval over dense seeds (Student's t; none for a single one), the mean number of epochs
-        it spends on retraining for one load and dense seed, and that as a share of grid search's.
+        One row per rule, for display: its name, the test error in percent with its 95 % interval
+        over dense seeds (Student's t; none for a single seed), the mean number of epochs of
+        retraining for one load and dense seed, and that as a share of grid search's.
     """
     rows = []
     for rule in rules:
-        own = played[played["rule"] == rule]
+        own = choices[choices["rule"] == rule]
         by_seed = 100 * own.groupby("dense_seed")["test_error"].mean().to_numpy(dtype=float)
         middle, half = by_seed.mean(), interval_half_width(by_seed)
         ends = f" ({middle - half:.1f} to {middle + half:.1f})" if np.isfinite(half) else ""
@@ -190,26 +186,25 @@ def summarize_rules(played: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def regret_table(played: pd.DataFrame, load: str, rule: str) -> pd.DataFrame:
-    """Where a rule's choice was worse than grid search's, the worst first.
+def regret_table(choices: pd.DataFrame, load: str, rule: str) -> pd.DataFrame:
+    """Choices of a rule that were worse than grid search's, the worst first.
 
     Args:
-        played: as `play` returns it, with the rule "grid search".
+        choices: as returned by `replay_rules`, with the rule "grid search".
         load: name of the load.
-        rule: which rule.
+        rule: name of the rule.
 
     Returns:
-        One row a load and dense seed: what both chose, with the commonest choice over pairs, the
-        LMC of the rule's net, and ``points lost`` (test error of the rule's minus grid search's,
-        mean over pairs, in points of percent; positive ones alone).
+        One row per load and dense seed: the choices of both (the most frequent over pairs), the
+        LMC of the rule's net, and ``points lost``: test error of the rule's minus grid search's,
+        mean over pairs, in percentage points, where positive.
     """
-    keys = [load, "dense_seed"]
-    chosen = played.groupby(["rule", *keys]).agg(
+    means = choices.groupby(["rule", load, "dense_seed"]).agg(
         test_error=("test_error", "mean"),
         chosen=("chosen", lambda x: x.mode().iloc[0]),
         lmc=("lmc", "mean"),
     )
-    own, best = chosen.loc[rule], chosen.loc["grid search"]
+    own, best = means.loc[rule], means.loc["grid search"]
     table = pd.DataFrame(
         {
             "chosen": own["chosen"],

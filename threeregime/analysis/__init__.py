@@ -1,4 +1,4 @@
-"""Phase diagrams, and what can be read off them."""
+"""Phase diagrams and their analysis: regimes, intervals, transitions and boundaries."""
 
 from threeregime.analysis.bootstrap import Array, mean
 from threeregime.analysis.boundary import (
@@ -7,7 +7,7 @@ from threeregime.analysis.boundary import (
     follow_boundary,
     follow_boundary_of,
 )
-from threeregime.analysis.cells import METRICS, format_value
+from threeregime.analysis.cells import METRIC_FORMATS, METRICS, format_value
 from threeregime.analysis.intervals import (
     contrast,
     held_out_error,
@@ -34,6 +34,7 @@ from threeregime.analysis.transitions import (
 __all__ = [
     "LMC_THRESHOLD",
     "METRICS",
+    "METRIC_FORMATS",
     "PROBABILITY_COLUMNS",
     "REGIMES",
     "Array",

@@ -1,8 +1,8 @@
-"""The boundary of Regime I without the whole diagram: bisection over the temperature.
+"""The boundary of Regime I without the whole diagram, by bisection over the temperature.
 
-Along a load LMC falls with colder training, and a lighter load moves the boundary to colder
-training (Figure 2c of the paper). So each load is bisected, and the loads between two that are
-known are bisected between their boundaries alone.
+At a given load LMC falls with colder training, and a lighter load moves the boundary to colder
+training (Figure 2c of the paper). Each load is therefore bisected, and a load between two known
+ones only between their boundaries.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from threeregime.analysis.cells import format_value
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis.phase_diagram import PhaseDiagram, check_lmc_threshold
 from threeregime.analysis.thresholds import LMC_THRESHOLD
-from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment, hot_to_cold
 from threeregime.results import Results, load_results, tables
 from threeregime.sweep import is_complete, obtain_results
 
 Cell = tuple[float, float]
 Measure = Callable[[Sequence[Cell]], Mapping[Cell, float]]
-"""LMC of cells (temperature, load); called once a round with all that the round needs."""
+"""LMC of cells (temperature, load); called once per round with all cells of the round."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class Boundary:
         load: name of the load.
         temperatures: the T temperatures of the grid, hot to cold.
         loads: the L loads, high to low.
-        crossing: how many of a load's temperatures, from the hottest on, are in Regime II [L].
-        measured: LMC of the cells that were asked for, in that order.
-        rounds: how often the measure was called.
+        crossing: number of each load's temperatures, from the hottest on, in Regime II [L].
+        lmc: LMC of the cells that were measured, in the order of measurement.
+        rounds: number of calls of the measure.
     """
 
     temperature: str
@@ -47,12 +46,12 @@ class Boundary:
     temperatures: tuple[float, ...]
     loads: tuple[float, ...]
     crossing: tuple[int, ...]
-    measured: dict[Cell, float]
+    lmc: dict[Cell, float]
     rounds: int
 
     @property
-    def in_one(self) -> NDArray[np.bool_]:
-        """Which cells are in Regime I [T, L], measured or not."""
+    def in_regime_one(self) -> NDArray[np.bool_]:
+        """Whether each cell is in Regime I [T, L], measured or not."""
         rows = np.arange(len(self.temperatures))[:, None]
         inside: NDArray[np.bool_] = rows >= np.array(self.crossing)
         return inside
@@ -60,10 +59,10 @@ class Boundary:
     @property
     def share(self) -> float:
         """Measured cells as a share of the grid's."""
-        return len(self.measured) / (len(self.temperatures) * len(self.loads))
+        return len(self.lmc) / self.in_regime_one.size
 
     def table(self) -> pd.DataFrame:
-        """One row a load: the coldest temperature of Regime II and the hottest of Regime I."""
+        """One row per load: the coldest temperature of Regime II and the hottest of Regime I."""
         rows = []
         for load, crossing in zip(self.loads, self.crossing, strict=True):
             sides = [
@@ -72,16 +71,17 @@ class Boundary:
                 else "none"
                 for i in (crossing - 1, crossing)
             ]
-            measured = sum(x == load for _, x in self.measured)
-            rows.append((format_value(self.load, load), *sides, measured))
+            rows.append(
+                (format_value(self.load, load), *sides, sum(x == load for _, x in self.lmc))
+            )
         columns = [self.load, "coldest of II", "hottest of I", "cells measured"]
         return pd.DataFrame(rows, columns=columns)
 
     def agreement(self, diagram: PhaseDiagram) -> float:
-        """Share of a whole diagram's cells that are on the side of the boundary they should be."""
+        """Share of a whole diagram's cells that are on the right side of the boundary."""
         regime = diagram.grid("regime")
         known = pd.notna(regime)
-        return float(((regime == "I") == self.in_one)[known].mean())
+        return float(((regime == "I") == self.in_regime_one)[known].mean())
 
 
 def follow_boundary(
@@ -96,47 +96,45 @@ def follow_boundary(
     Args:
         temperatures: of the grid, hot to cold.
         loads: of the grid, high to low.
-        measure: gives the LMC of cells. One that is no number counts as Regime I.
+        measure: returns the LMC of cells; NaN counts as Regime I.
         threshold: of LMC.
         axes: names of temperature and load.
     """
-    measured: dict[Cell, float] = {}
+    lmc: dict[Cell, float] = {}
     crossing: dict[int, int] = {}
     rounds = 0
     for level in _levels(len(loads)):
         # What is known: Regime II up to row low, Regime I from row high on.
-        spans = {j: _between(crossing, j, len(temperatures)) for j in level}
+        spans = {j: _span(crossing, j, len(temperatures)) for j in level}
         while middles := {j: (a + b) // 2 for j, (a, b) in spans.items() if b - a > 1}:
             cells = {j: (temperatures[i], loads[j]) for j, i in middles.items()}
-            found = measure(list(cells.values()))
+            values = measure(list(cells.values()))
             rounds += 1
             for j, i in middles.items():
-                lmc = found[cells[j]]
-                measured[cells[j]] = lmc
+                lmc[cells[j]] = values[cells[j]]
                 low, high = spans[j]
-                spans[j] = (i, high) if lmc >= threshold else (low, i)
+                spans[j] = (i, high) if lmc[cells[j]] >= threshold else (low, i)
         crossing.update({j: high for j, (_, high) in spans.items()})
-    ordered = tuple(crossing[j] for j in range(len(loads)))
-    return Boundary(*axes, tuple(temperatures), tuple(loads), ordered, measured, rounds)
+    rows = tuple(crossing[j] for j in range(len(loads)))
+    return Boundary(*axes, tuple(temperatures), tuple(loads), rows, lmc, rounds)
 
 
-def _between(crossing: Mapping[int, int], j: int, count: int) -> tuple[int, int]:
+def _span(crossing: Mapping[int, int], j: int, count: int) -> tuple[int, int]:
     """Rows between which a load's boundary lies, given those of loads on both sides."""
-    left = [crossing[k] for k in crossing if k < j]
-    right = [crossing[k] for k in crossing if k > j]
+    left = [row for k, row in crossing.items() if k < j]
+    right = [row for k, row in crossing.items() if k > j]
     low, high = max(left, default=0) - 1, min(right, default=count)
     # Noise can bring neighbours into the wrong order.
     return min(low, high - 1), high
 
 
 def _levels(count: int) -> list[list[int]]:
-    """Indices from the ends inwards, each level halving what lies between the last ones."""
+    """Indices from the ends inwards; each level halves the gaps between the earlier ones."""
     if count == 1:
         return [[0]]
     levels, known = [[0, count - 1]], {0, count - 1}
     while len(known) < count:
-        done = sorted(known)
-        level = [(a + b) // 2 for a, b in pairwise(done) if b - a > 1]
+        level = [(a + b) // 2 for a, b in pairwise(sorted(known)) if b - a > 1]
         levels.append(level)
         known.update(level)
     return levels
@@ -149,35 +147,33 @@ def describe_boundary(
     device: str = "auto",
     recompute: bool = False,
 ) -> str:
-    """Follow the boundary of an experiment, computing what is needed and not there; say it.
+    """Follow the boundary of an experiment, computing the missing cells, and describe it.
 
-    Where the tables hold the whole diagram it is said how far the two agree.
+    If the tables hold the whole diagram, the description says how far the two agree.
 
     Args:
-        experiment: what is wanted.
-        variant: which of its variants; empty: its only one.
+        experiment: the experiment.
+        variant: name of the variant; empty: the only one.
         threshold: of LMC.
         device: cpu, cuda or auto.
-        recompute: leave the shipped tables aside.
+        recompute: do not read the shipped tables.
 
     Raises:
-        ThreeRegimeError: no such variant, or a threshold out of its range.
+        ThreeRegimeError: If there is no such variant or the threshold is out of range.
     """
-    if not -1 <= threshold <= 0:
-        raise ThreeRegimeError(f"lmc_threshold = {threshold} is not allowed: from -1 to 0")
-    one = experiment.variant(variant)
-    found = follow_boundary_of(one, lambda e: obtain_results(e, device, recompute), threshold)
+    check_lmc_threshold(threshold)
+    part = experiment.variant(variant)
+    boundary = follow_boundary_of(part, lambda e: obtain_results(e, device, recompute), threshold)
     lines = [
-        found.table().to_string(index=False),
-        f"{len(found.measured)} of {found.in_one.size} cells measured ({found.share:.0%}), in "
-        f"{found.rounds} rounds",
+        boundary.table().to_string(index=False),
+        f"{len(boundary.lmc)} of {boundary.in_regime_one.size} cells measured "
+        f"({boundary.share:.0%}), in {boundary.rounds} rounds",
     ]
-    if not recompute and is_complete(one, tables.ROOT):
-        whole = load_results(one).variant(next(iter(one.variants)))
-        diagram = PhaseDiagram.from_results(whole, threshold, bootstrap=0)
-        lines.append(
-            f"the whole diagram is there too: it agrees in {found.agreement(diagram):.1%} of cells"
-        )
+    if not recompute and is_complete(part, tables.ROOT):
+        results = load_results(part).variant(next(iter(part.variants)))
+        diagram = PhaseDiagram.from_results(results, threshold, bootstrap=0)
+        agreement = boundary.agreement(diagram)
+        lines.append(f"the whole diagram is there too: it agrees in {agreement:.1%} of cells")
     return "\n".join(lines)
 
 
@@ -186,11 +182,11 @@ def follow_boundary_of(
     obtain: Callable[[Experiment], Results],
     threshold: float = LMC_THRESHOLD,
 ) -> Boundary:
-    """Follow the boundary of an experiment, computing the cells that are needed.
+    """Follow the boundary of an experiment, obtaining only the cells that are needed.
 
     Args:
-        experiment: of one variant.
-        obtain: gives the tables of an experiment, e.g. :func:`threeregime.sweep.compute.obtain`.
+        experiment: an experiment of one variant.
+        obtain: returns the tables of an experiment, e.g. `threeregime.sweep.obtain_results`.
         threshold: of LMC.
     """
 
@@ -199,6 +195,6 @@ def follow_boundary_of(
         means = pairs.groupby([experiment.temperature, experiment.load])["lmc"].mean()
         return {cell: float(means.get(cell, np.nan)) for cell in cells}
 
-    names = (experiment.temperature, experiment.load)
+    axes = (experiment.temperature, experiment.load)
     temperatures = hot_to_cold(experiment.temperature, experiment.temperatures)
-    return follow_boundary(temperatures, sorted(experiment.loads), measure, threshold, names)
+    return follow_boundary(temperatures, sorted(experiment.loads), measure, threshold, axes)

@@ -1,4 +1,4 @@
-"""From the long result tables to the numbers of each cell: means, replicates, values by seed."""
+"""Cells of a phase diagram from the long result tables: means, replicates, values by seed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import AXES
 from threeregime.results import Results
 
-# The columns of the nets and of the pairs that become numbers of a cell.
-OF_NETS, OF_PAIRS = ("test_error",), ("lmc", "cka_softmax", "cka_logits")
-NORMALIZED = "normalized_test_error"
-METRICS = (*OF_NETS, NORMALIZED, *OF_PAIRS)
-# How a metric is printed: its name in the paper's words, its factor and its format.
-PRINTED = {
+# Columns of the nets and of the pairs that are averaged over a cell.
+NET_METRICS, PAIR_METRICS = ("test_error",), ("lmc", "cka_softmax", "cka_logits")
+NORMALIZED_ERROR = "normalized_test_error"
+METRICS = (*NET_METRICS, NORMALIZED_ERROR, *PAIR_METRICS)
+METRIC_FORMATS = {
     "test_error": ("Test error (%)", 100, ".1f"),
     "normalized_test_error": ("Normalized test error (%)", 100, ".2f"),
     "lmc": ("LMC", 1, ".3f"),
     "cka_softmax": ("CKA", 1, ".3f"),
     "cka_logits": ("CKA of logits", 1, ".3f"),
 }
+"""How a metric is printed: its name in the paper, the factor to its unit, and the number format."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The numbers of C cells, metric by metric.
+    """Values of C cells for each metric.
 
     Attributes:
         rows: temperature, load, n_nets, n_pairs and n_diverged of each cell, sorted.
@@ -45,7 +45,7 @@ class Cells:
 
 
 def cells_from_results(results: Results, bootstrap: int, seed: int) -> Cells:
-    """Gather the cells of an experiment; see
+    """Collect the cells of an experiment; see
     `threeregime.analysis.phase_diagram.PhaseDiagram.from_results`.
     """
     axes = [results.temperature, results.load]
@@ -58,41 +58,39 @@ def cells_from_results(results: Results, bootstrap: int, seed: int) -> Cells:
     keys = pd.concat([nets[axes], pairs[axes]]).drop_duplicates()
     index = pd.MultiIndex.from_frame(keys.sort_values(axes))
     dense = sorted({*nets["dense_seed"], *pairs["dense_seed"]})
-    laid = [
-        boot.blocks(nets, index, dense, ["retrain_seed"], OF_NETS),
-        boot.blocks(pairs, index, dense, ["seed_a", "seed_b"], OF_PAIRS),
-    ]
+    net_arrays = boot.table_to_arrays(nets, index, dense, ["retrain_seed"], NET_METRICS)
+    pair_arrays = boot.table_to_arrays(pairs, index, dense, ["seed_a", "seed_b"], PAIR_METRICS)
     rows = index.to_frame(index=False)
-    rows["n_nets"] = np.isfinite(laid[0]["test_error"]).sum((1, 2))
-    rows["n_pairs"] = np.isfinite(laid[1]["lmc"]).sum((1, 2))
-    bad = nets.groupby(axes)["diverged"].sum()
-    rows["n_diverged"] = bad.reindex(index, fill_value=0).to_numpy(dtype=int)
+    rows["n_nets"] = np.isfinite(net_arrays["test_error"]).sum((1, 2))
+    rows["n_pairs"] = np.isfinite(pair_arrays["lmc"]).sum((1, 2))
+    diverged = nets.groupby(axes)["diverged"].sum()
+    rows["n_diverged"] = diverged.reindex(index, fill_value=0).to_numpy(dtype=int)
     cells = Cells(rows, {})
-    drawn = boot.draw_dense(bootstrap, len(dense), seed)
-    for inner, kind in enumerate(laid, start=seed + 1):
-        cells.means.update({name: boot.mean(values, (1, 2)) for name, values in kind.items()})
-        cells.by_seed.update({name: boot.mean(values, 2).T for name, values in kind.items()})
+    dense_draws = boot.draw_dense_seeds(bootstrap, len(dense), seed)
+    for inner_seed, arrays in enumerate((net_arrays, pair_arrays), start=seed + 1):
+        cells.means.update({name: boot.mean(values, (1, 2)) for name, values in arrays.items()})
+        cells.by_seed.update({name: boot.mean(values, 2).T for name, values in arrays.items()})
         if bootstrap:
-            cells.replicates.update(boot.resample(kind, drawn, inner))
+            cells.replicates.update(boot.resample(arrays, dense_draws, inner_seed))
     return _normalize(cells, results.load)
 
 
 def cells_from_means(table: pd.DataFrame, temperature: str, load: str) -> Cells:
-    """Cells of which nothing is known but the means, columns test_error, lmc and cka."""
+    """Cells of which only the means are known: columns test_error, lmc and cka."""
     table = table.sort_values([temperature, load], ignore_index=True)
     rows = table[[temperature, load]].assign(n_nets=0, n_pairs=0, n_diverged=0)
-    named = {"test_error": "test_error", "lmc": "lmc", "cka_softmax": "cka"}
-    means = {name: table[column].to_numpy(dtype=float) for name, column in named.items()}
+    columns = {"test_error": "test_error", "lmc": "lmc", "cka_softmax": "cka"}
+    means = {name: table[column].to_numpy(dtype=float) for name, column in columns.items()}
     means["cka_logits"] = np.full(len(table), np.nan)
     return _normalize(Cells(rows, means), load)
 
 
 def _mark_diverged(nets: pd.DataFrame) -> pd.DataFrame:
-    """The nets with ``diverged`` set where the error is no number, and no error where it is set."""
-    bad = ~np.isfinite(nets["test_error"].to_numpy(dtype=float, na_value=np.nan))
+    """Set ``diverged`` where the error is not finite, and the error to NaN where it is set."""
+    diverged = ~np.isfinite(nets["test_error"].to_numpy(dtype=float, na_value=np.nan))
     if "diverged" in nets:
-        bad |= nets["diverged"].to_numpy(dtype=bool)
-    return nets.assign(diverged=bad, test_error=nets["test_error"].where(~bad))
+        diverged |= nets["diverged"].to_numpy(dtype=bool)
+    return nets.assign(diverged=diverged, test_error=nets["test_error"].where(~diverged))
 
 
 def _normalize(cells: Cells, load: str) -> Cells:
@@ -103,17 +101,17 @@ def _normalize(cells: Cells, load: str) -> Cells:
         inside = np.flatnonzero(column == x)
         known = inside[np.isfinite(error[inside])]
         best[inside] = known[np.argmin(error[known])] if known.size else inside[0]
-    cells.means[NORMALIZED] = error - error[best]
+    cells.means[NORMALIZED_ERROR] = error - error[best]
     for values in (cells.replicates, cells.by_seed):
         if values:
-            values[NORMALIZED] = values["test_error"] - values["test_error"][:, best]
+            values[NORMALIZED_ERROR] = values["test_error"] - values["test_error"][:, best]
     return cells
 
 
 def format_value(axis: str, value: float) -> str:
-    """A temperature or load as figures and tables print it: densities in percent, bits by name."""
-    known = AXES[axis]
-    if known.percent:
+    """Format a temperature or load for figures and tables: fractions in percent, units by name."""
+    unit = AXES[axis].unit
+    if AXES[axis].percent:
         return f"{100 * value:g} %"
     plural = "" if value == 1 else "s"
-    return f"{value:g} {known.unit}{plural}" if known.unit else f"{value:g}"
+    return f"{value:g} {unit}{plural}" if unit else f"{value:g}"

@@ -12,17 +12,17 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]
 from threeregime.analysis.bootstrap import Array, mean
 
 
-def contrast(of: NDArray[np.bool_], minus: NDArray[np.bool_]) -> Callable[[Array], Array]:
-    """Function of grids [..., T, L]: mean over ``of`` minus mean over ``minus`` inside each load.
+def contrast(plus: NDArray[np.bool_], minus: NDArray[np.bool_]) -> Callable[[Array], Array]:
+    """Return a function of grids [..., T, L]: mean over ``plus`` minus mean over ``minus``.
 
-    Averaged over the loads that have both.
+    The difference is taken inside each load and averaged over the loads that have both.
     """
 
-    def contrast(values: Array) -> Array:
-        one, other = (mean(np.where(mask, values, np.nan), -2) for mask in (of, minus))
-        return mean(one - other, -1)
+    def difference(values: Array) -> Array:
+        left, right = (mean(np.where(mask, values, np.nan), -2) for mask in (plus, minus))
+        return mean(left - right, -1)
 
-    return contrast
+    return difference
 
 
 def held_out_gain(values: Array) -> Array:
@@ -44,7 +44,7 @@ def held_out_error(values: Array) -> Array:
         values: errors [units, T, n].
 
     Returns:
-        [units, n]; NaN for a single unit, and where the others have no error.
+        Errors [units, n]; NaN for a single unit, and where the others have no error.
     """
     errors = np.full((len(values), values.shape[2]), np.nan)
     for unit in range(len(values) if len(values) > 1 else 0):
@@ -64,9 +64,9 @@ def spearman(error: Array) -> float:
 
 
 def interval_half_width(values: Array) -> float:
-    """Half of the 95 % interval of a mean over dense seeds, from a value of each [D].
+    """Half of the 95 % interval of a mean over dense seeds, from one value per seed [D].
 
-    Those that are no number are left out; NaN for fewer than two.
+    NaN values are ignored; NaN if fewer than two values remain.
     """
     known = values[np.isfinite(values)]
     if len(known) < 2:
@@ -75,5 +75,5 @@ def interval_half_width(values: Array) -> float:
 
 
 def t_half_width(error: float, seeds: int) -> float:
-    """Half of a 95 % interval from a standard error and the dense seeds behind it; NaN for one."""
+    """Half of a 95 % interval, from a standard error over ``seeds`` dense seeds; NaN for one."""
     return float(stdtrit(seeds - 1, 0.975) * error) if seeds > 1 else np.nan

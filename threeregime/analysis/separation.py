@@ -1,4 +1,4 @@
-"""How well a metric tells where a hotter dense run would be better, at the end and early on."""
+"""How well a metric predicts where a hotter dense run is better, at the end and early on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIGNS = {
     "hessian_trace": 1,
     "hessian_top": 1,
 }
-"""1 for a metric that is thought to be larger where hotter is better (Regime I), -1 for one that is
-smaller: there nets are poorly connected, unlike each other, bad and in sharp valleys."""
+"""1 for a metric that is expected to be larger where hotter is better (Regime I), -1 for one that
+is smaller: there nets are poorly connected, dissimilar, bad and in sharp valleys."""
 
 
 def hotter_is_better(results: Results) -> pd.Series:
@@ -32,12 +32,11 @@ def hotter_is_better(results: Results) -> pd.Series:
         results: tables of one variant.
 
     Returns:
-        Bool by (temperature, load), of the cells in the colder half where both have a test error.
-        Errors are means over all nets that did not diverge.
+        Booleans by (temperature, load), for the cells in the colder half where both have a test
+        error. Errors are means over all nets that did not diverge.
     """
     error = _means(results, results.nets, "test_error").unstack(results.load)
-    colder_up = AXES[results.temperature].colder_up
-    error = error.sort_index(ascending=colder_up)
+    error = error.sort_index(ascending=AXES[results.temperature].colder_up)
     gain = pd.Series((error - error.shift(len(error) // 2)).stack().dropna())
     return gain > 0
 
@@ -45,21 +44,21 @@ def hotter_is_better(results: Results) -> pd.Series:
 def separation_table(results: Results) -> pd.DataFrame:
     """How well each metric separates the cells where hotter is better from the others.
 
-    Defined by a threshold on LMC, Regime I is told by LMC without a fault. So the truth here is
-    what the regimes are for: whether :func:`hotter_is_better`. The test error of a cell is part of
-    that truth, chance and all, which flatters ``test_error`` as a metric; of the others the score
-    is limited by the noise of the truth.
+    LMC would predict Regime I perfectly, since a threshold on LMC defines it. The truth is
+    therefore the purpose of the regimes: whether :func:`hotter_is_better`. The test error of a cell
+    is part of that truth, with its noise, which favours ``test_error`` as a metric; the scores of
+    the others are limited by the noise of the truth.
 
     Args:
-        results: tables of one variant; ``early`` and the Hessian's columns may be there or not.
+        results: tables of one variant; ``early`` and the Hessian's columns are optional.
 
     Returns:
-        One row a metric that was measured and early epoch: ``metric``; ``epoch`` of retraining
-        after which it was taken (NaN: at its end); ``cells`` where truth and metric are known;
-        ``hotter_better``, how many of them are better when hotter; ``auc``, the area under the
-        receiver operating characteristic, the chance that of a cell that is and one that is not
-        better when hotter the metric, with its sign in :data:`SIGNS`, tells which is which. 0.5 is
-        guessing, below it the metric goes the other way; NaN where cells are all of one kind.
+        One row per measured metric and early epoch: ``metric``; ``epoch`` of retraining after which
+        it was measured (NaN: at its end); ``cells`` where truth and metric are known;
+        ``hotter_better``, the number of them that are better when hotter; ``auc``, the area under
+        the receiver operating characteristic: the probability that the metric, with its sign in
+        :data:`SIGNS`, ranks a cell that is better when hotter above one that is not. 0.5 is
+        guessing; NaN if all cells are of one kind.
     """
     truth = hotter_is_better(results)
     early, tables = results.early, [(np.nan, results.nets), (np.nan, results.pairs)]
@@ -74,20 +73,20 @@ def separation_table(results: Results) -> pd.DataFrame:
 
 
 def _means(results: Results, table: pd.DataFrame, metric: str) -> pd.Series:
-    """Mean of a column of each cell, by (temperature, load)."""
+    """Mean of a column in each cell, by (temperature, load)."""
     return table.groupby([results.temperature, results.load])[metric].mean()
 
 
 def _score(truth: pd.Series, metric: pd.Series) -> dict[str, float]:
-    both = pd.DataFrame({"truth": truth, "metric": metric}).dropna()
-    better = both["truth"].to_numpy(dtype=bool)
+    table = pd.DataFrame({"truth": truth, "metric": metric}).dropna()
+    better = table["truth"].to_numpy(dtype=bool)
     mixed = better.any() and not better.all()
-    auc = float(roc_auc_score(better, both["metric"])) if mixed else np.nan
-    return {"cells": len(both), "hotter_better": int(better.sum()), "auc": auc}
+    auc = float(roc_auc_score(better, table["metric"])) if mixed else np.nan
+    return {"cells": len(table), "hotter_better": int(better.sum()), "auc": auc}
 
 
-def areas_by_metric(tables: Results, epoch: int | None = None) -> pd.Series:
+def areas_by_metric(results: Results, epoch: int | None = None) -> pd.Series:
     """Area under the ROC curve of each metric, after an epoch of retraining or at its end."""
-    found = separation_table(tables)
-    at = found["epoch"].isna() if epoch is None else found["epoch"] == epoch
-    return found[at].set_index("metric")["auc"]
+    table = separation_table(results)
+    rows = table["epoch"].isna() if epoch is None else table["epoch"] == epoch
+    return table[rows].set_index("metric")["auc"]

@@ -1,14 +1,13 @@
-"""What every figure's notebook does: get the tables, make the diagrams, judge, name the sources."""
+"""A study: an experiment with its tables and phase diagrams, as the notebooks show it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from IPython.display import Markdown
 
 from threeregime.analysis.cells import format_value
 from threeregime.analysis.phase_diagram import PhaseDiagram
@@ -25,15 +24,18 @@ from threeregime.results import (
 from threeregime.results import tables as results
 from threeregime.sweep import is_complete, obtain_results
 
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
     """An experiment with its tables and the diagram of each of its variants.
 
     Attributes:
-        experiment: what was asked for.
-        tables: its rows.
-        diagrams: one a variant, by name; the name of the only one is empty.
+        experiment: the experiment.
+        tables: its results.
+        diagrams: one per variant, by name; the name of an only variant is empty.
     """
 
     experiment: Experiment
@@ -46,8 +48,8 @@ class Study:
         return next(iter(self.diagrams.values()))
 
     def facts(self) -> pd.DataFrame:
-        """What was trained and what came of it, a line each, for display."""
-        recipe, experiment = self.experiment.protocol, self.experiment
+        """Data, nets, training and regimes, one row each, for display."""
+        experiment, recipe = self.experiment, self.experiment.protocol
         facts = {
             "data": recipe.data.name,
             "net": f"{recipe.net.name}-{recipe.net.depth}, width x {recipe.net.width:g}",
@@ -69,7 +71,9 @@ class Study:
         return pd.Series({k: str(v) for k, v in facts.items()}, name=self.diagram.title).to_frame()
 
     def sources(self) -> Markdown:
-        """Where the numbers come from: rows and provenance of the tables used."""
+        """Row counts and provenance of the tables, for display."""
+        from IPython.display import Markdown
+
         tables = self.tables
         names = [asdict(tables.id)] if tables.id else []
         counts = (
@@ -100,24 +104,22 @@ class Study:
         Args:
             name: the experiment.
             scale: one of its scales.
-            temperatures: values of its temperature; none: its grid's.
-            loads: values of its load; none: its grid's.
-            dense_seeds: number of dense seeds; 0: its own.
-            retrain_seeds: number of retraining seeds; 0: its own.
-            lmc_threshold: below it a cell is in Regime I.
-            cka_threshold: from it on a connected cell is in II-B; 0: by Otsu's rule.
+            temperatures: values of its temperature; none: those of its grid.
+            loads: values of its load; none: those of its grid.
+            dense_seeds: number of dense seeds; 0: the experiment's.
+            retrain_seeds: number of retraining seeds; 0: the experiment's.
+            lmc_threshold: a cell below it is in Regime I.
+            cka_threshold: a connected cell at or above it is in II-B; 0: by Otsu's rule.
             device: cpu, cuda or auto.
-            recompute: leave the shipped tables aside.
+            recompute: do not read the shipped tables.
             fields: fields of the protocol to change.
 
         Raises:
-            ThreeRegimeError: a value that is not allowed.
+            ThreeRegimeError: If a value is not allowed.
         """
         experiment = load_experiment(name, scale).with_fields(fields or {})
-        chosen = {experiment.temperature: temperatures, experiment.load: loads}
-        experiment = experiment.with_values(
-            **{axis: values for axis, values in chosen.items() if values}
-        )
+        grid = {experiment.temperature: temperatures, experiment.load: loads}
+        experiment = experiment.with_values(**{axis: v for axis, v in grid.items() if v})
         if dense_seeds or retrain_seeds:
             experiment = experiment.with_seeds(
                 dense_seeds or len(experiment.dense_seeds),
@@ -134,14 +136,7 @@ class Study:
         lmc_threshold: float = LMC_THRESHOLD,
         cka_threshold: float = 0.0,
     ) -> Study:
-        """Make the diagram of each variant from tables.
-
-        Args:
-            experiment: what the tables are of.
-            tables: its rows.
-            lmc_threshold: below it a cell is in Regime I.
-            cka_threshold: from it on a connected cell is in II-B; 0: by Otsu's rule.
-        """
+        """Make the diagram of each variant; thresholds as in `obtain`."""
         total = experiment.protocol.dense.epochs if experiment.temperature == "epochs" else None
         diagrams = {
             variant: PhaseDiagram.from_results(
@@ -169,10 +164,10 @@ class Study:
     def at_paper_scale(
         cls, name: str, lmc_threshold: float = LMC_THRESHOLD, cka_threshold: float = 0.0
     ) -> list[Study]:
-        """What is shipped of an experiment at the paper's own scale; nothing is computed.
+        """Return the studies of an experiment with shipped tables at the paper's scale.
 
-        The original data set and, of CIFAR-10, its JPEG copy are looked for; prints a line where
-        there is nothing yet.
+        Covers the original data set and, for CIFAR-10, its JPEG copy, and prints a line about
+        each. Computes nothing.
         """
         shipped = {
             one.experiment.protocol.data.name: one.results
@@ -201,18 +196,21 @@ def _training(training: Any) -> str:
 
 
 def best_temperature_table(diagram: PhaseDiagram) -> pd.DataFrame:
-    """Best temperature of each load with its error beside the hottest's and the coldest's."""
-    found = best_temperatures(diagram)
-    names = ("hottest", "best", "coldest")
-    kind = diagram.error
+    """Best temperature of each load, with its error and those of the hottest and the coldest."""
+    table = best_temperatures(diagram)
+    ends = ("hottest", "best", "coldest")
     errors = {
-        f"error at {name}, {kind}": [f"{100 * e:.2f}" for e in found[f"error_{name}"]]
-        for name in names
+        f"error at {end}, {diagram.error}": [f"{100 * e:.2f}" for e in table[f"error_{end}"]]
+        for end in ends
     }
-    regimes = [
-        " / ".join(str(row[f"regime_{name}"]) for name in names) for _, row in found.iterrows()
-    ]
-    loads = [format_value(diagram.load, x) for x in found[diagram.load]]
-    best_at = [format_value(diagram.temperature, x) for x in found["best"]]
-    head = {diagram.load.replace("_", " "): loads}
-    return pd.DataFrame({**head, "best": best_at, **errors, "regimes there": regimes})
+    regimes = [" / ".join(str(row[f"regime_{end}"]) for end in ends) for _, row in table.iterrows()]
+    return pd.DataFrame(
+        {
+            diagram.load.replace("_", " "): [
+                format_value(diagram.load, x) for x in table[diagram.load]
+            ],
+            "best": [format_value(diagram.temperature, x) for x in table["best"]],
+            **errors,
+            "regimes there": regimes,
+        }
+    )

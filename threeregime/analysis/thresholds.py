@@ -1,4 +1,4 @@
-"""The two thresholds that make three regimes, and a rule for the one that the paper leaves open."""
+"""The two thresholds that define the three regimes, and Otsu's rule for the one of CKA."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ LMC_THRESHOLD = -0.05
 
 
 def otsu(values: Array) -> float:
-    """Threshold that splits numbers into two groups, each as alike as can be.
+    """Threshold that splits numbers into two groups with the least variance inside the groups.
 
-    Of all cuts of the sorted values into two groups it takes the one that leaves the least variance
-    inside the groups, equivalently the most between them (Otsu, "A threshold selection method from
-    gray-level histograms", IEEE Trans. SMC 9(1), 1979), and returns the middle of that gap. NaN are
-    left out. Values that are all one number go into the upper group; without values it is NaN.
+    The threshold is the middle of the gap between the groups (Otsu, "A threshold selection method
+    from gray-level histograms", IEEE Trans. SMC 9(1), 1979). NaN values are ignored. If all values
+    are equal, they form the upper group; without values the threshold is NaN.
     """
     x = np.sort(values[np.isfinite(values)])
     if x.size == 0 or x[0] == x[-1]:
         return float(x[0]) if x.size else np.nan
     below = np.arange(1, x.size)
     total = np.cumsum(x)
-    apart = total[:-1] / below - (total[-1] - total[:-1]) / (x.size - below)
-    between = np.where(x[1:] > x[:-1], below * (x.size - below) * apart**2, -1.0)
+    distance = total[:-1] / below - (total[-1] - total[:-1]) / (x.size - below)
+    # The least variance inside the groups is the largest variance between them.
+    between = np.where(x[1:] > x[:-1], below * (x.size - below) * distance**2, -1.0)
     cut = int(np.argmax(between))
     return float((x[cut] + x[cut + 1]) / 2)
 
@@ -38,8 +38,8 @@ def classify(lmc: Array, cka: Array, lmc_threshold: float, cka_threshold: float)
     Args:
         lmc: mean LMC, any shape; Regime I is ``lmc < lmc_threshold``.
         cka: mean CKA of softmax outputs, same shape; of the rest, II-B is ``cka >= cka_threshold``.
-        lmc_threshold: the split of I from II.
-        cka_threshold: the split of II-A from II-B.
+        lmc_threshold: separates I from II.
+        cka_threshold: separates II-A from II-B.
     """
     regime = np.full(np.shape(lmc), None, dtype=object)
     connected = lmc >= lmc_threshold

@@ -1,4 +1,4 @@
-"""What a phase diagram says about turning the temperature: best ones, transitions, boundaries."""
+"""The effect of the temperature in a phase diagram: best temperatures, transitions, boundaries."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Transition:
     """A favourable change of temperature at one load.
 
     Attributes:
-        load: where it is made.
+        load: the load.
         start: temperature before.
         end: temperature after.
         before: regime of the cell at ``start``.
         after: regime of the cell at ``end``.
-        gain: mean test error at ``start`` minus that at ``end``, a fraction. The end was chosen
-            for its low error on the same nets, so the gain is somewhat too large; the measure
-            without that bias is `threeregime.claims.diagram_statements.heating_helps`.
+        gain: mean test error at ``start`` minus that at ``end``, a fraction. It is biased upwards,
+            since the end is chosen for its low error on the same nets;
+            `threeregime.claims.diagram_statements.heating_helps` measures it without that bias.
     """
 
     load: float
@@ -40,13 +40,13 @@ class Transition:
 
 
 def best_temperatures(diagram: PhaseDiagram) -> pd.DataFrame:
-    """For each load the temperature of lowest mean test error, beside the hottest and the coldest.
+    """Temperature of lowest mean test error at each load, with the hottest and the coldest.
 
     Returns:
-        One row a load: ``best`` (temperature), ``error_hottest``, ``error_best``,
+        One row per load: ``best`` (temperature), ``error_hottest``, ``error_best``,
         ``error_coldest`` (fractions), ``regime_hottest``, ``regime_best``, ``regime_coldest``.
-        Hottest and coldest are those of the load's cells that have a test error; a load without
-        any is left out.
+        Hottest and coldest are among the load's cells that have a test error; a load without any
+        is left out.
     """
     error, regime = diagram.grid("test_error"), diagram.grid("regime")
     rows = []
@@ -55,25 +55,25 @@ def best_temperatures(diagram: PhaseDiagram) -> pd.DataFrame:
         if not known.size:
             continue
         best = known[np.argmin(error[known, j])]
-        at = {"hottest": known[0], "best": best, "coldest": known[-1]}
+        index = {"hottest": known[0], "best": best, "coldest": known[-1]}
         row = {diagram.load: load, "best": diagram.temperatures[best]}
-        row |= {f"error_{name}": error[i, j] for name, i in at.items()}
-        rows.append(row | {f"regime_{name}": regime[i, j] for name, i in at.items()})
+        row |= {f"error_{name}": error[i, j] for name, i in index.items()}
+        rows.append(row | {f"regime_{name}": regime[i, j] for name, i in index.items()})
     return pd.DataFrame(rows)
 
 
 def temperature_gains(diagram: PhaseDiagram) -> tuple[NDArray[np.int64], Array, Array, Array]:
-    """What each cell would gain from its load's best temperature, without the bias of choosing it.
+    """Gain of each cell from its load's best temperature, without the bias of choosing it.
 
-    The best of many noisy numbers looks better than it is. So for each dense seed the temperature
-    is chosen on the other dense seeds and the gain is measured on this one, as in
+    The lowest of many noisy errors underestimates the true one. For each dense seed the temperature
+    is therefore chosen on the other dense seeds and the gain is measured on this one, as in
     `threeregime.claims.diagram_statements.heating_helps`; the interval is Student's t over these
     gains.
 
     Returns:
         Row of the lowest mean test error of each load [L], -1 where there is none; then the mean
-        gain (fraction of test error, positive where the best is better) and its 95 % interval, each
-        [T, L], NaN without seeds.
+        gain (fraction of test error, positive where the best is better) and the ends of its 95 %
+        interval, each [T, L], NaN without seeds.
     """
     error, seeds = diagram.grid("test_error"), diagram.by_seed.get("test_error")
     best = np.where(
@@ -82,11 +82,11 @@ def temperature_gains(diagram: PhaseDiagram) -> tuple[NDArray[np.int64], Array, 
     gain, half = np.full(error.shape, np.nan), np.full(error.shape, np.nan)
     if seeds is None or len(seeds) < 2:
         return best, gain, gain - half, gain + half
-    each = seeds - held_out_error(seeds)[:, None]
-    gain, count = mean(each, 0), np.isfinite(each).sum(0)
-    spread = np.sqrt(mean((each - gain) ** 2, 0) / np.maximum(count - 1, 1))
+    by_seed = seeds - held_out_error(seeds)[:, None]
+    gain, count = mean(by_seed, 0), np.isfinite(by_seed).sum(0)
+    standard_error = np.sqrt(mean((by_seed - gain) ** 2, 0) / np.maximum(count - 1, 1))
     for n in np.unique(count):
-        half[count == n] = t_half_width(1.0, int(n)) * spread[count == n]
+        half[count == n] = t_half_width(1.0, int(n)) * standard_error[count == n]
     return best, gain, gain - half, gain + half
 
 
@@ -94,17 +94,17 @@ def favourable_transitions(diagram: PhaseDiagram) -> tuple[Transition | None, Tr
     """The two favourable transitions of the paper's Figures 1 and 2, at the load of largest gain.
 
     Returns:
-        ``(heating, cooling)``. Heating starts at a load's coldest cell, in Regime I, and goes to
+        ``(heating, cooling)``. Heating starts at a load's coldest cell, in Regime I, and ends at
         the hotter cell of Regime II-A with the lowest test error. Cooling starts at a load's
-        hottest cell, in II-A, and goes to the colder cell of II-B with the lowest test error.
-        None where no load offers a gain.
+        hottest cell, in II-A, and ends at the colder cell of II-B with the lowest test error.
+        None where no load has a gain.
     """
     return _favourable(diagram, "I", "II-A", -1), _favourable(diagram, "II-A", "II-B", 0)
 
 
 def _favourable(diagram: PhaseDiagram, before: str, after: str, start: int) -> Transition | None:
     error, regime = diagram.grid("test_error"), diagram.grid("regime")
-    found = []
+    transitions = []
     for j, load in enumerate(diagram.loads):
         known = np.flatnonzero(np.isfinite(error[:, j]))
         if not known.size or regime[known[start], j] != before:
@@ -113,9 +113,9 @@ def _favourable(diagram: PhaseDiagram, before: str, after: str, start: int) -> T
         if ends.size:
             end = ends[np.argmin(error[ends, j])]
             gain = float(error[known[start], j] - error[end, j])
-            where = (diagram.temperatures[known[start]], diagram.temperatures[end])
-            found.append(Transition(load, *where, before, after, gain))
-    best = max(found, key=lambda t: t.gain, default=None)
+            change = (diagram.temperatures[known[start]], diagram.temperatures[end])
+            transitions.append(Transition(load, *change, before, after, gain))
+    best = max(transitions, key=lambda t: t.gain, default=None)
     return best if best and best.gain > 0 else None
 
 
@@ -129,38 +129,29 @@ def regime_boundaries(diagram: PhaseDiagram) -> dict[str, Array]:
     regime = diagram.grid("regime")
     lines: dict[str, list[list[tuple[int, int]]]] = {"I|II": [], "II-A|II-B": []}
     height, width = regime.shape
-    for i in range(height):
-        for j in range(width):
-            if j + 1 < width:
-                _edge(lines, regime[i, j], regime[i, j + 1], [(j + 1, i), (j + 1, i + 1)])
-            if i + 1 < height:
-                _edge(lines, regime[i, j], regime[i + 1, j], [(j, i + 1), (j + 1, i + 1)])
+    for i, j in np.ndindex(height, width):
+        neighbours = [(i, j + 1, (j + 1, i)), (i + 1, j, (j, i + 1))]
+        for row, column, corner in neighbours:
+            if row < height and column < width:
+                sides = {regime[i, j], regime[row, column]}
+                if len(sides) == 2 and None not in sides:
+                    kind = "I|II" if "I" in sides else "II-A|II-B"
+                    lines[kind].append([corner, (j + 1, i + 1)])
     return {name: np.array(edges, float).reshape(-1, 2, 2) for name, edges in lines.items()}
 
 
-def _edge(
-    lines: dict[str, list[list[tuple[int, int]]]],
-    one: str | None,
-    other: str | None,
-    ends: list[tuple[int, int]],
-) -> None:
-    if one is not None and other is not None and one != other:
-        lines["I|II" if "I" in (one, other) else "II-A|II-B"].append(ends)
-
-
 def regime_label_positions(diagram: PhaseDiagram) -> dict[str, tuple[float, float]]:
-    """Where to write each regime's name: the cell deepest inside it, as (x, y) of its middle.
+    """Position of each regime's name, as (x, y): the middle of the cell deepest inside it.
 
     Depth is the distance to the nearest cell of another regime or beyond the diagram's edge, in
-    units of cells; of equally deep ones it is the one nearest their mean. Loads at which a
-    favourable transition is drawn are left to its arrow where the regime has others. Absent regimes
-    have no entry.
+    units of cells; of equally deep cells the one nearest their mean is taken. Loads with the arrow
+    of a favourable transition are avoided if the regime has others. Absent regimes have no entry.
     """
     regime = np.pad(diagram.grid("regime").astype(str), 1, constant_values="")
     arrows = [
         diagram.loads.index(t.load) + 1 for t in favourable_transitions(diagram) if t is not None
     ]
-    spots = {}
+    positions = {}
     for name in REGIMES:
         inside, outside = np.argwhere(regime == name), np.argwhere(regime != name)
         clear = inside[~np.isin(inside[:, 1], arrows)]
@@ -169,23 +160,23 @@ def regime_label_positions(diagram: PhaseDiagram) -> dict[str, tuple[float, floa
             depth = np.linalg.norm(inside[:, None] - outside, axis=-1).min(axis=1)
             deepest: NDArray[np.int64] = inside[depth >= depth.max() - 1e-9]
             y, x = deepest[np.linalg.norm(deepest - deepest.mean(0), axis=1).argmin()] - 0.5
-            spots[name] = (float(x), float(y))
-    return spots
+            positions[name] = (float(x), float(y))
+    return positions
 
 
 def compare_cells(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
-    """Two diagrams at the cells in common.
+    """Compare two diagrams at the cells in common.
 
     Loads must be equal. Epochs are compared as fractions of the whole dense run, since runs differ
     in length; any other temperature must be equal.
 
     Returns:
-        One row a common cell: ``temperature`` (that fraction, or the value), the load, and for each
-        metric ``NAME``, ``NAME_reference`` and ``NAME_difference`` (this minus reference); likewise
-        ``regime``, ``regime_reference`` and ``same_regime``.
+        One row per common cell: ``temperature`` (that fraction, or the value), the load, and for
+        each metric ``NAME``, ``NAME_reference`` and ``NAME_difference`` (this minus reference);
+        also ``regime``, ``regime_reference`` and ``same_regime``.
 
     Raises:
-        ThreeRegimeError: other axes, or no cell in common.
+        ThreeRegimeError: If the axes differ or no cell is in common.
     """
     if (diagram.temperature, diagram.load) != (reference.temperature, reference.load):
         raise ThreeRegimeError(
@@ -200,39 +191,38 @@ def compare_cells(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFram
             **{side.load: side.cells[side.load].round(6)},
         )
         sides.append(cells[["temperature", side.load, *METRICS, "regime"]])
-    both = sides[0].merge(sides[1], on=["temperature", diagram.load], suffixes=("", "_reference"))
-    if both.empty:
+    table = sides[0].merge(sides[1], on=["temperature", diagram.load], suffixes=("", "_reference"))
+    if table.empty:
         raise ThreeRegimeError(
             f"{diagram.title} and {reference.title} share no cell: compute one with "
             f"--only {diagram.load}={reference.loads[0]:g}"
         )
     for name in METRICS:
-        both[f"{name}_difference"] = both[name] - both[f"{name}_reference"]
-    return both.assign(same_regime=both["regime"] == both["regime_reference"])
+        table[f"{name}_difference"] = table[name] - table[f"{name}_reference"]
+    return table.assign(same_regime=table["regime"] == table["regime_reference"])
 
 
 def diagram_agreement(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
-    """How two diagrams agree at the cells in common: one row a metric.
+    """Agreement of two diagrams at the cells in common, one row per metric.
 
-    Columns: metric (of those that both have), number of cells, means of both and of their
-    difference (fractions), rank correlation (Spearman's); the last row is the share of cells in
-    the same regime.
+    Columns: metric (if both have it), number of cells, means of both and of their difference
+    (fractions), Spearman's rank correlation; the last row is the share of cells in the same regime.
 
     Raises:
-        ThreeRegimeError: as :func:`compare`.
+        ThreeRegimeError: As `compare_cells`.
     """
-    both = compare_cells(diagram, reference)
+    table = compare_cells(diagram, reference)
     rows: list[dict[str, object]] = [
         {
             "metric": name,
-            "cells": len(both),
-            "mean here": both[name].mean(),
-            "in the paper": both[f"{name}_reference"].mean(),
-            "mean difference": both[f"{name}_difference"].mean(),
-            "rank correlation": both[name].corr(both[f"{name}_reference"], method="spearman"),
+            "cells": len(table),
+            "mean here": table[name].mean(),
+            "in the paper": table[f"{name}_reference"].mean(),
+            "mean difference": table[f"{name}_difference"].mean(),
+            "rank correlation": table[name].corr(table[f"{name}_reference"], method="spearman"),
         }
         for name in METRICS
-        if both[f"{name}_reference"].notna().any()
+        if table[f"{name}_reference"].notna().any()
     ]
-    same = {"metric": "same regime", "cells": len(both), "mean here": both["same_regime"].mean()}
+    same = {"metric": "same regime", "cells": len(table), "mean here": table["same_regime"].mean()}
     return pd.DataFrame([*rows, same])

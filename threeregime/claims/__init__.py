@@ -1,4 +1,4 @@
-"""The paper's claims, and whether they hold here."""
+"""The claims of the paper, and verdicts on them from result tables."""
 
 from threeregime.claims.controls import pairs_of_copies, shuffle_temperatures
 from threeregime.claims.diagram_statements import figure_2

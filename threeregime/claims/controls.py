@@ -1,7 +1,7 @@
-"""Negative controls: what the detectors say where the answer is known beforehand.
+"""Negative controls: cases where the right verdict is known beforehand.
 
-Copies that were never pruned must not be found in Regime I, copies that share no dense run must be,
-and where temperatures are shuffled no statement on them may hold more often than by chance.
+Copies that were never pruned must not be in Regime I, copies of different dense runs must be, and
+with shuffled temperatures no statement about them may hold more often than by chance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from threeregime.pruning import prune_masks
 from threeregime.results import Results
 from threeregime.training import train
 
-KINDS = {True: "one dense run", False: "two dense runs"}
+ORIGINS = {True: "one dense run", False: "two dense runs"}
 
 
 def pairs_of_copies(
@@ -31,7 +31,7 @@ def pairs_of_copies(
     dense_seeds: Sequence[int],
     retrain_seeds: Sequence[int],
 ) -> pd.DataFrame:
-    """Train, prune and retrain a few nets now, and measure every pair of copies pruned alike.
+    """Train, prune and retrain a few nets, and measure every pair of equally pruned copies.
 
     Args:
         protocol: data, net, dense run, retraining and metrics.
@@ -40,22 +40,24 @@ def pairs_of_copies(
         retrain_seeds: copies retrained from each dense run, in each group.
 
     Returns:
-        One row a pair: ``pruning`` (index of the group), ``from`` (whether the copies share a dense
-        run), ``lmc``, ``cka``.
+        One row per pair: ``pruning`` (index of the group), ``from`` (whether the copies share a
+        dense run), ``lmc``, ``cka``.
     """
     task = load_task(protocol.data, DATA_DIR, False, "cpu")
     initial = [stream_seed("initial", seed) for seed in dense_seeds]
     dense = Fleet.initial(net_builder(protocol.net, task), initial)
     seeds = [stream_seed("dense", seed) for seed in dense_seeds]
     train(dense, task, protocol.dense, seeds, epochs=protocol.dense.stopped)
-    groups, runs = range(len(prunings)), range(len(dense_seeds))
-    members = list(itertools.product(groups, runs, retrain_seeds))
+    members = list(itertools.product(range(len(prunings)), range(len(dense_seeds)), retrain_seeds))
     state = dense.select([run for _, run, _ in members]).state()
     engine = candidate_engines("cpu", len(members))[0]
     copies = Fleet(net_builder(protocol.net, task), state, **engine.fleet_options)
-    chosen = [prunings[group] for group, _, _ in members]
+    pruning = [prunings[group] for group, _, _ in members]
     masks = prune_masks(
-        copies, [p.density for p in chosen], [p.method for p in chosen], [p.group for p in chosen]
+        copies,
+        [p.density for p in pruning],
+        [p.method for p in pruning],
+        [p.group for p in pruning],
     )
     run = train(
         copies,
@@ -63,7 +65,7 @@ def pairs_of_copies(
         protocol.retraining,
         [stream_seed("retrain", dense_seeds[run], seed) for _, run, seed in members],
         masks=masks,
-        bits=[p.bits for p in chosen],
+        bits=[p.bits for p in pruning],
     )
     pairs = [
         (a, b)
@@ -72,28 +74,27 @@ def pairs_of_copies(
     ]
     metrics = protocol.metrics
     with run.evaluated_weights():
-        found = measure_pairs(copies, pairs, task, metrics.points, metrics.samples)
+        measurements = measure_pairs(copies, pairs, task, metrics.points, metrics.samples)
     return pd.DataFrame(
         {
             "pruning": [members[a][0] for a, _ in pairs],
-            "from": [KINDS[members[a][1] == members[b][1]] for a, b in pairs],
-            "lmc": found.lmc.numpy(),
-            "cka": found.cka_softmax.numpy(),
+            "from": [ORIGINS[members[a][1] == members[b][1]] for a, b in pairs],
+            "lmc": measurements.lmc.numpy(),
+            "cka": measurements.cka_softmax.numpy(),
         }
     )
 
 
 def shuffle_temperatures(tables: Results, seed: int) -> Results:
-    """The same tables with the temperatures shuffled, in each dense seed in another way."""
+    """Shuffle the temperatures of tables, independently in each dense seed."""
     generator = np.random.default_rng(seed)
     axis = tables.temperature
     values = np.sort(tables.nets[axis].unique())
     orders = {s: generator.permutation(values) for s in sorted(tables.nets["dense_seed"].unique())}
 
-    def relabelled(rows: pd.DataFrame) -> pd.DataFrame:
-        at = np.searchsorted(values, rows[axis])
-        return rows.assign(
-            **{axis: [orders[s][i] for s, i in zip(rows["dense_seed"], at, strict=True)]}
-        )
+    def relabel(rows: pd.DataFrame) -> pd.DataFrame:
+        index = np.searchsorted(values, rows[axis])
+        shuffled = [orders[s][i] for s, i in zip(rows["dense_seed"], index, strict=True)]
+        return rows.assign(**{axis: shuffled})
 
-    return replace(tables, nets=relabelled(tables.nets), pairs=relabelled(tables.pairs))
+    return replace(tables, nets=relabel(tables.nets), pairs=relabel(tables.pairs))

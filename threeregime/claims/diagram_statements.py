@@ -1,9 +1,8 @@
-"""What the paper says of its Figure 2, checked in numbers on any phase diagram.
+"""The paper's statements on its Figure 2, checked on any phase diagram.
 
 Each check returns a `Statement`, judged by the rule of `threeregime.claims.statement`. *High* and
-*low*
-density are the upper and the lower third of the loads in the diagram; errors in details are in
-percent, differences of errors in points of percent.
+*low* density are the upper and the lower third of the loads in the diagram; errors in details are
+in percent, differences of errors in percentage points.
 """
 
 from __future__ import annotations
@@ -26,11 +25,9 @@ from threeregime.analysis import (
 )
 from threeregime.claims.statement import Statement, judge_effect, judge_grid_effect
 
-__all__ = ["Statement", "figure_2"]
-
 
 def figure_2(diagram: PhaseDiagram) -> tuple[Statement, ...]:
-    """All statements on the paper's Figure 2, in the paper's order."""
+    """Judge all statements on the paper's Figure 2, in the paper's order."""
     checks = (
         two_a_beats_one,
         two_b_beats_two_a,
@@ -45,7 +42,7 @@ def figure_2(diagram: PhaseDiagram) -> tuple[Statement, ...]:
 
 def lmc_boundary(diagram: PhaseDiagram) -> Statement:
     """LMC splits the diagram: Regime I at low densities, none at high ones (Section 3.2)."""
-    k = third(diagram)
+    k = third_of_loads(diagram)
 
     def effect(values: Mapping[str, Array]) -> Array:
         lmc = values["lmc"]
@@ -54,12 +51,12 @@ def lmc_boundary(diagram: PhaseDiagram) -> Statement:
 
     regime = diagram.grid("regime")
     poor, known = (regime == "I").sum(axis=0), pd.notna(regime).sum(axis=0)
-    # Absent: no cell at high density in Regime I by its mean. One that is so only by chance, with
-    # less than 95 % of the replicates, leaves the statement open.
-    sure = np.where(diagram.has_seeds, diagram.grid("p_I") >= 0.95, regime == "I")
-    also: bool | None = None if k and poor[-k:].any() else True
-    if k and (not poor[:k].any() or sure[:, -k:].any()):
-        also = False
+    # A cell at high density that is in Regime I by its mean contradicts the statement if 95 % of
+    # the replicates agree, and leaves it open if they do not.
+    certain = np.where(diagram.has_seeds, diagram.grid("p_I") >= 0.95, regime == "I")
+    condition: bool | None = None if k and poor[-k:].any() else True
+    if k and (not poor[:k].any() or certain[:, -k:].any()):
+        condition = False
     counts = ", ".join(
         f"{format_value(diagram.load, x)}: {n} of {m}"
         for x, n, m in zip(diagram.loads, poor, known, strict=True)
@@ -68,9 +65,9 @@ def lmc_boundary(diagram: PhaseDiagram) -> Statement:
         diagram,
         "lmc_boundary",
         "Regime I (poor LMC) lies at low densities and is absent at high densities.",
-        effect if k and poor.any() else None,  # where none is in I there is nothing to place
+        effect if k and poor.any() else None,  # without Regime I the effect is undefined
         f"Effect: share of Regime I cells, low minus high. Regime I by {diagram.load}: {counts}.",
-        also,
+        condition,
     )
 
 
@@ -100,10 +97,10 @@ def similarity_lower_in_one(diagram: PhaseDiagram) -> Statement:
 def lmc_sharper(diagram: PhaseDiagram) -> Statement:
     """LMC changes more sharply between regimes than CKA does (Section 3.2, Figure 2c and 2d).
 
-    Sharpness of a line through the diagram is the share of its whole range that its largest single
-    step takes. It is taken along all lines that cross from Regime I to II, those over the load and
-    those over the temperature, and averaged within each direction and then over the two. Noise
-    makes a line look sharper, so a noisy diagram can favour the noisier of the two measures.
+    The sharpness of a line through the diagram is its largest single step as a share of its range.
+    It is averaged over all lines that cross from Regime I to II, within each direction (load and
+    temperature) and then over the two. Noise makes a line look sharper, so a noisy diagram can
+    favour the noisier of the two metrics.
     """
     lines = _crossing(diagram.grid("regime"))
 
@@ -113,13 +110,13 @@ def lmc_sharper(diagram: PhaseDiagram) -> Statement:
         share = np.divide(steps, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
         return mean(share[..., lines[axis]], -1)
 
-    def both(values: Array) -> Array:
+    def mean_sharpness(values: Array) -> Array:
         return mean(np.stack([sharpness(values, 0), sharpness(values, 1)]), 0)
 
-    cell = {name: diagram.grid(name) for name in ("lmc", "cka_softmax")}
+    lmc, cka = diagram.grid("lmc"), diagram.grid("cka_softmax")
     parts = [
-        f"over the {name} LMC {sharpness(cell['lmc'], axis):.2f}, "
-        f"CKA {sharpness(cell['cka_softmax'], axis):.2f} ({len(lines[axis])} lines)"
+        f"over the {name} LMC {sharpness(lmc, axis):.2f}, "
+        f"CKA {sharpness(cka, axis):.2f} ({len(lines[axis])} lines)"
         for name, axis in ((diagram.load, 1), (diagram.temperature, 0))
     ]
     detail = "No line crosses from Regime I to II."
@@ -132,7 +129,7 @@ def lmc_sharper(diagram: PhaseDiagram) -> Statement:
         diagram,
         "lmc_sharper",
         "Between regimes LMC changes sharply, CKA smoothly.",
-        lambda v: both(v["lmc"]) - both(v["cka_softmax"]),
+        lambda v: mean_sharpness(v["lmc"]) - mean_sharpness(v["cka_softmax"]),
         detail,
     )
 
@@ -149,18 +146,20 @@ def two_b_beats_two_a(diagram: PhaseDiagram) -> Statement:
 
 def _beats(diagram: PhaseDiagram, name: str, worse: str, better: str) -> Statement:
     regime, error = diagram.grid("regime"), diagram.grid("normalized_test_error")
-    one, other = regime == worse, regime == better
+    worse_cells, better_cells = regime == worse, regime == better
     parts = [
         f"{format_value(diagram.load, x)}: {100 * float(mean(error[a, j], 0)):.2f} against "
         f"{100 * float(mean(error[b, j], 0)):.2f} %"
-        for j, (x, a, b) in enumerate(zip(diagram.loads, one.T, other.T, strict=True))
+        for j, (x, a, b) in enumerate(
+            zip(diagram.loads, worse_cells.T, better_cells.T, strict=True)
+        )
         if a.any() and b.any()
     ]
     return judge_grid_effect(
         diagram,
         name,
         f"Regime {better} has a lower normalized test error than Regime {worse}.",
-        lambda v: contrast(one, other)(v["normalized_test_error"]),
+        lambda v: contrast(worse_cells, better_cells)(v["normalized_test_error"]),
         f"Effect: mean over loads with both of {worse} minus {better}; "
         f"{'; '.join(parts) or 'no load has both'}.",
     )
@@ -170,15 +169,15 @@ def heating_helps(diagram: PhaseDiagram) -> Statement:
     """In Regime I, a hotter dense run lowers the test error (the main claim, Section 3.2).
 
     At the loads whose coldest cell is in Regime I, the gain is the test error there minus that at
-    the best hotter temperature. The best of many noisy numbers looks better than it is. So for each
-    dense seed the temperature is chosen on the other dense seeds and the gain is measured on this
-    one (leave one dense seed out); the interval is Student's t over the dense seeds' gains. On
-    noise alone with 3 dense seeds such gains average 0 and hold by mistake in 3 to 5 % of diagrams.
-    Without seeds the temperature of a load is chosen on the other loads.
+    the best hotter temperature. The lowest of many noisy errors underestimates the true one. For
+    each dense seed the temperature is therefore chosen on the other dense seeds and the gain is
+    measured on this one (leave one out); the interval is Student's t over the dense seeds' gains.
+    On noise alone with 3 dense seeds such gains average 0, and the statement holds by mistake in 3
+    to 5 % of diagrams. Without seeds the temperature of a load is chosen on the other loads.
     """
     regime = diagram.grid("regime")
-    at = np.flatnonzero(regime[-1] == "I") if len(regime) > 1 else np.empty(0, int)
-    gain, half, detail = heating(diagram, at)
+    loads = np.flatnonzero(regime[-1] == "I") if len(regime) > 1 else np.empty(0, int)
+    gain, half, detail = heating_gain(diagram, loads)
     return judge_effect(
         diagram,
         "heating_helps",
@@ -189,12 +188,12 @@ def heating_helps(diagram: PhaseDiagram) -> Statement:
     )
 
 
-def heating(diagram: PhaseDiagram, at: NDArray[np.intp]) -> tuple[float, float, str]:
+def heating_gain(diagram: PhaseDiagram, loads: NDArray[np.intp]) -> tuple[float, float, str]:
     """Gain of the best hotter temperature at some loads, without the bias of choosing it.
 
     Args:
-        diagram: where to look.
-        at: indices of its loads.
+        diagram: the diagram.
+        loads: indices of its loads.
 
     Returns:
         Mean gain over loads and dense seeds (fraction of test error, positive where hotter is
@@ -202,32 +201,29 @@ def heating(diagram: PhaseDiagram, at: NDArray[np.intp]) -> tuple[float, float, 
     """
     error, seeds = diagram.grid("test_error"), diagram.by_seed.get("test_error")
     if seeds is not None:
-        gains = held_out_gain(seeds[:, :, at])
-        how = "chosen on the other dense seeds"
+        gains = held_out_gain(seeds[:, :, loads])
+        choice = "chosen on the other dense seeds"
     else:
-        # Loads take the seeds' place: [L, T, 1], normalised since loads differ in level.
-        gains = held_out_gain(diagram.grid("normalized_test_error")[:, at].T[..., None]).T
-        how = "chosen on the other loads"
+        # Loads replace the seeds: [L, T, 1], normalised since loads differ in level.
+        gains = held_out_gain(diagram.grid("normalized_test_error")[:, loads].T[..., None]).T
+        choice = "chosen on the other loads"
     by_load, by_seed = mean(gains, 0), mean(gains, 1)
-    naive = error[-1, at] - np.min(error[:-1, at], axis=0, initial=np.inf)
+    naive = error[-1, loads] - np.min(error[:-1, loads], axis=0, initial=np.inf)
     parts = "; ".join(
         f"{format_value(diagram.load, diagram.loads[j])}: {g:+.2f} ({n:+.2f} if chosen on all)"
-        for j, g, n in zip(at, 100 * by_load, 100 * naive, strict=True)
+        for j, g, n in zip(loads, 100 * by_load, 100 * naive, strict=True)
     )
-    effect, half = (
-        float(mean(by_load, 0)),
-        np.nan if seeds is None else interval_half_width(by_seed),
-    )
+    half = np.nan if seeds is None else interval_half_width(by_seed)
     words = (
-        f"test error at the coldest minus that at the best hotter temperature, {how}, mean over "
+        f"test error at the coldest minus that at the best hotter temperature, {choice}, mean over "
         f"loads; in points of percent, {parts}"
     )
-    return effect, half, words if parts else ""
+    return float(mean(by_load, 0)), half, words if parts else ""
 
 
 def cooling_helps(diagram: PhaseDiagram) -> Statement:
     """At high density, a colder dense run lowers the test error (the main claim, Section 3.2)."""
-    k, error = third(diagram), diagram.grid("test_error")
+    k, error = third_of_loads(diagram), diagram.grid("test_error")
     high = range(len(diagram.loads) - k, len(diagram.loads))
     parts = [
         f"{format_value(diagram.load, diagram.loads[j])}: "
@@ -251,8 +247,8 @@ def cooling_helps(diagram: PhaseDiagram) -> Statement:
     )
 
 
-def third(diagram: PhaseDiagram) -> int:
-    """How many loads are the upper, and the lower, third: none where there is but one load."""
+def third_of_loads(diagram: PhaseDiagram) -> int:
+    """Number of loads in the upper, and in the lower, third: 0 if there is only one load."""
     return max(1, len(diagram.loads) // 3) if len(diagram.loads) > 1 else 0
 
 

@@ -1,9 +1,8 @@
-"""What the paper says of its Figures 3 to 6 and 13 to 16 and of single nets, checked in numbers.
+"""The paper's statements on its Figures 3 to 6 and 13 to 16 and on single nets, checked in numbers.
 
-Each check returns `threeregime.claims.statement.Statement`. Where an effect is one number a dense
-seed, its
-interval is Student's t over the dense seeds. Gains are in fractions of test error; details in
-points of percent.
+Each check returns `threeregime.claims.statement.Statement`. An effect that is one number per dense
+seed has its interval by Student's t over the dense seeds. Gains are fractions of test error;
+details are in percentage points.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from threeregime.algorithms import (
     EARLY_EPOCHS,
+    accuracy_by_seed,
+    accuracy_table,
     grid_search,
     replay_rules,
     replays,
@@ -25,23 +26,25 @@ from threeregime.algorithms import (
     select_rho,
 )
 from threeregime.analysis import Array, PhaseDiagram, areas_by_metric, format_value, mean
-from threeregime.claims.diagram_statements import heating, heating_helps, third
+from threeregime.claims.diagram_statements import heating_gain, heating_helps, third_of_loads
 from threeregime.claims.statement import Statement, judge_effect, judge_seed_effects
 from threeregime.results import Results
 
-RECOVERED = 0.5  # of what grid search gains over the usual choice: what counts as close to it
+CLOSE_SHARE = 0.5  # share of grid search's gain over the usual choice that counts as close to it
+THRESHOLD_RANGE = (-0.1, -0.025)  # thresholds of LMC around the paper's, twice and half as large
+STEADY_RANGE = 0.1  # how far the accuracy of Algorithm 1 may change in that range
+METRIC_NAMES = {"lmc": "LMC", "cka_softmax": "CKA"}
 
 
 def figure_3(diagram: PhaseDiagram) -> tuple[Statement, ...]:
-    """Algorithm 1 points the right way (Section 4.1), on one pair of temperature and load."""
+    """Algorithm 1 is right (Section 4.1), on one pair of temperature and load."""
     return (heating_helps(diagram), heating_elsewhere(diagram))
 
 
 def heating_elsewhere(diagram: PhaseDiagram) -> Statement:
     """Where the coldest cell is not in Regime I, no hotter one is better (Section 4.1)."""
-    regime = diagram.grid("regime")
-    at = np.flatnonzero(np.isin(regime[-1], ("II-A", "II-B")))
-    gain, half, detail = heating(diagram, at)
+    loads = np.flatnonzero(np.isin(diagram.grid("regime")[-1], ("II-A", "II-B")))
+    gain, half, detail = heating_gain(diagram, loads)
     return judge_effect(
         diagram,
         "heating_elsewhere",
@@ -53,33 +56,57 @@ def heating_elsewhere(diagram: PhaseDiagram) -> Statement:
     )
 
 
+def algorithm_1_accuracy(diagram: PhaseDiagram) -> tuple[Statement, ...]:
+    """Algorithm 1 beats constant rules (Section 4.1), at any near threshold (Appendix C.1)."""
+    accuracy = accuracy_by_seed(diagram, diagram.lmc_threshold)
+    table = accuracy_table(diagram, [diagram.lmc_threshold]).iloc[0]
+    blind = max(table["always hotter"], table["never hotter"])
+    near = [accuracy_by_seed(diagram, threshold) for threshold in THRESHOLD_RANGE]
+    change = np.ptp(np.stack([*near, accuracy]), axis=0)
+    return (
+        judge_seed_effects(
+            "better_than_blind",
+            "Algorithm 1 points the right way more often than the better of two blind rules.",
+            accuracy - blind,
+            f"Effect: its accuracy, {accuracy.mean():.2f}, minus {blind:.2f}.",
+        ),
+        judge_seed_effects(
+            "robust_threshold",
+            f"From {THRESHOLD_RANGE[0]:g} to {THRESHOLD_RANGE[1]:g} the threshold moves Algorithm "
+            f"1's accuracy by less than {100 * STEADY_RANGE:.0f} points.",
+            STEADY_RANGE - change,
+            f"Effect: {STEADY_RANGE:g} minus the range of the accuracies, {change.mean():.3f} on "
+            "average.",
+        ),
+    )
+
+
 def figure_15(diagram: PhaseDiagram) -> tuple[Statement, ...]:
     """At a density of 5 % nets of all depths are in Regime I (Appendix C.2)."""
-    worst = diagram.by_seed["lmc"][:, -1]
-    depths = "; ".join(
+    coldest = diagram.by_seed["lmc"][:, -1]
+    values = "; ".join(
         f"{format_value(diagram.load, x)}: {m:+.3f}"
-        for x, m in zip(diagram.loads, mean(worst, 0), strict=True)
+        for x, m in zip(diagram.loads, mean(coldest, 0), strict=True)
     )
-    poor = judge_seed_effects(
+    all_in_one = judge_seed_effects(
         "all_in_one",
         f"At the coldest temperature every {diagram.load} is in Regime I.",
-        diagram.lmc_threshold - np.nanmax(worst, axis=1),
-        f"Effect: the threshold minus the highest LMC of any {diagram.load}. LMC there: {depths}.",
+        diagram.lmc_threshold - np.nanmax(coldest, axis=1),
+        f"Effect: the threshold minus the highest LMC of any {diagram.load}. LMC there: {values}.",
     )
-    return (poor, heating_helps(diagram))
+    return (all_in_one, heating_helps(diagram))
 
 
 def figure_5(sgd: PhaseDiagram, sam: PhaseDiagram) -> tuple[Statement, ...]:
     """In Regime I SAM is better than SGD, in Regime II they differ little (Section 4.3)."""
-    one = sgd.grid("regime") == "I"
-    two = np.isin(sgd.grid("regime"), ("II-A", "II-B"))
-    change = {m: sam.by_seed[m] - sgd.by_seed[m] for m in ("test_error", "lmc", "cka_softmax")}
+    regime = sgd.grid("regime")
+    one, two = regime == "I", np.isin(regime, ("II-A", "II-B"))
 
-    def over(cells: NDArray[np.bool_], values: Array) -> Array:
-        return mean(values[:, cells], 1)
+    def change(metric: str, cells: NDArray[np.bool_]) -> Array:
+        """SAM's value minus SGD's by dense seed, mean over cells."""
+        return mean((sam.by_seed[metric] - sgd.by_seed[metric])[:, cells], 1)
 
-    gain = -change["test_error"]
-    inside, outside = over(one, gain), over(two, gain)
+    inside, outside = -change("test_error", one), -change("test_error", two)
     cells = f"{one.sum()} of {one.size} cells of SGD are in Regime I"
     return (
         judge_seed_effects(
@@ -88,17 +115,14 @@ def figure_5(sgd: PhaseDiagram, sam: PhaseDiagram) -> tuple[Statement, ...]:
             inside,
             f"Effect: test error of SGD minus SAM's, {_points(inside)} points; {cells}.",
         ),
-        judge_seed_effects(
-            "sam_connects",
-            "Where SGD is in Regime I, SAM raises LMC.",
-            over(one, change["lmc"]),
-            "Effect: LMC of SAM minus SGD's.",
-        ),
-        judge_seed_effects(
-            "sam_aligns",
-            "Where SGD is in Regime I, SAM raises CKA.",
-            over(one, change["cka_softmax"]),
-            "Effect: CKA of SAM minus SGD's.",
+        *(
+            judge_seed_effects(
+                name,
+                f"Where SGD is in Regime I, SAM raises {METRIC_NAMES[metric]}.",
+                change(metric, one),
+                f"Effect: {METRIC_NAMES[metric]} of SAM minus SGD's.",
+            )
+            for name, metric in (("sam_connects", "lmc"), ("sam_aligns", "cka_softmax"))
         ),
         judge_seed_effects(
             "sam_gains_in_one",
@@ -112,14 +136,14 @@ def figure_5(sgd: PhaseDiagram, sam: PhaseDiagram) -> tuple[Statement, ...]:
 def figure_6(
     diagram: PhaseDiagram, tables: Results, retraining_epochs: int
 ) -> tuple[Statement, ...]:
-    """A large radius helps at low density and hurts at high; CKA finds it (Section 4.3)."""
-    # Hot to cold is from the largest radius to none.
-    gain = diagram.by_seed["test_error"][:, -1] - diagram.by_seed["test_error"][:, 0]
-    k = max(1, third(diagram))
+    """A large radius helps at low density and hurts at high; CKA selects it (Section 4.3)."""
+    seeds = diagram.by_seed["test_error"]
+    gain = seeds[:, -1] - seeds[:, 0]  # hot to cold is from the largest radius to none
+    k = max(1, third_of_loads(diagram))
     low, high = mean(gain[:, :k], 1), mean(gain[:, -k:], 1)
-    played = radii(tables, retraining_epochs)
-    error = _by_seed(played)
-    fixed = diagram.by_seed["test_error"][:, [0, -1]].mean(axis=(1, 2))
+    error = _error_by_seed(radii(tables, retraining_epochs))
+    fixed = seeds[:, [0, -1]].mean(axis=(1, 2)) - error["CKA"].to_numpy()
+    grid = error["grid search"] - error["CKA"]
     return (
         judge_seed_effects(
             "rho_helps_low",
@@ -136,23 +160,21 @@ def figure_6(
         judge_seed_effects(
             "cka_beats_fixed",
             "The radius of highest CKA is better than always the largest or always none.",
-            fixed - error["CKA"].to_numpy(),
-            f"Effect: their mean test error minus the rule's, {_points(fixed - error['CKA'])}.",
+            fixed,
+            f"Effect: their mean test error minus the rule's, {_points(fixed)}.",
         ),
         judge_seed_effects(
             "cka_matches_grid",
             "The radius of highest CKA is at least as good as the one grid search finds.",
-            (error["grid search"] - error["CKA"]).to_numpy(),
+            grid,
             "Effect: grid search's test error minus the rule's, on copies that neither saw, "
-            f"{_points(error['grid search'] - error['CKA'])} points.",
+            f"{_points(grid)} points.",
         ),
     )
 
 
 def radii(tables: Results, retraining_epochs: int) -> pd.DataFrame:
-    """The rule on SAM and grid search on every load, as `threeregime.algorithms.replay.play`
-    returns it.
-    """
+    """Choices of the rule for SAM and of grid search, as `threeregime.algorithms.replay_rules`."""
     rules = {"CKA": select_rho, "grid search": grid_search}
     return replay_rules(replays(tables, retraining_epochs), rules)
 
@@ -163,23 +185,18 @@ def figure_13(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Statement, ...]:
     Args:
         diagrams: by "optimizer of the dense run, optimizer of retraining".
     """
-    found = []
+    statements = []
     for name, diagram in diagrams.items():
-        gain, half, detail = heating(diagram, np.arange(len(diagram.loads)))
-        found.append(
-            judge_effect(
-                diagram,
-                f"heating {name}",
-                f"{name}: raising the temperature lowers the test error.",
-                gain,
-                half,
-                f"Effect: {detail}.",
-            )
+        gain, half, detail = heating_gain(diagram, np.arange(len(diagram.loads)))
+        text = f"{name}: raising the temperature lowers the test error."
+        statements.append(
+            judge_effect(diagram, f"heating {name}", text, gain, half, f"Effect: {detail}.")
         )
     error = {name: mean(d.by_seed["test_error"], (1, 2)) for name, d in diagrams.items()}
     dense = mean(np.stack([error[f"Adam, {r}"] - error[f"SGD, {r}"] for r in ("SGD", "Adam")]), 0)
     again = mean(np.stack([error[f"{d}, SGD"] - error[f"{d}, Adam"] for d in ("SGD", "Adam")]), 0)
-    found += [
+    return (
+        *statements,
         judge_seed_effects(
             "adam_dense",
             "A dense run with Adam is worse than one with SGD.",
@@ -192,26 +209,18 @@ def figure_13(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Statement, ...]:
             again,
             f"Effect: test error with SGD minus Adam's, over all cells, {_points(again)} points.",
         ),
-    ]
-    return tuple(found)
+    )
 
 
 def figure_14(diagram: PhaseDiagram) -> tuple[Statement, ...]:
     """In translation fewer epochs help at low density, more at high (Appendix B.2)."""
-    k = max(1, third(diagram))
-    gain, half, detail = heating(diagram, np.arange(k))
-    cooling = mean(
-        diagram.by_seed["test_error"][:, 0, -k:] - diagram.by_seed["test_error"][:, -1, -k:], 1
-    )
+    k = max(1, third_of_loads(diagram))
+    gain, half, detail = heating_gain(diagram, np.arange(k))
+    seeds = diagram.by_seed["test_error"][..., -k:]
+    cooling = mean(seeds[:, 0] - seeds[:, -1], 1)
+    text = "At low densities raising the temperature raises BLEU."
     return (
-        judge_effect(
-            diagram,
-            "heating_low",
-            "At low densities raising the temperature raises BLEU.",
-            gain,
-            half,
-            f"Effect: {detail}.",
-        ),
+        judge_effect(diagram, "heating_low", text, gain, half, f"Effect: {detail}."),
         judge_seed_effects(
             "cooling_high",
             "At high densities lowering the temperature raises BLEU.",
@@ -224,16 +233,16 @@ def figure_14(diagram: PhaseDiagram) -> tuple[Statement, ...]:
 def selections(
     tables: Results, retraining_epochs: int, alpha: int, threshold: float
 ) -> pd.DataFrame:
-    """Algorithms 2 and 2.1, the usual choice and grid search on every load (Figures 4 and 16).
+    """Choices of Algorithms 2 and 2.1, the usual rule and grid search (Figures 4 and 16).
 
     Args:
-        tables: of one variant, with what was measured after ``alpha`` epochs of retraining.
+        tables: of one variant, with measurements after ``alpha`` epochs of retraining.
         retraining_epochs: of a whole retraining.
         alpha: epochs of retraining before the rules choose.
         threshold: of LMC.
 
     Returns:
-        As `threeregime.algorithms.replay.play`.
+        As `threeregime.algorithms.replay_rules`.
     """
     rules: dict[str, Callable[..., object]] = {
         "best dense net": select_best_dense,
@@ -244,39 +253,42 @@ def selections(
     return replay_rules(replays(tables, retraining_epochs), rules)  # type: ignore[arg-type]
 
 
-def figure_4(played: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> tuple[Statement, ...]:
-    """A rule beats the usual choice and comes close to grid search, for less (Section 4.2).
+def figure_4(choices: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> tuple[Statement, ...]:
+    """A rule beats the usual choice and comes close to grid search, at less cost (Section 4.2).
 
     Args:
-        played: as `selections` returns it.
+        choices: as returned by `selections`.
         rule: "Algorithm 2", or "Algorithm 2.1" (Figure 16).
-        diagram: of the same tables; its loads and its threshold.
+        diagram: of the same tables; defines the low and high loads.
     """
-    k = max(1, third(diagram))
-    load = diagram.load
-    low = played[played[load].isin(diagram.loads[:k])]
-    high = played[played[load].isin(diagram.loads[-k:])]
-    at_low, at_high, everywhere = (_by_seed(part) for part in (low, high, played))
-    better = at_low["best dense net"] - at_low[rule]
-    same = at_high["best dense net"] - at_high[rule]
-    close = (everywhere["best dense net"] - everywhere[rule]) - RECOVERED * (
-        everywhere["best dense net"] - everywhere["grid search"]
+    k, load = max(1, third_of_loads(diagram)), choices[diagram.load]
+    low, high, whole = (
+        _error_by_seed(part)
+        for part in (
+            choices[load.isin(diagram.loads[:k])],
+            choices[load.isin(diagram.loads[-k:])],
+            choices,
+        )
     )
-    spent = played[played["rule"] == rule].groupby("dense_seed")[["epochs", "grid_epochs"]].sum()
-    share = spent["epochs"] / spent["grid_epochs"]
+    low_gain, high_gain = (error["best dense net"] - error[rule] for error in (low, high))
+    close = (whole["best dense net"] - whole[rule]) - CLOSE_SHARE * (
+        whole["best dense net"] - whole["grid search"]
+    )
+    cost = choices[choices["rule"] == rule].groupby("dense_seed")[["epochs", "grid_epochs"]].sum()
+    share = cost["epochs"] / cost["grid_epochs"]
     return (
         judge_seed_effects(
             "better_than_usual",
             f"At low densities {rule} chooses a better net than the dense test error does.",
-            better,
-            f"Effect: test error of the usual choice minus the rule's, {_points(better)} points.",
+            low_gain,
+            f"Effect: test error of the usual choice minus the rule's, {_points(low_gain)} points.",
         ),
         judge_seed_effects(
             "close_to_grid",
             f"{rule} gains more than half of what grid search gains over the usual choice.",
             close,
             f"Effect: its gain minus half of grid search's, over all loads, {_points(close)} "
-            f"points. At high densities the rule gains {_points(same)} points.",
+            f"points. At high densities the rule gains {_points(high_gain)} points.",
         ),
         judge_seed_effects(
             "cheaper_than_grid",
@@ -288,69 +300,68 @@ def figure_4(played: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> tuple[St
 
 
 def local_metrics(tables: Results) -> tuple[Statement, ...]:
-    """The Hessian does not tell the regimes as LMC and CKA do (Appendix A.2)."""
-    found = []
-    seeds = sorted(tables.nets["dense_seed"].unique())
-    areas = pd.DataFrame([areas_by_metric(tables.with_dense_seeds([seed])) for seed in seeds])
-    whole = areas_by_metric(tables)
-    for local, name in (("hessian_trace", "trace"), ("hessian_top", "leading eigenvalue")):
-        if local not in areas:
-            continue
-        for metric, printed in (("lmc", "LMC"), ("cka_softmax", "CKA")):
-            found.append(
-                judge_seed_effects(
-                    f"{metric}_beats_{local}",
-                    f"{printed} tells where hotter is better, the Hessian's {name} less well.",
-                    (areas[metric] - areas[local]).to_numpy(),
-                    "Effect: difference of the areas under the ROC curve, by dense seed; on all "
-                    f"seeds together {whole[metric]:.2f} and {whole[local]:.2f}.",
-                )
-            )
-    return tuple(found)
+    """The Hessian does not separate the regimes as LMC and CKA do (Appendix A.2)."""
+    areas, whole = _areas_by_seed(tables), areas_by_metric(tables)
+    names = {"hessian_trace": "trace", "hessian_top": "leading eigenvalue"}
+    return tuple(
+        judge_seed_effects(
+            f"{metric}_beats_{local}",
+            f"{METRIC_NAMES[metric]} tells where hotter is better, the Hessian's {name} less well.",
+            areas[metric] - areas[local],
+            "Effect: difference of the areas under the ROC curve, by dense seed; on all "
+            f"seeds together {whole[metric]:.2f} and {whole[local]:.2f}.",
+        )
+        for local, name in names.items()
+        if local in areas
+        for metric in METRIC_NAMES
+    )
 
 
 def early_metrics(tables: Results, alpha: int = EARLY_EPOCHS) -> tuple[Statement, ...]:
-    """LMC and CKA tell early in retraining where hotter is better (Section 4.2).
+    """LMC and CKA predict early in retraining where hotter is better (Section 4.2).
 
     Args:
-        tables: of one variant, with what was measured after ``alpha`` epochs.
+        tables: of one variant, with measurements after ``alpha`` epochs.
         alpha: epochs of retraining.
     """
-    seeds = sorted(tables.nets["dense_seed"].unique())
-    early, end = (
-        pd.DataFrame([areas_by_metric(tables.with_dense_seeds([seed]), epoch) for seed in seeds])
-        for epoch in (alpha, None)
-    )
-    whole, at_end = areas_by_metric(tables, alpha), areas_by_metric(tables)
-    found = []
-    for metric, name in (("lmc", "LMC"), ("cka_softmax", "CKA")):
-        known = f"on all seeds together {whole[metric]:.2f}, at the end {at_end[metric]:.2f}"
-        found += [
+    early, end = _areas_by_seed(tables, alpha), _areas_by_seed(tables)
+    early_whole, end_whole = areas_by_metric(tables, alpha), areas_by_metric(tables)
+    statements = []
+    for metric, name in METRIC_NAMES.items():
+        values = (
+            f"on all seeds together {early_whole[metric]:.2f}, at the end {end_whole[metric]:.2f}"
+        )
+        statements += [
             judge_seed_effects(
                 f"{metric}_early",
                 f"After {alpha} epochs of retraining {name} tells where hotter is better.",
-                (early[metric] - 0.5).to_numpy(),
-                f"Effect: area under the ROC curve, by dense seed, minus 0.5; {known}.",
+                early[metric] - 0.5,
+                f"Effect: area under the ROC curve, by dense seed, minus 0.5; {values}.",
             ),
             judge_seed_effects(
                 f"{metric}_early_as_at_end",
                 f"After {alpha} epochs {name} tells it better than at the end.",
-                (early[metric] - end[metric]).to_numpy(),
-                f"Effect: area after {alpha} epochs minus that at the end; {known}.",
+                early[metric] - end[metric],
+                f"Effect: area after {alpha} epochs minus that at the end; {values}.",
             ),
         ]
-    return tuple(found)
+    return tuple(statements)
 
 
-def _by_seed(played: pd.DataFrame) -> pd.DataFrame:
+def _areas_by_seed(tables: Results, epoch: int | None = None) -> pd.DataFrame:
+    """Area under the ROC curve of each metric (columns), one row per dense seed."""
+    seeds = sorted(tables.nets["dense_seed"].unique())
+    return pd.DataFrame([areas_by_metric(tables.with_dense_seeds([s]), epoch) for s in seeds])
+
+
+def _error_by_seed(choices: pd.DataFrame) -> pd.DataFrame:
     """Mean test error of each rule (columns) by dense seed: over pairs, then over loads."""
-    return played.pivot_table("test_error", "dense_seed", "rule")
+    return choices.pivot_table("test_error", "dense_seed", "rule")
 
 
 def _points(effects: Array | pd.Series) -> str:
-    """Mean of fractions in points of percent, with the dense seeds' own."""
+    """Mean of fractions in percentage points, with the value of each dense seed."""
     values = 100 * np.asarray(effects, dtype=float)
     if not np.isfinite(values).any():
         return "of no cell,"
-    each = ", ".join(f"{v:+.2f}" for v in values)
-    return f"{mean(values, 0):+.2f} ({each})"
+    return f"{mean(values, 0):+.2f} ({', '.join(f'{v:+.2f}' for v in values)})"

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-
-from IPython.display import Markdown
+from typing import TYPE_CHECKING
 
 from threeregime.claims.statement import Statement
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 VERDICTS = {True: "holds", False: "does not hold", None: "open"}
 
 
 def statement_table(*groups: Iterable[Statement], heads: Sequence[str] = ("here",)) -> Markdown:
-    """Statements with their verdicts, effects and 95 % intervals, a line each.
+    """Show statements with their verdicts, effects and 95 % intervals, one row each.
 
     Args:
         groups: the same statements, judged on one diagram each.
-        heads: what these diagrams are called.
+        heads: names of these diagrams.
     """
+    from IPython.display import Markdown
+
     columns = [column for head in heads for column in (head, "effect (95 % interval)")]
     lines = [f"| statement | {' | '.join(columns)} |", "|:--|" + ":--|" * len(columns)]
-    for same in zip(*groups, strict=True):
-        parts = [f"**{VERDICTS[s.holds]}** | {format_effect(s)}" for s in same]
-        lines.append(f"| {same[0].statement} | {' | '.join(parts)} |")
+    for row in zip(*groups, strict=True):
+        parts = [f"**{VERDICTS[s.holds]}** | {format_effect(s)}" for s in row]
+        lines.append(f"| {row[0].statement} | {' | '.join(parts)} |")
     return Markdown("\n".join(lines))
 
 
 def format_effect(statement: Statement) -> str:
-    """A statement's effect with its 95 % interval, as far as there are these."""
+    """Format a statement's effect with its 95 % interval, as far as they are known."""
     if statement.effect != statement.effect:
         return "no such cells"
     if statement.low != statement.low:
@@ -36,5 +40,7 @@ def format_effect(statement: Statement) -> str:
 
 
 def statement_details(statements: Iterable[Statement]) -> Markdown:
-    """The numbers behind each statement's effect."""
+    """Show the numbers behind each statement's effect."""
+    from IPython.display import Markdown
+
     return Markdown("\n".join(f"* *{s.statement}* {s.detail}" for s in statements))

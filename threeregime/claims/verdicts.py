@@ -1,10 +1,9 @@
-"""Verdicts on the ledger of what the paper says, from the tables that there are.
+"""Verdicts on the claims of the paper, from the tables that are available.
 
-A claim has parts, each a `threeregime.claims.statement.Statement` on the tables of an experiment.
-It
-*holds* where all parts hold, *does not hold* where some part does not and none holds, *holds in
-part* where some do, and is *open* where the tables decide none. Tables that are not there leave it
-*not measured*. The claims themselves stand in `threeregime.claims.ledger`.
+The parts of a claim are statements (`threeregime.claims.statement`) on the tables of experiments.
+The claim *holds* if all parts hold, *does not hold* if some part does not and none holds, *holds in
+part* if some hold, and is *open* if the tables decide none. If tables are missing it is *not
+measured*. The claims are listed in `threeregime.claims.ledger`.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from IPython.display import Markdown
 
 from threeregime.analysis import Study
 from threeregime.claims import tables
@@ -27,10 +26,13 @@ from threeregime.experiments import list_scales, load_experiment, load_scale
 from threeregime.results import attach_facts
 from threeregime.results import tables as results
 
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim with what the tables say of it; ``parts`` is empty where it is not measured."""
+    """The verdict on a claim; ``parts`` is empty if it is not measured."""
 
     claim: Claim
     scale: str
@@ -42,56 +44,55 @@ VERDICTS = ("holds", "holds in part", "open", "does not hold", "not measured")
 
 
 def verdict_of(parts: Sequence[Statement]) -> str:
-    """The verdict on a claim from those on its parts."""
-    kinds = {part.holds for part in parts}
-    if kinds == {True}:
+    """Combine the verdicts on the parts of a claim."""
+    verdicts = {part.holds for part in parts}
+    if verdicts == {True}:
         return "holds"
-    if True in kinds:
+    if True in verdicts:
         return "holds in part"
-    return "does not hold" if False in kinds else "open"
+    return "does not hold" if False in verdicts else "open"
 
 
 def judge_claims(
     scale: str = "digits", root: Path | None = None, names: Iterable[str] = ()
 ) -> list[Verdict]:
-    """Judge the claims on the tables there are; nothing is computed.
+    """Judge claims on the available tables; nothing is computed.
 
     Args:
         scale: of the tables.
-        root: where tables lie; None: the shipped ones.
+        root: folder of the tables; None: the shipped ones.
         names: keys of the claims; none: all.
 
     Raises:
-        ThreeRegimeError: an unknown claim or scale.
+        ThreeRegimeError: If a claim or the scale is unknown.
     """
-    load_scale(scale)  # refuses one that there is not
-    wanted = list(names) or list(CLAIMS)
-    if unknown := set(wanted) - set(CLAIMS):
+    load_scale(scale)  # raises if the scale is unknown
+    names = list(names) or list(CLAIMS)
+    if unknown := set(names) - set(CLAIMS):
         known = ", ".join(CLAIMS)
         raise ThreeRegimeError(f"claim {min(unknown)!r} is not known: one of {known}")
     read = functools.cache(functools.partial(_study, scale, root or results.ROOT))
-    return [_judged(CLAIMS[name], scale, read) for name in wanted]
+    return [_judge(CLAIMS[name], scale, read) for name in names]
 
 
 def _study(scale: str, root: Path, name: str) -> Study | None:
-    """The whole shipped study of an experiment; None where a part of it is missing."""
+    """The whole shipped study of an experiment; None if a part of it is missing."""
     if scale not in list_scales(name):
         return None
     experiment = load_experiment(name, scale)
     return Study.shipped(experiment, root)
 
 
-def _judged(claim: Claim, scale: str, read: Callable[[str], Study | None]) -> Verdict:
-    found = {name: read(name) for name in claim.experiments}
-    there = {name: study for name, study in found.items() if study is not None}
-    if len(there) < len(found):
+def _judge(claim: Claim, scale: str, read: Callable[[str], Study | None]) -> Verdict:
+    studies = {name: study for name in claim.experiments if (study := read(name)) is not None}
+    if len(studies) < len(claim.experiments):
         return Verdict(claim, scale, "not measured", ())
-    parts = tuple(claim.parts(there))
+    parts = tuple(claim.judge(studies))
     return Verdict(claim, scale, verdict_of(parts), parts)
 
 
 def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """The verdicts as a table: where, statement, verdict, effect, the experiments it rests on."""
+    """Verdicts as a table: place in the paper, statement, verdict, effect, experiments."""
     return pd.DataFrame(
         {
             "in the paper": v.claim.where,
@@ -105,12 +106,14 @@ def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
 
 
 def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
-    """The verdicts as the ledger's page shows them; other pages quote it by what it says."""
+    """Show verdicts as a table, marked with its claims so that other pages can quote them."""
+    from IPython.display import Markdown
+
     verdicts = list(verdicts)
-    shown = table(verdicts).drop(columns="tables")
-    shown["here"] = "**" + shown["here"] + "**"
-    lines = [" | ".join(row) for row in ([*shown], [":--"] * shown.shape[1], *shown.to_numpy())]
-    said = [
+    rows = table(verdicts).drop(columns="tables")
+    rows["here"] = "**" + rows["here"] + "**"
+    lines = [" | ".join(row) for row in ([*rows], [":--"] * rows.shape[1], *rows.to_numpy())]
+    facts = [
         {
             "name": v.claim.name,
             "where": v.claim.where,
@@ -122,35 +125,34 @@ def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
         }
         for v in verdicts
     ]
-    return attach_facts(Markdown("\n".join(f"| {line} |" for line in lines)), claims=said)
+    return attach_facts(Markdown("\n".join(f"| {line} |" for line in lines)), claims=facts)
 
 
 def verdict_lines(verdicts: Iterable[Verdict]) -> list[str]:
-    """The verdicts for a terminal, one line each, their counts last."""
+    """Verdicts for a terminal, one line each, and a last line with their counts."""
     verdicts = list(verdicts)
-    wide = max(len(v.claim.name) for v in verdicts)
-    made = [f"{v.verdict:<14}{v.claim.name:<{wide + 2}}{effects(v)}" for v in verdicts]
-    return [*made, summary(verdicts)]
+    width = max(len(v.claim.name) for v in verdicts) + 2
+    lines = [f"{v.verdict:<14}{v.claim.name:<{width}}{effects(v)}" for v in verdicts]
+    return [*lines, summary(verdicts)]
 
 
 def counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """How many claims have each verdict."""
-    found = Counter(verdict.verdict for verdict in verdicts)
-    return {kind: found[kind] for kind in VERDICTS}
+    """Count the claims by verdict."""
+    counter = Counter(verdict.verdict for verdict in verdicts)
+    return {verdict: counter[verdict] for verdict in VERDICTS}
 
 
 def summary(verdicts: Iterable[Verdict]) -> str:
-    """The same in a line, such as "holds: 7, open: 3"."""
-    return ", ".join(f"{kind}: {n}" for kind, n in counts(verdicts).items() if n)
+    """Counts in one line, such as "holds: 7, open: 3"."""
+    return ", ".join(f"{verdict}: {n}" for verdict, n in counts(verdicts).items() if n)
 
 
 def effects(verdict: Verdict) -> str:
-    """Effect and 95 % interval of a claim of one part; of several, how many hold."""
+    """Effect and 95 % interval of a claim of one part; for several parts, how many hold."""
     if not verdict.parts:
         experiments = ", ".join(verdict.claim.experiments)
         return f"some tables of {experiments} are missing at scale {verdict.scale}"
     if len(verdict.parts) == 1:
         return tables.format_effect(verdict.parts[0])
-    hold = sum(part.holds is True for part in verdict.parts)
-    fail = sum(part.holds is False for part in verdict.parts)
-    return f"{hold} of {len(verdict.parts)} parts hold, {fail} do not"
+    holds = [part.holds for part in verdict.parts]
+    return f"{holds.count(True)} of {len(holds)} parts hold, {holds.count(False)} do not"

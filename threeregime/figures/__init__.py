@@ -8,7 +8,7 @@ from threeregime.figures.diagrams import (
     phase_diagram,
     regime_map,
 )
-from threeregime.figures.metrics import boundary_search, local_metrics, separation
+from threeregime.figures.regime_separation import boundary_search, local_metrics, separation
 from threeregime.figures.style import COLOURS, axis_label
 
 __all__ = [

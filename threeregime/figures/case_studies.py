@@ -1,4 +1,4 @@
-"""Figures of the case studies: tuning, selection, SAM, and what tells the regimes apart.
+"""Figures of the case studies: heating, selection of nets, SAM, and accuracy of Algorithm 1.
 
 As in `threeregime.figures.diagrams`: one column wide, closed when returned, legible without colour.
 """
@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib import colors
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from threeregime.analysis import Array, PhaseDiagram, format_value, mean
-from threeregime.analysis.cells import PRINTED
+from threeregime.analysis import METRIC_FORMATS, Array, PhaseDiagram, format_value, mean
 from threeregime.figures import style
 
 BOX: Any = {"fill": False, "ec": "black", "lw": 1.8, "zorder": 6, "clip_on": False}
@@ -26,35 +25,37 @@ BOX: Any = {"fill": False, "ec": "black", "lw": 1.8, "zorder": 6, "clip_on": Fal
 
 @style.attach_tables
 def heating(diagrams: Mapping[str, PhaseDiagram]) -> Figure:
-    """LMC at the coldest temperature, and what raising it does; Algorithm 1's loads are boxed.
+    """Draw LMC at the coldest temperature and the effect of raising it; Algorithm 1's loads boxed.
 
     Args:
-        diagrams: by heading, two beside each other (the paper's Figures 3 and 15).
+        diagrams: by heading, two per row (the paper's Figures 3 and 15).
     """
-    names, columns = list(diagrams), min(2, len(diagrams))
-    rows = -(-len(names) // columns)
-    heights = [1, 1.35] * rows
-    with style.canvas(2 * rows, columns, 4.6 * rows, gridspec_kw={"height_ratios": heights}) as (
-        fig,
-        axes,
-    ):
+    columns = min(2, len(diagrams))
+    rows = -(-len(diagrams) // columns)
+    heights = {"height_ratios": [1, 1.35] * rows}
+    with style.canvas(2 * rows, columns, 4.6 * rows, gridspec_kw=heights) as (fig, axes):
         changes = {name: _changes(diagram) for name, diagram in diagrams.items()}
-        # Gains of half a point matter beside those of ten.
-        most = style.colour_scale(changes.values(), centred=True).vmax or 1.0
-        norm = colors.SymLogNorm(0.5, vmin=-most, vmax=most)
+        # Logarithmic, since changes of half a point matter beside those of ten.
+        largest = style.colour_scale(changes.values(), centred=True).vmax or 1.0
+        norm = colors.SymLogNorm(0.5, vmin=-largest, vmax=largest)
         for k, (name, diagram) in enumerate(diagrams.items()):
             above, below = axes[2 * (k // columns) : 2 * (k // columns) + 2, k % columns]
             boxed = np.flatnonzero(diagram.grid("lmc")[-1] < diagram.lmc_threshold)
-            _coldest_lmc(above, diagram, boxed)
+            _draw_coldest_lmc(above, diagram, boxed)
             above.set_title(name, loc="left")
-            mesh = _heated(below, diagram, changes[name], norm, boxed)
-            marks = [x for x in (-30, -10, -3, -1, 0, 1, 3, 10, 30) if abs(x) <= most]
+            mesh = _draw_changes(below, diagram, changes[name], norm, boxed)
+            values = [x for x in (-30, -10, -3, -1, 0, 1, 3, 10, 30) if abs(x) <= largest]
             bar = fig.colorbar(mesh, ax=below, pad=0.02, aspect=20)
-            bar.set_ticks(marks, labels=[f"{x:+d}".replace("-", "−") if x else "0" for x in marks])
+            bar.set_ticks(values, labels=[_signed(x, "d") if x else "0" for x in values])
             bar.minorticks_off()
-        for ax in axes.T.ravel()[2 * len(names) :]:
+        for ax in axes.T.ravel()[2 * len(diagrams) :]:
             ax.set_visible(False)
     return fig
+
+
+def _signed(value: float, form: str) -> str:
+    """Format a number with its sign, with a minus sign instead of a hyphen."""
+    return f"{value:+{form}}".replace("-", "−")
 
 
 def _changes(diagram: PhaseDiagram) -> Array:
@@ -64,42 +65,34 @@ def _changes(diagram: PhaseDiagram) -> Array:
     return changes
 
 
-def _coldest_lmc(ax: Axes, diagram: PhaseDiagram, boxed: NDArray[np.intp]) -> None:
-    at = np.arange(len(diagram.loads)) + 0.5
+def _draw_coldest_lmc(ax: Axes, diagram: PhaseDiagram, boxed: NDArray[np.intp]) -> None:
+    positions = np.arange(len(diagram.loads)) + 0.5
     lmc, low, high = (diagram.grid(f"lmc{end}")[-1] for end in ("", "_low", "_high"))
-    shades = [style.COLOURS["I"] if j in boxed else "0.7" for j in range(len(at))]
-    ax.bar(at, lmc, 0.6, color=shades)
-    spread = np.clip(np.stack([lmc - low, high - lmc]), 0, None)
-    ax.errorbar(at, lmc, spread, fmt="none", ecolor="black", elinewidth=0.9, capsize=2)
+    shades = [style.COLOURS["I"] if j in boxed else "0.7" for j in range(len(positions))]
+    ax.bar(positions, lmc, 0.6, color=shades)
+    bars = np.clip(np.stack([lmc - low, high - lmc]), 0, None)
+    ax.errorbar(positions, lmc, bars, fmt="none", ecolor="black", elinewidth=0.9, capsize=2)
     ax.axhline(0, color="black", lw=0.6)
     ax.axhline(diagram.lmc_threshold, color="black", lw=1, ls=(0, (4, 2)))
     bottom, top = ax.get_ylim()
     for j in boxed:
         ax.add_patch(Rectangle((j + 0.06, bottom), 0.88, top - bottom, **BOX))
     ax.set_ylim(bottom, top)
-    ax.set_xlim(0, len(at))
+    ax.set_xlim(0, len(positions))
     style.ticks(ax, "x", diagram.load, diagram.loads)
     coldest = format_value(diagram.temperature, diagram.temperatures[-1])
     ax.set_ylabel(f"LMC at {coldest} {diagram.temperature.replace('_', ' ')}")
 
 
-def _heated(
+def _draw_changes(
     ax: Axes, diagram: PhaseDiagram, change: Array, norm: colors.Normalize, boxed: NDArray[np.intp]
 ) -> QuadMesh:
     mesh = ax.pcolormesh(np.ma.masked_invalid(change), cmap="RdBu_r", norm=norm, rasterized=True)
     ax.set_ylim(len(change), 0)
     for (i, j), value in np.ndenumerate(change):
         if np.isfinite(value) and len(change) <= 10:
-            strong = abs(2 * float(norm(value)) - 1) > 0.6
-            ax.text(
-                j + 0.5,
-                i + 0.5,
-                f"{value:+.1f}".replace("-", "−"),
-                ha="center",
-                va="center",
-                size=6.5,
-                color="white" if strong else "black",
-            )
+            dark = abs(2 * float(norm(value)) - 1) > 0.6
+            style.cell_text(ax, i, j, _signed(value, ".1f"), dark, size=6.5)
     for j in boxed:
         ax.add_patch(Rectangle((j + 0.06, 0), 0.88, len(change), **BOX))
     style.ticks(ax, "x", diagram.load, diagram.loads)
@@ -116,40 +109,42 @@ def comparison(
     load: float,
     metrics: Sequence[str] = ("test_error", "lmc", "cka_softmax"),
 ) -> Figure:
-    """Metrics over the temperature at one load, a line a diagram with its 95 % interval.
+    """Draw metrics over the temperature at one load, one line per diagram with 95 % intervals.
 
     Args:
         groups: rows of panels by heading, each with the diagrams to compare by name.
-        load: which of their loads.
+        load: one of their loads.
         metrics: columns of panels.
     """
     with style.canvas(len(groups), len(metrics), 2.6 * len(groups) + 0.4) as (fig, axes):
         for row, (heading, diagrams) in zip(axes, groups.items(), strict=True):
             for ax, metric in zip(row, metrics, strict=True):
                 for k, (name, diagram) in enumerate(diagrams.items()):
-                    _line(ax, diagram, metric, diagram.loads.index(load), k, name)
-                any_one = next(iter(diagrams.values()))
-                style.ticks(ax, "x", any_one.temperature, any_one.temperatures, offset=0)
-                ax.set_xlabel(f"{style.axis_label(any_one.temperature)}, hot ← → cold")
-                ax.set_title(any_one.column_title(metric), loc="left")
+                    _draw_line(ax, diagram, metric, diagram.loads.index(load), k, name)
+                first = next(iter(diagrams.values()))
+                style.ticks(ax, "x", first.temperature, first.temperatures, offset=0)
+                ax.set_xlabel(f"{style.axis_label(first.temperature)}, hot ← → cold")
+                ax.set_title(first.column_title(metric), loc="left")
                 ax.grid(alpha=0.3, lw=0.5)
                 if metric == "lmc":
-                    ax.axhline(any_one.lmc_threshold, color="black", lw=0.9, ls=(0, (4, 2)))
+                    ax.axhline(first.lmc_threshold, **style.THRESHOLD)
             row[0].set_ylabel(heading)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        handles = axes[0, 0].get_legend_handles_labels()[0]
+        style.legend_below(fig, handles, len(handles))
     return fig
 
 
-def _line(ax: Axes, diagram: PhaseDiagram, metric: str, column: int, k: int, name: str) -> None:
-    factor, at = PRINTED[metric][1], np.arange(len(diagram.temperatures))
+def _draw_line(
+    ax: Axes, diagram: PhaseDiagram, metric: str, column: int, k: int, name: str
+) -> None:
+    factor, positions = METRIC_FORMATS[metric][1], np.arange(len(diagram.temperatures))
     value, low, high = (
         factor * diagram.grid(f"{metric}{end}")[:, column] for end in ("", "_low", "_high")
     )
     colour = style.LINES[k % len(style.LINES)]
-    ax.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
+    ax.fill_between(positions, low, high, color=colour, alpha=0.18, lw=0)
     ax.plot(
-        at,
+        positions,
         value,
         marker=style.MARKS[k % len(style.MARKS)],
         ms=3.5,
@@ -161,28 +156,27 @@ def _line(ax: Axes, diagram: PhaseDiagram, metric: str, column: int, k: int, nam
 
 
 @style.attach_tables
-def sam_radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
-    """Test error without SAM, at the largest radius and at that of highest CKA; CKA with stars.
+def sam_radius(diagram: PhaseDiagram, choices: pd.DataFrame) -> Figure:
+    """Draw the test error without SAM, at the largest radius and at that of highest CKA; and CKA.
 
     Args:
         diagram: over SAM's rho.
-        played: what the rule "CKA" chose, as `threeregime.algorithms.replay.play` returns it.
+        choices: of the rule "CKA", as returned by `threeregime.algorithms.replay_rules`.
     """
     none, largest = len(diagram.temperatures) - 1, 0
-    rule = played[played["rule"] == "CKA"].pivot_table("test_error", "dense_seed", diagram.load)
     error = diagram.by_seed["test_error"]
     bars = {
         "no SAM": error[:, none],
         f"rho = {diagram.temperatures[largest]:g}": error[:, largest],
-        "rho of highest CKA": rule[list(diagram.loads)].to_numpy(),
+        "rho of highest CKA": _error_of_rule(choices, "CKA", diagram),
     }
     cka = diagram.grid("cka_softmax")
     with style.canvas(1, 2, 3.4) as (fig, axes):
         left, right = axes[0]
         for k, (name, values) in enumerate(bars.items()):
-            at = np.arange(len(diagram.loads)) + 0.27 * (k - 1)
+            positions = np.arange(len(diagram.loads)) + 0.27 * (k - 1)
             left.bar(
-                at,
+                positions,
                 100 * mean(values, 0),
                 0.25,
                 color=style.LINES[k],
@@ -191,7 +185,7 @@ def sam_radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
                 edgecolor="white",
                 lw=0,
             )
-            _dots(left, at, 100 * values)
+            _draw_seeds(left, positions, 100 * values)
         left.set_ylim(bottom=0)
         left.set_title(f"(a) {diagram.column_title('test_error')}", loc="left")
         style.ticks(left, "x", diagram.load, diagram.loads, offset=0)
@@ -199,7 +193,7 @@ def sam_radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
         left.legend(frameon=False, fontsize=7.5)
         norm = style.colour_scale([cka])
         title = "(b) CKA, its highest starred"
-        style.heat_map(right, diagram, cka, "cividis", norm, title, named=False)
+        style.heat_map(right, diagram, cka, "cividis", norm, title, names=False)
         for j in range(len(diagram.loads)):
             if np.isfinite(cka[:, j]).any():
                 best = int(np.nanargmax(cka[:, j]))
@@ -208,91 +202,96 @@ def sam_radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
 
 
 @style.attach_tables
-def selection(played: pd.DataFrame, diagrams: Mapping[str, PhaseDiagram], rule: str) -> Figure:
-    """Test error of the net that each rule prunes, over the density; the colour is its LMC.
+def selection(choices: pd.DataFrame, diagrams: Mapping[str, PhaseDiagram], rule: str) -> Figure:
+    """Draw the test error of the net that each rule prunes, over the load; the colour is its LMC.
 
     Args:
-        played: as `threeregime.claims.figure_statements.selections` returns it, with a column
-        ``study`` that names
+        choices: as returned by `threeregime.claims.selections`, with a column ``study`` that names
             the diagram.
         diagrams: by heading, one panel each.
-        rule: the paper's rule to show beside the usual choice and grid search.
+        rule: the paper's rule, to compare with the usual choice and grid search.
     """
     keys = ["study", "rule", next(iter(diagrams.values())).load]
-    norm = style.colour_scale([played.groupby(keys)["lmc"].mean().to_numpy(dtype=float)])
-    marks = {"best dense net": "X", rule: "s"}
+    norm = style.colour_scale([choices.groupby(keys)["lmc"].mean().to_numpy(dtype=float)])
     with style.canvas(1, len(diagrams), 3.6) as (fig, axes):
         for ax, (heading, diagram) in zip(axes[0], diagrams.items(), strict=True):
-            here = played[played["study"] == heading]
-            at = np.arange(len(diagram.loads))
-            for k, (name, mark) in enumerate(marks.items()):
-                values, x = _of_rule(here, name, diagram), at + 0.16 * (2 * k - 1)
-                _dots(ax, x, values)
-                lmc = here[here["rule"] == name].groupby(diagram.load)["lmc"].mean()
-                points = ax.scatter(
-                    x,
-                    mean(values, 0),
-                    s=46,
-                    c=lmc[list(diagram.loads)],
-                    cmap="cividis",
-                    norm=norm,
-                    marker=mark,
-                    edgecolors="black",
-                    linewidths=0.7,
-                    zorder=3,
-                    label=name,
-                )
-            best = mean(_of_rule(here, "grid search", diagram), 0)
-            line: Any = {"colors": "black", "lw": 1.3, "ls": (0, (3, 1.5))}
-            ax.hlines(best, at - 0.4, at + 0.4, label="grid search", **line)
-            style.ticks(ax, "x", diagram.load, diagram.loads, offset=0)
-            ax.set_xlabel(f"{style.axis_label(diagram.load)}, high load ← → low load")
-            ax.set_ylabel(diagram.column_title("test_error"))
+            rows = choices[choices["study"] == heading]
+            points = _draw_choices(ax, rows, diagram, {"best dense net": "X", rule: "s"}, norm)
             ax.set_title(heading, loc="left")
-            ax.grid(axis="y", alpha=0.3, lw=0.5)
         fig.colorbar(points, ax=axes[0, -1], pad=0.02, aspect=28, label="LMC of the chosen net")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        style.legend_below(fig, axes[0, 0].get_legend_handles_labels()[0])
     return fig
 
 
-def _of_rule(played: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> Array:
-    """Test error of a rule by dense seed and load, in percent."""
-    table = played[played["rule"] == rule].pivot_table("test_error", "dense_seed", diagram.load)
-    values: Array = 100 * table[list(diagram.loads)].to_numpy()
-    return values
+def _draw_choices(
+    ax: Axes,
+    choices: pd.DataFrame,
+    diagram: PhaseDiagram,
+    markers: Mapping[str, str],
+    norm: colors.Normalize,
+) -> PathCollection:
+    """Draw the choices of rules with a marker each, and those of grid search as lines."""
+    positions, loads = np.arange(len(diagram.loads)), list(diagram.loads)
+    for k, (name, marker) in enumerate(markers.items()):
+        values, x = 100 * _error_of_rule(choices, name, diagram), positions + 0.16 * (2 * k - 1)
+        _draw_seeds(ax, x, values)
+        points = ax.scatter(
+            x,
+            mean(values, 0),
+            s=46,
+            c=choices[choices["rule"] == name].groupby(diagram.load)["lmc"].mean()[loads],
+            cmap="cividis",
+            norm=norm,
+            marker=marker,
+            edgecolors="black",
+            linewidths=0.7,
+            zorder=3,
+            label=name,
+        )
+    best = mean(100 * _error_of_rule(choices, "grid search", diagram), 0)
+    line: Any = {"colors": "black", "lw": 1.3, "ls": (0, (3, 1.5))}
+    ax.hlines(best, positions - 0.4, positions + 0.4, label="grid search", **line)
+    style.ticks(ax, "x", diagram.load, diagram.loads, offset=0)
+    ax.set_xlabel(f"{style.axis_label(diagram.load)}, high load ← → low load")
+    ax.set_ylabel(diagram.column_title("test_error"))
+    ax.grid(axis="y", alpha=0.3, lw=0.5)
+    return points
 
 
-def _dots(ax: Axes, at: NDArray[np.floating[Any]], values: Array) -> None:
-    """A dot a dense seed: of three, an interval would be wider than the figure."""
+def _error_of_rule(choices: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> Array:
+    """Test error of a rule's choices by dense seed and load [D, L], a fraction."""
+    rows = choices[choices["rule"] == rule]
+    table = rows.pivot_table("test_error", "dense_seed", diagram.load)
+    errors: Array = table[list(diagram.loads)].to_numpy()
+    return errors
+
+
+def _draw_seeds(ax: Axes, positions: NDArray[np.floating[Any]], values: Array) -> None:
+    """Draw a dot per dense seed: of three, an interval would be wider than the figure."""
     for row in values:
-        ax.plot(at, row, ".", ms=4, color="black", alpha=0.55, zorder=4)
+        ax.plot(positions, row, ".", ms=4, color="black", alpha=0.55, zorder=4)
 
 
 def accuracy(curves: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
-    """Share of cells where Algorithm 1 is right, over the threshold of LMC.
+    """Draw the share of cells where Algorithm 1 is right, over the threshold of LMC.
 
     Args:
-        curves: by heading, as `threeregime.tuning.accuracy` returns them.
-        threshold: the one used elsewhere, marked.
+        curves: by heading, as returned by `threeregime.algorithms.accuracy_table`.
+        threshold: the threshold to mark.
     """
     with style.canvas(1, len(curves), 2.8, sharey=True) as (fig, axes):
         for ax, (heading, table) in zip(axes[0], curves.items(), strict=True):
-            at = table["threshold"]
-            ax.fill_between(
-                at, 100 * table["low"], 100 * table["high"], color=style.LINES[0], alpha=0.18, lw=0
-            )
-            ax.plot(
-                at, 100 * table["accuracy"], "-o", ms=3.5, color=style.LINES[0], label="Algorithm 1"
-            )
+            x, colour = table["threshold"], style.LINES[0]
+            low, high, middle = (100 * table[name] for name in ("low", "high", "accuracy"))
+            ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+            ax.plot(x, middle, "-o", ms=3.5, color=colour, label="Algorithm 1")
             for k, name in enumerate(("always hotter", "never hotter"), start=1):
-                ax.plot(at, 100 * table[name], color=style.LINES[k], ls=style.DASHES[k], label=name)
-            ax.axvline(threshold, color="black", lw=0.9, ls=(0, (4, 2)))
+                ax.plot(x, 100 * table[name], color=style.LINES[k], ls=style.DASHES[k], label=name)
+            ax.axvline(threshold, **style.THRESHOLD)
             ax.set_xlabel("Threshold of LMC")
             ax.set_title(heading, loc="left")
             ax.set_ylim(0, 102)
             ax.grid(alpha=0.3, lw=0.5)
         axes[0, 0].set_ylabel("Cells told rightly (%)")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        style.legend_below(fig, axes[0, 0].get_legend_handles_labels()[0])
     return fig

@@ -1,9 +1,8 @@
 """The explorer: every shipped phase diagram cell by cell, in a page that needs no running Python.
 
-Python lays the numbers out once (`threeregime.figures.explorer_data.grid`); what readers do with
-them is done in
-their browser, by the scripts in ``web/``. The same scripts run in JupyterLab and in the rendered
-notebook, through anywidget (`Explorer`), and in any other page (`embed`).
+Python lays the numbers out once (`threeregime.figures.explorer_data`); readers use them in their
+browser, through the scripts in ``web/``. The same scripts run in JupyterLab and in the rendered
+notebook, through anywidget (`Explorer`), and in any other page (`embed_html`).
 """
 
 from __future__ import annotations
@@ -26,27 +25,27 @@ SCALES = ("digits", "mini", "paper")
 
 
 def widget_script() -> str:
-    """The widget's script: its parts as one module, since a module in a page can import none."""
+    """The widget's script: its parts as one module, since modules in a page cannot import."""
     parts = ("grid.js", "drawing.js", "explorer.js")
     return "\n".join((WEB / name).read_text(encoding="utf-8") for name in parts)
 
 
 def _as_text(value: Any, widget: object = None) -> str:
-    """JSON as one text: stored notebooks put every number of a list on a line of its own."""
+    """JSON as one string, since stored notebooks put every number of a list on its own line."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 class Explorer(anywidget.AnyWidget):
-    """The widget. What it shows is in its traits, which `ipywidgets.jslink` can join to others.
+    """The widget. Its state is in its traits, which `ipywidgets.jslink` can link to others.
 
     Attributes:
-        grid: the numbers, as `threeregime.figures.explorer_data.grid` makes them.
+        grid: the numbers, as returned by `threeregime.figures.explorer_data.explorer_data`.
         experiment: key of the diagram shown.
         row: the cell's temperature, counted from the hottest.
         column: the cell's load, counted from the lowest value.
-        lmc_threshold: below it a cell is in Regime I.
-        cka_threshold: from it on a connected cell is in II-B.
-        paper: whether the paper's own values lie over ours.
+        lmc_threshold: a cell below it is in Regime I.
+        cka_threshold: a connected cell at or above it is in II-B.
+        paper: whether the paper's values are drawn over ours.
     """
 
     _esm = widget_script()
@@ -70,21 +69,21 @@ STATE = ("experiment", "row", "column", "lmc_threshold", "cka_threshold", "paper
 def make_explorer(
     studies: Sequence[Study], temperature: float | None = None, load: float | None = None
 ) -> Explorer:
-    """Make the widget over some diagrams, opened at one cell of the first.
+    """Make the widget for some diagrams, opened at one cell of the first.
 
     Args:
-        studies: what to show, the first one first.
-        temperature: where to begin, at the nearest there is; None: the coldest.
-        load: where to begin, at the nearest there is; None: the highest load.
+        studies: the studies to show, in order.
+        temperature: of the first cell, rounded to the nearest of the grid; None: the coldest.
+        load: of the first cell, rounded to the nearest of the grid; None: the highest load.
 
     Raises:
-        ThreeRegimeError: nothing to show.
+        ThreeRegimeError: If there are no studies.
     """
-    made = explorer_data(studies)
-    first = made["diagrams"][0]
+    data = explorer_data(studies)
+    first = data["diagrams"][0]
     temperatures, loads = first["temperature"]["values"], first["load"]["values"]
     return Explorer(
-        grid=made,
+        grid=data,
         experiment=first["key"],
         row=_nearest(temperatures, temperatures[-1] if temperature is None else temperature),
         column=_nearest(loads, loads[0] if load is None else load),
@@ -93,19 +92,19 @@ def make_explorer(
     )
 
 
-def _nearest(values: Sequence[float], wanted: float) -> int:
-    return min(range(len(values)), key=lambda i: abs(values[i] - wanted))
+def _nearest(values: Sequence[float], value: float) -> int:
+    return min(range(len(values)), key=lambda i: abs(values[i] - value))
 
 
 def stored_traits(notebook: Path) -> dict[str, Any]:
-    """The traits of the `Explorer` that an executed notebook holds.
+    """Read the traits of the `Explorer` stored in an executed notebook.
 
     Raises:
-        ThreeRegimeError: it holds none.
+        ThreeRegimeError: If there is none.
     """
     widgets = json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("widgets", {})
-    for part in widgets.values():
-        for model in part["state"].values():
+    for bundle in widgets.values():
+        for model in bundle["state"].values():
             if {"grid", *STATE} <= model["state"].keys():
                 return {**model["state"], "grid": json.loads(model["state"]["grid"])}
     raise ThreeRegimeError(f"{notebook} holds no explorer: run `threeregime book`")
@@ -117,9 +116,9 @@ def shipped_studies(
     root: Path | None = None,
     scales: Iterable[str] = SCALES,
 ) -> list[Study]:
-    """Every experiment with results and a single variant, at every scale that has some.
+    """Return the studies of all experiments of one variant with results, at some scales.
 
-    Where a protocol asks for CIFAR-10, results on its JPEG copy count as well.
+    Results on the JPEG copy of CIFAR-10 are included.
     """
     return [
         Study.from_results(one.experiment, one.results, lmc_threshold, cka_threshold)
@@ -129,13 +128,13 @@ def shipped_studies(
 
 
 def embed_html(state: Mapping[str, Any]) -> str:
-    """The explorer as a piece of HTML that needs nothing else, for one place in a page.
+    """Return the explorer as self-contained HTML, to be used once in a page.
 
     Args:
-        state: the traits of an `Explorer`, such as a notebook stores them; others are left out.
+        state: the traits of an `Explorer`, e.g. from `stored_traits`; others are ignored.
     """
     traits = {name: state[name] for name in ("grid", *STATE)}
-    # A script's text ends at the first "</", whatever it means in JSON.
+    # The text of a script ends at the first "</", also inside JSON.
     data = _as_text(traits).replace("</", r"<\/")
     return "\n".join(
         [

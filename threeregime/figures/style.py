@@ -1,4 +1,4 @@
-"""The parts that the figures of `threeregime.figures.diagrams` are put together from."""
+"""Style and common parts of the figures: canvas, axes, colours, boundaries and legends."""
 
 from __future__ import annotations
 
@@ -36,24 +36,26 @@ STYLE: Any = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
-# Okabe and Ito's colours: they differ in hue and in lightness for all kinds of colour vision.
+# Okabe and Ito's colours, which differ in hue and lightness for all kinds of colour vision.
 COLOURS = {"I": "#D55E00", "II-A": "#009E73", "II-B": "#0072B2"}
-# Theirs for lines, in an order in which neighbours differ in lightness.
+# Their colours for lines, ordered so that neighbours differ in lightness.
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 DASHES: Any = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 MARKS = ("o", "s", "^", "D", "v", "P")
+THRESHOLD: Any = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
 EDGES: dict[str, Any] = {"I|II": "-", "II-A|II-B": (0, (2.5, 1.2))}
-_MOST_TICKS = 20
-_Given = ParamSpec("_Given")
+_MAX_TICKS = 20
+_Args = ParamSpec("_Args")
 
 
 @contextmanager
 def canvas(
     rows: int = 1, columns: int = 1, height: float = 4, **options: Any
 ) -> Iterator[tuple[Figure, NDArray[Any]]]:
-    """A figure of a column's width in this project's style, with its axes [rows, columns].
+    """Open a figure of a column's width in this project's style, with its axes [rows, columns].
 
-    It is closed on the way out, error or not: a notebook then shows it once, as a cell's value.
+    It is closed at the end, also after an error, so that a notebook shows it only once, as the
+    value of a cell.
     """
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(
@@ -65,32 +67,30 @@ def canvas(
             plt.close(fig)
 
 
-def attach_tables(draw: Callable[_Given, Figure]) -> Callable[_Given, Figure]:
-    """Have the figures of a function say which tables its diagrams were made from."""
+def attach_tables(draw: Callable[_Args, Figure]) -> Callable[_Args, Figure]:
+    """Mark the figures of a function with the tables of the diagrams among its arguments."""
 
     @functools.wraps(draw)
-    def drawn(*args: _Given.args, **kwargs: _Given.kwargs) -> Figure:
-        found = list(_diagrams([*args, *kwargs.values()]))
-        names = {d.tables_id: asdict(d.tables_id) for d in found if d.tables_id}
-        paper = any(d.tables_id is None for d in found)
+    def draw_marked(*args: _Args.args, **kwargs: _Args.kwargs) -> Figure:
+        diagrams = list(_diagrams([*args, *kwargs.values()]))
+        names = {d.tables_id: asdict(d.tables_id) for d in diagrams if d.tables_id}
+        paper = any(d.tables_id is None for d in diagrams)
         return attach_facts(draw(*args, **kwargs), tables=list(names.values()), paper=paper)
 
-    return drawn
+    return draw_marked
 
 
-def _diagrams(given: Iterable[Any]) -> Iterator[PhaseDiagram]:
-    """The phase diagrams among arguments, in whatever holds them."""
-    for one in given:
-        if isinstance(one, PhaseDiagram):
-            yield one
-        elif isinstance(one, Mapping):
-            yield from _diagrams(one.values())
-        elif isinstance(one, (list, tuple)):
-            yield from _diagrams(one)
+def _diagrams(arguments: Iterable[Any]) -> Iterator[PhaseDiagram]:
+    """The phase diagrams among arguments, also inside mappings, lists and tuples."""
+    for argument in arguments:
+        if isinstance(argument, PhaseDiagram):
+            yield argument
+        elif isinstance(argument, (Mapping, list, tuple)):
+            yield from _diagrams(argument.values() if isinstance(argument, Mapping) else argument)
 
 
 def halo(width: float = 2.4) -> list[Any]:
-    """A white rim, which keeps black lines and letters legible on any colour."""
+    """White outline that keeps black lines and letters legible on any colour."""
     return [patheffects.withStroke(linewidth=width, foreground="white")]
 
 
@@ -101,63 +101,68 @@ def heat_map(
     colours: str,
     norm: colors.Normalize,
     title: str,
-    marked: float | None = None,
-    named: bool = True,
+    threshold: float | None = None,
+    names: bool = True,
 ) -> None:
-    """Draw one panel: cells, boundaries, regime names and a colour bar with a threshold marked.
+    """Draw one panel: cells, boundaries, regime names and a colour bar with a threshold.
 
     Args:
-        ax: where.
-        diagram: gives axes, boundaries and names.
-        values: the cells [T, L], hot to cold.
+        ax: the axes.
+        diagram: defines axis labels, boundaries and names.
+        values: of the cells [T, L], hot to cold.
         colours: name of the colour map.
-        norm: the colour scale.
-        title: above the panel.
-        marked: a value to mark on the colour bar.
-        named: whether to write the regimes' names.
+        norm: colour scale.
+        title: of the panel.
+        threshold: a value to mark on the colour bar.
+        names: whether to write the regimes' names.
     """
     mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap=colours, norm=norm, rasterized=True)
-    label_axes(ax, diagram, named=named)
+    label_regimes(ax, diagram, names=names)
     ax.set_title(title, loc="left")
     assert ax.figure is not None
     bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, aspect=28)
-    if marked is not None and norm.vmin is not None and norm.vmin < marked < (norm.vmax or 0):
-        bar.ax.axhline(marked, color="black", lw=1.3, path_effects=halo())
+    if threshold is not None and norm.vmin is not None and norm.vmin < threshold < (norm.vmax or 0):
+        bar.ax.axhline(threshold, color="black", lw=1.3, path_effects=halo())
 
 
-def label_axes(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0, named: bool = True) -> None:
-    """Axes in the paper's words, regime boundaries and names, on a panel in units of cells.
-
-    Args:
-        ax: the panel.
-        diagram: what it shows.
-        lower: how far below the middle of its cell to write a regime's name.
-        named: whether to write the names.
-    """
+def label_axes(ax: Axes, diagram: PhaseDiagram) -> None:
+    """Set limits, ticks and labels of a panel in units of cells."""
     ax.set_xlim(0, len(diagram.loads))
     ax.set_ylim(len(diagram.temperatures), 0)
     ticks(ax, "x", diagram.load, diagram.loads)
     ticks(ax, "y", diagram.temperature, diagram.temperatures)
     ax.set_xlabel(f"{axis_label(diagram.load)}, high load ← → low load")
     ax.set_ylabel(f"{axis_label(diagram.temperature)}, cold ← → hot")
+
+
+def label_regimes(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0, names: bool = True) -> None:
+    """Label the axes of a panel in units of cells, and draw regime boundaries and names.
+
+    Args:
+        ax: the panel.
+        diagram: the diagram on it.
+        lower: how far below the middle of its cell to write a regime's name.
+        names: whether to write the names.
+    """
+    label_axes(ax, diagram)
     for kind, segments in regime_boundaries(diagram).items():
         edges = list(segments)
         ax.add_collection(LineCollection(edges, colors="white", linewidths=3.2))
-        style = [EDGES[kind]]
-        ax.add_collection(LineCollection(edges, colors="black", linewidths=1.5, linestyles=style))
+        dashes = [EDGES[kind]]
+        ax.add_collection(LineCollection(edges, colors="black", linewidths=1.5, linestyles=dashes))
     centred: Any = {"ha": "center", "va": "center", "path_effects": halo(3), "zorder": 5}
-    for name, (x, y) in regime_label_positions(diagram).items() if named else ():
+    for name, (x, y) in regime_label_positions(diagram).items() if names else ():
         ax.text(x, y + lower, name, weight="bold", size=10, **centred)
 
 
 def ticks(ax: Axes, which: str, axis: str, values: Sequence[float], offset: float = 0.5) -> None:
-    """One tick a value, thinned to what can be read."""
-    step = -(-len(values) // _MOST_TICKS)
-    at = range(0, len(values), step)
+    """Set one tick per value, or fewer if there are too many to read."""
+    step = -(-len(values) // _MAX_TICKS)
+    index = range(0, len(values), step)
     factor = 100 if AXES[axis].percent else 1
-    shown = [f"{factor * values[i]:g}" for i in at]
-    setter = ax.set_xticks if which == "x" else ax.set_yticks
-    setter([i + offset for i in at], shown)
+    labels = [f"{factor * values[i]:g}" for i in index]
+    set_ticks = ax.set_xticks if which == "x" else ax.set_yticks
+    set_ticks([i + offset for i in index], labels)
     ax.tick_params(axis="both", length=2, pad=2)
 
 
@@ -167,13 +172,13 @@ def axis_label(axis: str) -> str:
 
 
 def draw_transitions(ax: Axes, diagram: PhaseDiagram, across: float = 0.5) -> None:
-    """Draw the favourable transitions from cell to cell, at ``across`` of the cells' width."""
+    """Draw the favourable transitions as arrows, at a fraction ``across`` of the cells' width."""
     for change in favourable_transitions(diagram):
         if change is not None:
             x = diagram.loads.index(change.load) + across
             start, end = (diagram.temperatures.index(t) + 0.5 for t in (change.start, change.end))
-            style = {"arrowstyle": "-|>", "lw": 1.6, "color": "black", "mutation_scale": 11}
-            arrow = ax.annotate("", (x, end), (x, start), arrowprops={**style, "shrinkA": 0})
+            props = {"arrowstyle": "-|>", "lw": 1.6, "color": "black", "mutation_scale": 11}
+            arrow = ax.annotate("", (x, end), (x, start), arrowprops={**props, "shrinkA": 0})
             assert arrow.arrow_patch is not None
             arrow.arrow_patch.set_path_effects(halo(3.2))
 
@@ -194,8 +199,19 @@ def legend_handles(diagrams: Iterable[PhaseDiagram], with_arrows: bool = True) -
     return handles
 
 
+def legend_below(fig: Figure, handles: Sequence[Any], columns: int = 3) -> None:
+    """Put a legend below all panels."""
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def cell_text(ax: Axes, row: int, column: int, text: str, dark: bool, size: float) -> None:
+    """Write a text into a cell, white on a dark one."""
+    colour = "white" if dark else "black"
+    ax.text(column + 0.5, row + 0.5, text, color=colour, size=size, ha="center", va="center")
+
+
 def colour_scale(values: Iterable[Array], centred: bool = False) -> colors.Normalize:
-    """Colour scale over several grids, about 0 if centred; (0, 1) where there is no number."""
+    """Colour scale over several grids, about 0 if centred; (0, 1) if all values are NaN."""
     flat = np.concatenate([v[np.isfinite(v)] for v in values])
     if not flat.size:
         return plt.Normalize(0, 1)
