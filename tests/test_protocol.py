@@ -247,7 +247,7 @@ def test_the_hash_tells_every_field_apart() -> None:
 
 def test_the_hash_is_the_same_in_another_process() -> None:
     code = (
-        "from threeregime import catalogue; import sys; "
+        "from threeregime.experiments import catalogue; "
         "print(catalogue.protocol('digits').hash(), catalogue.protocol('digits').dense_hash)"
     )
     got = subprocess.run(

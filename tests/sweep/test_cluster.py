@@ -37,11 +37,13 @@ import json, os, signal, sys
 import dask
 from distributed.cli import dask_scheduler, dask_worker
 import torch
-from threeregime import cluster, data, lanes, trainer
+from threeregime.data import registry
+from threeregime.fleet import lanes
+from threeregime.sweep import compute, resumable
 
-trainer.CHECKPOINT_SECONDS = -1.0
+resumable.CHECKPOINT_SECONDS = -1.0
 torch.set_num_threads(1)
-data.load("digits")
+registry.load("digits")
 lanes.available()
 pids = []
 for line in sys.stdin:

@@ -34,12 +34,12 @@ FLEET = 8  # as the fixture ``smoke``
 # Time counts from the first fleet on: starting up is not what is tested.
 KILLED = """
 import os, signal, sys, threading, time
-from threeregime import cluster, trainer
 from threeregime.cli import main
+from threeregime.sweep import compute, resumable
 
-trainer.CHECKPOINT_SECONDS = -1.0
+resumable.CHECKPOINT_SECONDS = -1.0
 after = float(sys.argv.pop(1))
-execute = cluster._execute
+execute = compute._execute
 
 def watch(end):
     while time.process_time() < end:
@@ -52,7 +52,7 @@ def watched(*arguments):
         threading.Thread(target=watch, args=(start + after,), daemon=True).start()
     return execute(*arguments)
 
-cluster._execute = watched
+compute._execute = watched
 main()
 """
 
