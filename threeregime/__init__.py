@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from threeregime.advice.advice import Advice
     from threeregime.advice.advise import advise
 
+    __version__: str
+
 __all__ = ["Advice", "__version__", "advise"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from threeregime.advice.advice import Advice
 
         return Advice
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,12 @@ from threeregime.errors import ThreeRegimeError  # noqa: E402
 ENDING_SECONDS = 5.0
 INTERRUPTED = 130  # what a shell gives for Ctrl-C, and typer too
 
+EXTRAS = {
+    **dict.fromkeys(("IPython", "anywidget", "papermill", "playwright", "yaml"), "book"),
+    **dict.fromkeys(("num2words", "sacrebleu"), "translation"),
+}
+"""Which extra of the package brings a library."""
+
 app = typer.Typer(
     help="Executable companion to 'A Three-regime Model of Network Pruning' (ICML 2023).",
     no_args_is_help=True,
@@ -47,7 +53,8 @@ def sweep(
     seeds: Annotated[str, typer.Option(help="Dense x retraining seeds, e.g. 3x3.")] = "",
     set_: Fields = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where results go; shipped ones by default.")
+        Path | None,
+        typer.Option(help="Where results go: results/, or without a checkout runs/results/."),
     ] = None,
     data_dir: Annotated[Path, typer.Option(help="Where data sets lie.")] = Path("data"),
     download: Annotated[bool, typer.Option("--download", help="Download missing data.")] = False,
@@ -66,10 +73,13 @@ def sweep(
     ] = False,
 ) -> None:
     """Compute what is missing of an experiment; run it again to go on where it stopped."""
+    from threeregime._paths import CHECKOUT, RUNS
     from threeregime.experiments import catalogue
     from threeregime.results import tables
     from threeregime.sweep import compute
 
+    # An installed package is not written to: what it holds already is not computed again.
+    default, shipped = (tables.ROOT, ()) if CHECKOUT else (RUNS / "results", (tables.ROOT,))
     budget = parse_duration(time_budget) if time_budget else None
     chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
     chosen = chosen.only(**parse_cells(only))
@@ -77,7 +87,8 @@ def sweep(
         chosen = chosen.with_seeds(*parse_seeds(seeds))
     compute.compute(
         chosen,
-        out or tables.ROOT,
+        out or default,
+        also=() if out else shipped,
         device=device,
         workers=workers,
         dask=dask,
@@ -100,6 +111,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Where the executed notebook goes.")] = None,
 ) -> None:
     """Run a notebook with parameters of your own, through papermill."""
+    _need_checkout("notebooks")
     from threeregime.book import build
 
     print(build.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
@@ -146,6 +158,7 @@ def build_book(
     pdf: Annotated[bool, typer.Option("--pdf", help="Print it as a PDF, too.")] = False,
 ) -> None:
     """Run every notebook and build the Jupyter Book; prints where its first page is."""
+    _need_checkout("book")
     from threeregime.book import build
     from threeregime.book import pdf as printing
 
@@ -231,6 +244,13 @@ def advise(
     print(answer.to_json() if json else answer)
 
 
+def _need_checkout(what: str) -> None:
+    from threeregime._paths import CHECKOUT
+
+    if not CHECKOUT:
+        raise ThreeRegimeError(f"{what}: not in the installed package, run this in a checkout")
+
+
 def split_pair(text: str) -> tuple[str, str]:
     """Split NAME=VALUE."""
     name, equals, value = text.partition("=")
@@ -290,6 +310,14 @@ def main() -> None:
     except ThreeRegimeError as error:
         status = 2
         print(f"threeregime: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        status, extra = 2, EXTRAS[error.name]
+        print(
+            f"threeregime: {error.name} is missing: pip install 'threeregime[{extra}]'",
+            file=sys.stderr,
+        )
     if status == INTERRUPTED:
         print("stopped; what was computed is saved, run it again to go on", file=sys.stderr)
     sys.exit(status)

@@ -23,6 +23,7 @@ from threeregime.experiments import catalogue
 from threeregime.figures import case_studies, metrics
 from threeregime.results import tables as results
 from threeregime.results.tables import Results
+from threeregime.sweep import compute
 
 WHOLE = 64  # epochs of retraining in the made tables
 
@@ -312,6 +313,7 @@ def test_a_report_computes_what_is_missing_and_names_its_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
+    monkeypatch.setattr(compute, "RUNS", tmp_path / "runs")
     made = study.make("figure_12", "smoke", [2], [0.05, 0.4], 2, 2, device="cpu")
     facts = made.facts().iloc[:, 0]
     assert (facts["cells"], facts["retrained nets"]) == ("2", "8")

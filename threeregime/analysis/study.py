@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from IPython.display import Markdown
 
 from threeregime.analysis.cells import in_print
 from threeregime.analysis.phase_diagram import PhaseDiagram
@@ -22,6 +21,9 @@ from threeregime.results import tables as results
 from threeregime.results.tables import Results
 from threeregime.sweep import compute
 from threeregime.sweep.plan import is_complete
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,8 @@ class Report:
 
     def sources(self) -> Markdown:
         """Where the numbers come from: rows and provenance of the tables used."""
+        from IPython.display import Markdown
+
         tables = self.tables
         names = [asdict(tables.name)] if tables.name else []
         counts = (

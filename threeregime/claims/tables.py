@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-
-from IPython.display import Markdown
+from typing import TYPE_CHECKING
 
 from threeregime.claims.statement import Statement
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 VERDICTS = {True: "holds", False: "does not hold", None: "open"}
 
@@ -18,6 +20,8 @@ def verdicts(*groups: Iterable[Statement], heads: Sequence[str] = ("here",)) -> 
         groups: the same statements, judged on one diagram each.
         heads: what these diagrams are called.
     """
+    from IPython.display import Markdown
+
     columns = [column for head in heads for column in (head, "effect (95 % interval)")]
     lines = [
         f"| statement | {' | '.join(columns)} |",
@@ -40,4 +44,6 @@ def effect(statement: Statement) -> str:
 
 def details(statements: Iterable[Statement]) -> Markdown:
     """The numbers behind each statement's effect."""
+    from IPython.display import Markdown
+
     return Markdown("\n".join(f"* *{s.statement}* {s.detail}" for s in statements))

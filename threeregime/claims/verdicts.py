@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from IPython.display import Markdown
 
 from threeregime.analysis import study as report
 from threeregime.analysis.study import Report
@@ -27,6 +27,9 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import marks
 from threeregime.results import tables as results
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
 
 def ledger(verdicts: Iterable[Verdict]) -> Markdown:
     """The verdicts as the ledger's page shows them; other pages quote it by what it says."""
+    from IPython.display import Markdown
+
     verdicts = list(verdicts)
     shown = table(verdicts).drop(columns="tables")
     shown["here"] = "**" + shown["here"] + "**"

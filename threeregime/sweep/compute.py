@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from threeregime._paths import RUNS
 from threeregime.data.registry import DATA_DIR
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.experiment import Experiment
@@ -21,7 +22,7 @@ from threeregime.results import tables
 from threeregime.results.provenance import duration
 from threeregime.sweep import cost
 from threeregime.sweep.dask_checks import checked
-from threeregime.sweep.dask_workers import ask, connect, local, perform_all
+from threeregime.sweep.dask_workers import ask, connect, installed, local, perform_all
 from threeregime.sweep.jobs import Advance, perform
 from threeregime.sweep.memory import most_members
 from threeregime.sweep.plan import MEMBERS, Job, Place, Plan, RetrainJob, is_complete, plan
@@ -100,9 +101,10 @@ def obtain(
         experiment: what is wanted; cells off its grid are computed too.
         device: as in :func:`compute`.
         recompute: leave the shipped tables aside.
-        runs: where new results go (default ``runs/results`` beside the shipped ones).
+        runs: where new results go; None: ``runs/results`` in the checkout, or without one in the
+            current folder.
     """
-    own = runs or tables.ROOT.parent / "runs" / "results"
+    own = runs or RUNS / "results"
     shipped = () if recompute else (tables.ROOT,)
     if not is_complete(experiment, own, *shipped):
         compute(experiment, own, also=shipped, device=device)
@@ -131,6 +133,9 @@ def _here(make: Make, place: Place, workers: int, dry_run: bool) -> Sequence[Job
     """Do a plan on this machine; return the jobs that are left, None if there were none."""
     place = replace(place, device=device_here(place.device))
     most = workers or (1 if place.device != "cpu" else os.cpu_count() or 1)
+    if most > 1 and not installed():
+        print("one process, without Dask: pip install 'threeregime[dask]' for more")
+        workers = most = 1
     # Sized before it is known how many fleets there will be.
     todo = make(lambda protocol: most_members(protocol, place, most))
     print(cost.describe(todo))

@@ -6,6 +6,7 @@ workers share; over the network travel a job, one number an epoch, and whether i
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import time
@@ -30,6 +31,11 @@ TELL_SECONDS = 1.0
 
 
 # --- reaching workers
+
+
+def installed() -> bool:
+    """Return whether Dask is installed; it comes with the extra ``dask``."""
+    return importlib.util.find_spec("distributed") is not None
 
 
 @contextmanager
@@ -58,8 +64,10 @@ def connect(address: str) -> Iterator[Any]:
         address: the scheduler's, e.g. ``tcp://host:8786``, or the path of its scheduler file.
 
     Raises:
-        ThreeRegimeError: there is no scheduler, no worker comes, or the scheduler goes.
+        ThreeRegimeError: there is no Dask, no scheduler, no worker comes, or the scheduler goes.
     """
+    if not installed():
+        raise ThreeRegimeError("a Dask cluster needs Dask: pip install 'threeregime[dask]'")
     from distributed import Client
     from distributed.comm import CommClosedError
 
