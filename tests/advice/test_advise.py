@@ -191,6 +191,7 @@ def test_every_kind_of_net_is_advised_and_left_alone(name: str) -> None:
     assert json.loads(answer.to_json())["turn"] == answer.turn
 
 
+@pytest.mark.slow
 def test_torchvision_resnet18() -> None:
     from torchvision.models import resnet18
 
@@ -761,6 +762,7 @@ def test_the_command_says_what_is_wrong(
 # --- the README -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_readme_s_example_works_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

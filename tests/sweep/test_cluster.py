@@ -26,6 +26,8 @@ from threeregime.sweep import compute as cluster
 from threeregime.sweep import dask_checks, dask_workers
 from threeregime.sweep.plan import Plan, plan
 
+pytestmark = pytest.mark.cluster
+
 FLEET = 2
 PATIENCE = 90.0  # for a machine that has much else to do
 
