@@ -93,9 +93,9 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """Results of figure_02 at smoke scale, never interrupted, and the processor time they took."""
 
     def make(root: Path) -> float:
-        experiment = catalogue.experiment("figure_02", "smoke")
+        experiment = catalogue.load_experiment("figure_02", "smoke")
         begin = time.process_time()
-        assert compute.compute(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
+        assert compute.run_sweep(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
         return time.process_time() - begin
 
     return _once(tmp_path_factory, "smoke", make)

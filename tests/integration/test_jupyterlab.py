@@ -19,10 +19,8 @@ from threeregime.book.notebooks import environment
 
 STARTS = 120  # seconds that a busy machine may take
 CELLS = (
-    "import ipywidgets\n"
-    "from threeregime.analysis import study\n"
-    "from threeregime.figures import explorer",
-    'report = study.make("figure_07", "digits")\nbox = explorer.explorer([report])\n'
+    "import ipywidgets\nfrom threeregime import Study\nfrom threeregime.figures import explorer",
+    'study = Study.obtain("figure_07", "digits")\nbox = explorer.make_explorer([study])\n'
     "slider, label = ipywidgets.IntSlider(max=99), ipywidgets.Label()\n"
     'ipywidgets.jslink((box, "row"), (slider, "value"))\n'
     'box.observe(lambda at: setattr(label, "value", f"row {at.new} in Python"), "row")\n'

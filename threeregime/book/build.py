@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import PhaseDiagram
 from threeregime.book.notebooks import ROOT, environment, execute_all, run_notebook
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
-from threeregime.figures import diagrams
+from threeregime.experiments import load_experiment
+from threeregime.figures import regime_map
 from threeregime.results import tables
 
 __all__ = ["build", "check", "pages", "run_notebook", "sphinx"]
@@ -90,9 +90,9 @@ def sphinx(builder: str, out: Path | None = None, root: Path = ROOT) -> Path:
 
 def draw_picture(path: Path) -> None:
     """Draw the picture that the README shows, from the shipped results."""
-    diagram = PhaseDiagram.from_results(tables.load(catalogue.experiment("figure_02", "digits")))
+    diagram = PhaseDiagram.from_results(tables.load(load_experiment("figure_02", "digits")))
     path.parent.mkdir(parents=True, exist_ok=True)
-    diagrams.regime_map(diagram).savefig(path, dpi=110, metadata={"Software": None})
+    regime_map(diagram).savefig(path, dpi=110, metadata={"Software": None})
 
 
 def check(html: Path, expected: list[str]) -> None:
