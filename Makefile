@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := uv==0.13.8
 PIP := PIP_USER=0 $(BIN)/python -I -m pip --disable-pip-version-check install --progress-bar off --no-deps
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Each of these is run, not only looked up: version managers leave stubs that exist and fail.
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3 $(wildcard $(HOME)/.pyenv/versions/3.1[12].*/bin/python))

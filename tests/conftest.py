@@ -12,6 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from tests.helpers import kernels
 from threeregime.book import build, pdf
@@ -40,49 +41,51 @@ def pytest_unconfigure() -> None:
     kernels.SERVER_OF_THIS_PROCESS.close()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they use; give those that share something to the same worker.
-
-    Long groups come first, so that the workers end at about the same time.
-    """
-    for item in items:
-        used = getattr(item, "fixturenames", ())
-        if item.path.suffix == ".ipynb":
-            item.add_marker("notebook")
-        if "browser" in used:
-            item.add_marker("browser")
-        if "html" in used:
-            item.add_marker("slow")
-        item.add_marker(pytest.mark.xdist_group(_group(item, used)))
-    rank = {name: number for number, name in enumerate(("html", "cluster", "slow", "notebook"))}
-
-    def order(item: pytest.Item) -> int:
-        marks = {mark.name for mark in item.iter_markers()}
-        group = item.get_closest_marker("xdist_group")
-        names = {*marks, *(group.args if group else ())}
-        return min((rank[name] for name in names & rank.keys()), default=len(rank))
-
-    first: dict[str, int] = {}
-    for item in items:
-        name = _name(item)
-        first[name] = min(first.get(name, len(rank)), order(item))
-    items.sort(key=lambda item: first[_name(item)])
+TOGETHER = {
+    "tests/book/test_captions.py": "tests/book/test_book.py",  # share the built book
+    "tests/sweep/test_resume.py": "tests/sweep/test_cluster.py",  # start workers
+}
+"""A process takes a file of tests as a whole, and these with others."""
 
 
-def _name(item: pytest.Item) -> str:
-    mark = item.get_closest_marker("xdist_group")
-    assert mark
-    return str(mark.args[0])
+class ByFile(LoadFileScheduling):
+    """Give files to the processes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return TOGETHER.get(file, file)
 
 
-def _group(item: pytest.Item, used: tuple[str, ...]) -> str:
-    """Return the name of a test's group: of those that it shares an expensive fixture with."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by what it uses."""
+    used = getattr(item, "fixturenames", ())
+    if item.path.suffix == ".ipynb":
+        item.add_marker("notebook")
+    if "browser" in used:
+        item.add_marker("browser")
     if "html" in used:
-        return "html"
-    if item.get_closest_marker("cluster"):
-        return "cluster"
-    return str(item.path)
+        item.add_marker("slow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first, so that the processes end at about the same time."""
+    kinds = ("cluster", "slow", "browser", "notebook")
+    ranks: dict[str, int] = {}
+
+    def file(item: pytest.Item) -> str:
+        name = item.nodeid.partition("::")[0]
+        return TOGETHER.get(name, name)
+
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        rank = min((n for n, kind in enumerate(kinds) if kind in marks), default=len(kinds))
+        ranks[file(item)] = min(rank, ranks.get(file(item), rank))
+    items.sort(key=lambda item: (ranks[file(item)], "test_book" not in file(item)))
 
 
 # --- shared by the workers

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -59,7 +58,7 @@ def _container_limits() -> Iterator[int]:
     """Yield the memory limits in bytes of the container that this process runs in."""
     for path in CONTAINER_LIMITS:
         # A file that is missing or says "max" sets no limit.
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             yield int(path.read_text())
 
 
