@@ -233,6 +233,12 @@ def test_make_targets_exist() -> None:
     assert wanted <= set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
 
 
+def test_readme_installs_the_pinned_pytorch() -> None:
+    line = next(line for line in README.splitlines() if line.startswith("pip install torch=="))
+    named = dict(re.findall(r"(torch\w*)==(\S+)", line))
+    assert named == {name: pins("requirements.txt")[name] for name in ("torch", "torchvision")}
+
+
 def test_links_and_paths_exist() -> None:
     links = re.findall(r"\]\(([^)]+)\)", README + CONTRIBUTING)
     quoted = re.findall(r"`((?:\w+/)+[\w.]*)`", README + CONTRIBUTING)
