@@ -1,8 +1,8 @@
 """Under every figure: its notebook, its tables as CSV with checksums, and where they come from.
 
 Nothing here knows which page shows what: the outputs of a stored notebook say which tables they
-were made from (`threeregime.results.marks`). ``{shipped-tables}`` lists all that there are to
-download.
+were made from (`threeregime.results.output_facts`). ``{shipped-tables}`` lists all that there are
+to download.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from threeregime.book import downloads
 from threeregime.book.downloads import Export
-from threeregime.results import marks
-from threeregime.results.marks import Said
-from threeregime.results.tables import Name
+from threeregime.results import OutputFacts, TablesId, read_outputs
 
 FOLDER = "tables"  # of the downloads, beside the pages
 PAGE = "book/tables"
@@ -32,7 +30,7 @@ Exports = dict[tuple[str, str, str], Export]
 def write_tables(app: Sphinx, config: Config) -> None:
     """Write the downloads; what is in them is configuration: pages are read anew if it changes."""
     made = downloads.write(Path(app.outdir) / FOLDER)
-    config.shipped_tables = {(e.name.experiment, e.name.scale, e.name.data): e for e in made}
+    config.shipped_tables = {(e.tables.experiment, e.tables.scale, e.tables.data): e for e in made}
 
 
 def caption_figures(app: Sphinx, tree: nodes.document) -> None:
@@ -41,9 +39,9 @@ def caption_figures(app: Sphinx, tree: nodes.document) -> None:
     path = Path(app.env.doc2path(page))
     if path.suffix != ".ipynb":
         return
-    said = list(marks.said(path))
-    every = _names(one.facts for one in said)
-    pictures = [one for one in said if one.picture]
+    outputs = list(read_outputs(path))
+    every = _tables(one.facts for one in outputs)
+    pictures = [one for one in outputs if one.picture]
     shown = [b for b in tree.findall(nodes.container) if _is_picture(b)]
     for bundle, picture in zip(shown, pictures, strict=True):
         if text := caption(app, page, picture, every):
@@ -57,21 +55,21 @@ def _is_picture(node: nodes.container) -> bool:
     return node.get("nb_element") == "mime_bundle" and "image/png" in forms
 
 
-def _names(facts: Iterable[Mapping[str, Any]]) -> list[Name]:
+def _tables(facts: Iterable[Mapping[str, Any]]) -> list[TablesId]:
     """The tables that some outputs name, each once."""
-    return list(dict.fromkeys(Name(**name) for one in facts for name in one.get("tables", [])))
+    return list(dict.fromkeys(TablesId(**each) for one in facts for each in one.get("tables", [])))
 
 
-def caption(app: Sphinx, page: str, picture: Said, every: list[Name]) -> str:
+def caption(app: Sphinx, page: str, picture: OutputFacts, every: list[TablesId]) -> str:
     """The caption of a picture as HTML; empty where neither it nor its page is of tables.
 
     Args:
         app: Sphinx.
         page: where it stands.
-        picture: what the output says of itself.
+        picture: the output with its facts.
         every: all tables of the page, for pictures that do not say which they were made from.
     """
-    names = _names([picture.facts]) if "tables" in picture.facts else every
+    names = _tables([picture.facts]) if "tables" in picture.facts else every
     paper = picture.facts.get("paper", False)
     if not names and not paper:
         return ""
@@ -85,7 +83,7 @@ def caption(app: Sphinx, page: str, picture: Said, every: list[Name]) -> str:
     )
 
 
-def _source(app: Sphinx, page: str, name: Name, head: str) -> str:
+def _source(app: Sphinx, page: str, name: TablesId, head: str) -> str:
     """The links to one study's tables, and its provenance."""
     label = escape(f"{name.experiment}, {name.scale}")
     made: Export | None = app.config.shipped_tables.get((name.experiment, name.scale, name.data))
@@ -98,7 +96,7 @@ def _source(app: Sphinx, page: str, name: Name, head: str) -> str:
         f"<code>{f.sha256[:12]}</code>"
         for f in made.files
     )
-    old = "" if made.name == name else "<strong>Drawn from an earlier state of them.</strong>"
+    old = "" if made.tables == name else "<strong>Drawn from an earlier state of them.</strong>"
     return (
         f'<p>{head}: <a href="{place}">{label}</a>: {files} (CSV, SHA-256). {old}</p>'
         f"<details><summary>{escape(made.line)}</summary>{_facts(made)}</details>"
@@ -123,7 +121,7 @@ class ShippedTables(SphinxDirective):
         return [self._section(made) for made in found.values()]
 
     def _section(self, made: Export) -> nodes.Node:
-        name = made.name
+        name = made.tables
         title = nodes.title("", f"{name.experiment}, {name.scale}")
         return nodes.section("", title, self._body(made), ids=[_anchor(made)])
 

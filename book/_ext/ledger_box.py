@@ -16,7 +16,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from threeregime.results import marks
+from threeregime.results import read_outputs
 
 LEDGER = "notebooks/claims"
 SIGNS = {"holds": "✓", "holds in part": "◐", "open": "?", "does not hold": "✗"}
@@ -27,7 +27,7 @@ Claim = dict[str, Any]
 def claims(app: Sphinx) -> list[Claim]:
     """The claims as the ledger's notebook says them."""
     path = Path(app.srcdir) / f"{LEDGER}.ipynb"
-    return [claim for said in marks.said(path) for claim in said.facts.get("claims", [])]
+    return [claim for output in read_outputs(path) for claim in output.facts.get("claims", [])]
 
 
 def on_page(app: Sphinx, tree: nodes.document) -> None:
@@ -54,8 +54,8 @@ def concerned(page: str, path: Path, known: Iterable[Claim]) -> tuple[list[Claim
     """
     shown = {
         (name["experiment"], name["scale"])
-        for said in marks.said(path)
-        for name in said.facts.get("tables", [])
+        for output in read_outputs(path)
+        for name in output.facts.get("tables", [])
     }
     number = re.search(r"figure_0*(\d+)$", page)
     first, rest = [], []

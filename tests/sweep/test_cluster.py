@@ -45,7 +45,7 @@ from threeregime.sweep import compute, resumable
 
 resumable.CHECKPOINT_SECONDS = -1.0
 torch.set_num_threads(1)
-registry.load("digits")
+registry.load_images("digits")
 lanes.available()
 pids = []
 for line in sys.stdin:

@@ -20,7 +20,7 @@ from threeregime import cli
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.metrics import pairs as measure
-from threeregime.results import tables as results
+from threeregime.results import shards
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
 from threeregime.sweep.plan import MEASURE_FORWARDS, JobContext, make_plan
@@ -129,7 +129,7 @@ def stop_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if len(written) == writes:
             raise Killed
 
-    monkeypatch.setattr(results.os, "replace", replace)
+    monkeypatch.setattr(shards.os, "replace", replace)
     return written
 
 
@@ -139,7 +139,7 @@ def test_a_sweep_killed_after_any_of_its_files_gives_the_same_tables(
 ) -> None:
     """Every moment between two files, but for the monotonous middle of retraining."""
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setattr(cluster.cost, "seconds", lambda *_: (1.0, 0.01))  # no trial every time
+    monkeypatch.setattr(cluster.cost, "plan_seconds", lambda *_: (1.0, 0.01))  # no trial every time
     with monkeypatch.context() as patch:
         written = stop_after(0, patch)
         assert compute(tiny, tmp_path / "whole")

@@ -15,7 +15,7 @@ from threeregime.book.notebooks import ROOT, environment, execute_all, run_noteb
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import load_experiment
 from threeregime.figures import regime_map
-from threeregime.results import tables
+from threeregime.results import load_results
 
 __all__ = ["build", "check", "pages", "run_notebook", "sphinx"]
 
@@ -90,7 +90,7 @@ def sphinx(builder: str, out: Path | None = None, root: Path = ROOT) -> Path:
 
 def draw_picture(path: Path) -> None:
     """Draw the picture that the README shows, from the shipped results."""
-    diagram = PhaseDiagram.from_results(tables.load(load_experiment("figure_02", "digits")))
+    diagram = PhaseDiagram.from_results(load_results(load_experiment("figure_02", "digits")))
     path.parent.mkdir(parents=True, exist_ok=True)
     regime_map(diagram).savefig(path, dpi=110, metadata={"Software": None})
 

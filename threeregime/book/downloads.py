@@ -12,10 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from threeregime.experiments import Experiment, Unit, load_experiment
-from threeregime.results import provenance, status
-from threeregime.results import tables as results
-from threeregime.results.tables import Name, Results
+from threeregime.experiments import Experiment, Unit
+from threeregime.results import (
+    KINDS,
+    Results,
+    ShippedTables,
+    TablesId,
+    provenance_facts,
+    shipped_tables,
+)
 
 SUMS = "SHA256SUMS"
 
@@ -26,7 +31,7 @@ class File:
 
     Attributes:
         name: of the file.
-        kind: what its rows are, one of `threeregime.results.tables.KINDS`.
+        kind: what its rows are, one of `threeregime.results.KINDS`.
         rows: how many.
         size: in bytes.
         sha256: its checksum, 64 hexadecimal digits.
@@ -44,7 +49,7 @@ class Export:
     """The tables of one experiment and scale as files.
 
     Attributes:
-        name: which tables.
+        tables: which tables.
         stem: what the names of the files begin with.
         title: what the experiment is about.
         files: one a kind of rows.
@@ -52,7 +57,7 @@ class Export:
         facts: the same in full, fact by fact.
     """
 
-    name: Name
+    tables: TablesId
     stem: str
     title: str
     files: tuple[File, ...]
@@ -60,15 +65,15 @@ class Export:
     facts: dict[str, str]
 
 
-def write(folder: Path, root: Path = results.ROOT) -> list[Export]:
+def write(folder: Path, root: Path | None = None) -> list[Export]:
     """Write every shipped table as gzipped CSV, and a file for ``sha256sum --check``.
 
     Args:
         folder: where to.
-        root: where the tables lie.
+        root: where the tables lie; None: the shipped ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made = [_export(folder, *found) for found in status.shipped(root)]
+    made = [_export(folder, shipped) for shipped in shipped_tables(root)]
     sums = [f"{file.sha256}  {file.name}\n" for export in made for file in export.files]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8")
     return made
@@ -81,17 +86,17 @@ def csv(table: pd.DataFrame) -> str:
     return str(table.assign(**texts).to_csv(index=False, lineterminator="\n"))
 
 
-def _export(folder: Path, experiment: Experiment, tables: Results) -> Export:
-    assert tables.name is not None
-    own = load_experiment(experiment.name, experiment.scale).protocol.data.name
-    data = experiment.protocol.data.name
-    stem = "-".join([experiment.name, experiment.scale, *([data] if data != own else [])])
-    parts = {kind: part for kind in results.KINDS if len(part := getattr(tables, kind))}
+def _export(folder: Path, shipped: ShippedTables) -> Export:
+    experiment, tables = shipped.experiment, shipped.results
+    assert tables.id is not None
+    copy = [experiment.protocol.data.name] if shipped.is_copy else []
+    stem = "-".join([experiment.name, experiment.scale, *copy])
+    parts = {kind: part for kind in KINDS if len(part := getattr(tables, kind))}
     files = tuple(
         _file(folder, f"{stem}-{kind}.csv.gz", kind, part) for kind, part in parts.items()
     )
     facts = _facts(experiment, tables)
-    return Export(tables.name, stem, experiment.title, files, _line(facts, tables), facts)
+    return Export(tables.id, stem, experiment.title, files, _line(facts, tables), facts)
 
 
 def _file(folder: Path, name: str, kind: str, table: pd.DataFrame) -> File:
@@ -112,7 +117,7 @@ def _facts(experiment: Experiment, tables: Results) -> dict[str, str]:
         "protocol": ", ".join(f"{v} {base}".strip() for v, base in protocols.items()),
         "data": experiment.protocol.data.name,
         "seeds": f"dense {dense}; retraining {retrain}",
-        **provenance.facts(tables.origins),
+        **provenance_facts(tables.origins),
     }
 
 
