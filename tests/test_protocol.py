@@ -250,7 +250,7 @@ def test_the_hash_tells_every_field_apart() -> None:
 def test_the_hash_is_the_same_in_another_process() -> None:
     code = (
         "from threeregime.experiments import catalogue; "
-        "print(catalogue.protocol('digits').hash(), catalogue.protocol('digits').dense_hash)"
+        "print(catalogue.load_scale('digits').hash(), catalogue.load_scale('digits').dense_hash)"
     )
     got = subprocess.run(
         [sys.executable, "-c", code],
