@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
+from tests.helpers import kernels
 from threeregime.book import build, pdf
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
@@ -26,14 +30,91 @@ settings.load_profile("patient")
 SMOKE_FLEET = 8
 
 
+# --- what runs where, and in which order
+
+
+def pytest_configure() -> None:
+    kernels.use()
+
+
+def pytest_unconfigure() -> None:
+    kernels.SERVER_OF_THIS_PROCESS.close()
+
+
+TOGETHER = {
+    "tests/book/test_captions.py": "tests/book/test_book.py",  # share the built book
+    "tests/sweep/test_resume.py": "tests/sweep/test_cluster.py",  # start workers
+}
+"""A process takes a file of tests as a whole, and these with others."""
+
+
+class ByFile(LoadFileScheduling):
+    """Give files to the processes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return TOGETHER.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by what it uses."""
+    used = getattr(item, "fixturenames", ())
+    if item.path.suffix == ".ipynb":
+        item.add_marker("notebook")
+    if "browser" in used:
+        item.add_marker("browser")
+    if "html" in used:
+        item.add_marker("slow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first, so that the processes end at about the same time."""
+    kinds = ("cluster", "slow", "browser", "notebook")
+    ranks: dict[str, int] = {}
+
+    def file(item: pytest.Item) -> str:
+        name = item.nodeid.partition("::")[0]
+        return TOGETHER.get(name, name)
+
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        rank = min((n for n, kind in enumerate(kinds) if kind in marks), default=len(kinds))
+        ranks[file(item)] = min(rank, ranks.get(file(item), rank))
+    items.sort(key=lambda item: (ranks[file(item)], "test_book" not in file(item)))
+
+
+# --- shared by the workers
+
+
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """Results of figure_02 at smoke scale, never interrupted, and the processor time they took."""
-    root = tmp_path_factory.mktemp("smoke")
-    experiment = catalogue.load_experiment("figure_02", "smoke")
-    begin = time.process_time()
-    assert compute.run_sweep(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
-    return root, time.process_time() - begin
+
+    def make(root: Path) -> float:
+        experiment = catalogue.load_experiment("figure_02", "smoke")
+        begin = time.process_time()
+        assert compute.run_sweep(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
+        return time.process_time() - begin
+
+    return _once(tmp_path_factory, "smoke", make)
+
+
+def _once(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], float]
+) -> tuple[Path, float]:
+    """Fill a folder by the first of the test's workers that asks; return it and what that said."""
+    base = factory.getbasetemp()
+    root = (base.parent if base.name.startswith("popen-") else base) / name
+    said = root.with_suffix(".json")
+    with FileLock(root.with_suffix(".lock")):
+        if not said.exists():
+            said.write_text(json.dumps(make(root)))
+    return root, json.loads(said.read_text())
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 """The checkout; without one, the folder that the package is installed in."""
+CHECKOUT = (ROOT / "pyproject.toml").is_file()
+"""Whether this is a checkout, not an installed wheel."""
 
 PROTOCOLS = PACKAGE / "experiments" / "protocols"
 REFERENCE = PACKAGE / "results" / "reference"
 WEB = PACKAGE / "figures" / "web"
 KERNELS = PACKAGE / "fleet" / "lanes.cpp"
-RESULTS = ROOT / "results"
-"""The shipped tables."""
+RESULTS = ROOT / "results" if CHECKOUT else PACKAGE / "shipped"
+"""The shipped tables; a wheel carries them inside the package."""
+RUNS = ROOT / "runs" if CHECKOUT else Path("runs")
+"""What a user computes; without a checkout it is in the current folder."""

@@ -25,6 +25,12 @@ ENDING_SECONDS = 5.0
 """Part of a time budget that a process needs to save its state and end."""
 INTERRUPTED = 130  # exit status of typer and of shells after Ctrl-C
 
+EXTRAS = {
+    **dict.fromkeys(("IPython", "anywidget", "papermill", "playwright", "yaml"), "book"),
+    **dict.fromkeys(("num2words", "sacrebleu"), "translation"),
+}
+"""Which extra of the package brings a library."""
+
 app = typer.Typer(
     help="Executable companion to 'A Three-regime Model of Network Pruning' (ICML 2023).",
     no_args_is_help=True,
@@ -55,7 +61,10 @@ def sweep(
     seeds: Annotated[str, typer.Option(help="Dense and retraining seeds, e.g. 3x3.")] = "",
     set_: Fields = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; by default the shipped ones.")
+        Path | None,
+        typer.Option(
+            help="Folder of the results; default: results/, or without a checkout runs/results/."
+        ),
     ] = None,
     data_dir: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
     download: Annotated[bool, typer.Option("--download", help="Download missing data.")] = False,
@@ -76,10 +85,13 @@ def sweep(
     ] = False,
 ) -> None:
     """Compute the missing results of an experiment; after a stop, run it again to continue."""
+    from threeregime._paths import CHECKOUT, RUNS
     from threeregime.experiments import load_experiment
     from threeregime.results import tables
     from threeregime.sweep import run_sweep
 
+    # An installed package is not written to: what it holds already is not computed again.
+    default, shipped = (tables.ROOT, ()) if CHECKOUT else (RUNS / "results", (tables.ROOT,))
     budget = parse_duration(time_budget) if time_budget else None
     study = load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
     study = study.with_values(**parse_cells(only))
@@ -87,7 +99,8 @@ def sweep(
         study = study.with_seeds(*parse_seeds(seeds))
     run_sweep(
         study,
-        out or tables.ROOT,
+        out or default,
+        other_roots=() if out else shipped,
         device=device,
         workers=workers,
         dask=dask,
@@ -109,6 +122,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Path of the executed notebook.")] = None,
 ) -> None:
     """Run a notebook with other parameters, through papermill."""
+    _need_checkout("notebooks")
     from threeregime.book import build
 
     print(build.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
@@ -152,6 +166,7 @@ def build_book(
     pdf: Annotated[bool, typer.Option("--pdf", help="Also print it as a PDF.")] = False,
 ) -> None:
     """Run all notebooks, build the Jupyter Book and print the path of its first page."""
+    _need_checkout("book")
     from threeregime.book import build
     from threeregime.book import pdf as book_pdf
 
@@ -254,6 +269,13 @@ def advise(
     print(answer.to_json() if json else answer)
 
 
+def _need_checkout(what: str) -> None:
+    from threeregime._paths import CHECKOUT
+
+    if not CHECKOUT:
+        raise ThreeRegimeError(f"{what}: not in the installed package, run this in a checkout")
+
+
 def main() -> None:
     """Run the command line; print a user's error as one line, with exit status 2."""
     try:
@@ -265,6 +287,14 @@ def main() -> None:
     except ThreeRegimeError as error:
         status = 2
         print(f"threeregime: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        status, extra = 2, EXTRAS[error.name]
+        print(
+            f"threeregime: {error.name} is missing: pip install 'threeregime[{extra}]'",
+            file=sys.stderr,
+        )
     if status == INTERRUPTED:
         print("stopped; what was computed is saved, run it again to go on", file=sys.stderr)
     sys.exit(status)

@@ -32,6 +32,7 @@ def first_cell(repository: str) -> dict[str, Any]:
         "# Its own versions of the others may change last digits.",
         f"!git clone --quiet --depth 1 https://github.com/{repository} {folder}",
         f"%pip install --quiet {' '.join(pins())}",
+        f"%pip install --quiet --no-deps --editable {folder}",
         f"%cd -q {folder}/notebooks",
         "import sys",
         "",

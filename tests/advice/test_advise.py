@@ -193,6 +193,7 @@ def test_every_kind_of_net_is_advised_and_left_alone(name: str) -> None:
     assert json.loads(answer.to_json())["turn"] == answer.turn
 
 
+@pytest.mark.slow
 def test_torchvision_resnet18() -> None:
     from torchvision.models import resnet18
 
@@ -768,6 +769,7 @@ def test_the_command_prints_errors_as_one_line(
 # --- the README -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_readme_s_example_works_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

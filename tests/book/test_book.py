@@ -125,6 +125,7 @@ def test_links_to_the_network_are_allowed(tmp_path: Path) -> None:
     build.check(tmp_path, [])
 
 
+@pytest.mark.slow
 def test_broken_book_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "_config.yml").write_text("title: broken\nonly_build_toc_files: true\n")
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")

@@ -60,6 +60,7 @@ def outputs(path: Path) -> list[str]:
     return ["".join(o["text"]) for c in cells for o in c.get("outputs", []) if "text" in o]
 
 
+@pytest.mark.notebook
 def test_parameters_arrive_with_their_types(root: Path) -> None:
     texts = {"word": "7", "density": "0.1", "epochs": "8,16", "fail": "false"}
     path = notebooks.run_notebook("small", texts, root=root)
@@ -81,6 +82,7 @@ def test_unknown_notebook_is_refused_with_those_there_are(root: Path) -> None:
         notebooks.run_notebook("smal", {}, root=root)
 
 
+@pytest.mark.notebook
 def test_failed_run_names_the_notebook_that_shows_it(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere" / "failed.ipynb"
     with pytest.raises(
@@ -122,6 +124,7 @@ def test_wrong_texts_are_refused(annotation: str, text: str) -> None:
         notebooks.convert("x", annotation, text)
 
 
+@pytest.mark.notebook
 def test_only_what_changed_is_run_and_the_same_outputs_are_the_same_bytes(root: Path) -> None:
     path = root / "notebooks" / "small.ipynb"
     assert notebooks.execute_all(root) == ["small"]

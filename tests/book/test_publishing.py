@@ -148,6 +148,7 @@ def test_launch_buttons_lead_to_the_notebook(published: Path, browser: Any) -> N
         assert visit.page.eval_on_selector_all(icons, "i => i.every(one => one.naturalWidth)")
 
 
+@pytest.mark.browser
 def test_no_launch_buttons_on_text_or_without_the_address(published: Path, plain: Path) -> None:
     # the scripts that the pages load may know the words
     assert "mybinder" not in (published / "page.html").read_text()

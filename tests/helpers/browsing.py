@@ -17,16 +17,26 @@ class Visit:
         self.context.set_default_timeout(90_000)
         self.page = self.context.new_page()
         self.wrong: list[str] = []
+        self.asked = 0
         self.page.on("request", lambda r: self._network(r.url))
         self.page.on("requestfailed", lambda r: self.wrong.append(f"failed: {r.url}"))
         self.page.on("pageerror", lambda error: self.wrong.append(f"uncaught: {error}"))
         self.page.on("console", lambda m: self._console(m.type, m.text))
         self.page.goto(path.as_uri() + address)
-        # Scripts may request more after the page has loaded. Waiting for an idle network instead
-        # sometimes hangs on pages from files.
-        self.page.wait_for_timeout(1_000)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait until scripts have asked for nothing for a while.
+
+        Waiting for an idle network instead hangs now and then on pages that come from files.
+        """
+        asked = -1
+        while asked < self.asked:
+            asked = self.asked
+            self.page.wait_for_timeout(400)
 
     def _network(self, url: str) -> None:
+        self.asked += 1
         if not url.startswith(("file:", "data:", "blob:")):
             self.wrong.append(f"asked the network: {url}")
 

@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_script_makes_a_study_of_new_parts(folder: Path) -> None:
     """New data, net and temperature: a diagram with every cell, and verdicts on it."""
     done = subprocess.run(
@@ -45,6 +46,7 @@ def test_script_makes_a_study_of_new_parts(folder: Path) -> None:
     assert all(len(row.split()) == 3 for row in cells.groups())
 
 
+@pytest.mark.slow
 def test_second_run_reads_what_the_first_computed(folder: Path) -> None:
     """Nothing is trained twice."""
     done = subprocess.run(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import itertools
 import os
 import re
 import shlex
+import shutil
 import subprocess
-import sys
+import time
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from threeregime._paths import ROOT
 
@@ -59,127 +60,154 @@ def test_installed_is_what_is_pinned(package: str, pinned: str) -> None:
     assert version(package).partition("+")[0] == pinned, "run `make install`"
 
 
-def load_installer(root: Path) -> ModuleType:
-    """The installation script, for a project in another folder."""
-    spec = importlib.util.spec_from_file_location("installer", ROOT / "tools" / "install.py")
-    assert spec
-    assert spec.loader
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.ROOT, module.VENV, module.LOCK = root, root / ".venv", root / "requirements.lock"
-    module.STAMP, module.LOG = module.VENV / ".installed", module.VENV / "install.log"
-    return module
+def test_pyproject_asks_for_what_is_pinned() -> None:
+    pinned = pins("requirements.txt")
+    extras = PROJECT["optional-dependencies"]
+    asked = [Requirement(r) for r in [*PROJECT["dependencies"], *itertools.chain(*extras.values())]]
+    named = {r.name: r for r in asked if r.name != PROJECT["name"]}
+    assert named.keys() == pinned.keys()
+    assert not [str(r) for r in named.values() if not r.specifier.contains(pinned[r.name])]
+    assert {"book", "dask", "translation", "test"} == extras.keys()
+
+
+# --- the installation -----------------------------------------------------------------------------
+
+# Stands for a Python that fits: writes down what it is asked for, and makes a .venv of itself.
+PYTHON = """#!/bin/sh
+echo "$@" >>asked
+case "$*" in
+*venv*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+*pip*) echo "no such version"; [ ! -f broken ] ;;
+esac
+"""
+
+
+class Project:
+    """A folder with our Makefile, whose pip only writes down what it was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+            shutil.copyfile(ROOT / name, folder / name)
+        self.python = executable(folder / "python", PYTHON)
+
+    def make(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run ``make install`` with a path that holds no Python."""
+        tools = self.folder / "tools"
+        tools.mkdir(exist_ok=True)
+        for name in ("sh", "cat", "rm", "touch", "tail", "mkdir", "cp", "sleep"):
+            if not (tools / name).exists():
+                (tools / name).symlink_to(shutil.which(name) or "/bin/false")
+        return subprocess.run(
+            [shutil.which("make") or "make", "install", *words],
+            cwd=self.folder,
+            env={"PATH": str(tools), "HOME": str(self.folder), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def asked(self) -> list[str]:
+        """Return what Python was called for since the last time: venv and pip alone."""
+        path = self.folder / "asked"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [
+            re.sub(r".*(venv|pip) .*?(--clear|-r|-e).*", r"\1 \2", line)
+            for line in lines
+            if line.startswith(("-m", "-I"))
+        ]
+
+
+def executable(path: Path, text: str) -> Path:
+    """Write a program."""
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+INSTALL = ["pip -r", "pip -e"]
 
 
 @pytest.fixture
-def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script in an empty project, its pip only writing down what it was asked for."""
-    (tmp_path / ".venv").mkdir()
-    for name in ("requirements.lock", "pyproject.toml"):
-        (tmp_path / name).write_text("")
-    module: Any = load_installer(tmp_path)
-    module.asked = []
-    monkeypatch.setattr(module.venv, "create", lambda path, **how: None)
-    monkeypatch.setattr(module, "pip", lambda *words: module.asked.append(words))
-    monkeypatch.setattr(module, "usable", lambda: True)
-    return module
+def project(tmp_path: Path) -> Project:
+    if not shutil.which("make"):
+        pytest.skip("no make")
+    return Project(tmp_path / "project")
 
 
-def test_second_call_installs_nothing(installer: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert installer.main() == 0
-    assert len(installer.asked) == 2
-    assert len(capsys.readouterr().out.splitlines()) == 1
-    assert installer.main() == 0
-    assert len(installer.asked) == 2
-    assert not capsys.readouterr().out
+@pytest.fixture
+def installed(project: Project) -> Project:
+    done = project.make(f"PYTHON={project.python}")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    assert project.asked() == ["venv --clear", *INSTALL]
+    return project
+
+
+def test_second_call_installs_nothing(installed: Project) -> None:
+    assert installed.make().returncode == 0
+    assert installed.asked() == []
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
-def test_a_change_installs_again(installer: Any, name: str) -> None:
-    installer.main()
-    (installer.ROOT / name).write_text("changed")
-    installer.main()
-    assert len(installer.asked) == 4
+def test_a_change_installs_again_into_the_same_environment(installed: Project, name: str) -> None:
+    later = time.time() + 5
+    os.utime(installed.folder / name, (later, later))
+    assert installed.make().returncode == 0
+    assert installed.asked() == INSTALL
 
 
-def test_failure_shows_the_log_and_is_not_taken_for_done(
-    installer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*words: str) -> None:
-        installer.LOG.write_text("ERROR: no such version\n")
-        raise subprocess.CalledProcessError(1, "pip")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(installer, "pip", fail)
-        assert installer.main() == 1
-    assert "no such version" in capsys.readouterr().err
-    assert installer.main() == 0
-    assert installer.asked
+def test_failure_shows_the_log_and_is_tried_again(project: Project) -> None:
+    (project.folder / "broken").touch()
+    failed = project.make(f"PYTHON={project.python}")
+    assert failed.returncode != 0
+    assert "no such version" in failed.stderr
+    assert ".venv/install.log" in failed.stderr
+    assert project.asked() == ["venv --clear", "pip -r"]
+    (project.folder / "broken").unlink()
+    assert project.make().returncode == 0
+    assert project.asked() == INSTALL
 
 
-def test_cut_off_starts_afresh(installer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    monkeypatch.setattr(installer.venv, "create", lambda path, **how: made.append(how["clear"]))
-    installer.main()
-    assert not made
-    installer.STAMP.unlink()
-    installer.main()
-    assert made == [True]
+def test_cut_off_starts_afresh(installed: Project) -> None:
+    (installed.folder / ".venv" / ".installed").unlink()
+    assert installed.make(f"PYTHON={installed.python}").returncode == 0
+    assert installed.asked() == ["venv --clear", *INSTALL]
 
 
-def test_moved_environment_is_not_usable(tmp_path: Path) -> None:
+def test_moved_environment_is_made_anew(installed: Project, tmp_path: Path) -> None:
     # commands in .venv/bin carry the path they were installed at
-    module: Any = load_installer(tmp_path)
-    folder = tmp_path / ".venv" / "bin"
-    folder.mkdir(parents=True)
-    module.PYTHON = folder / "python"
-    module.PYTHON.symlink_to(sys.executable)
-    (folder / "pip").write_text("#!/elsewhere/.venv/bin/python\n")
-    (tmp_path / ".venv" / "pyvenv.cfg").write_text("home = /\n")
-    assert not module.usable()
+    installed.folder = installed.folder.rename(tmp_path / "moved")
+    installed.python = installed.folder / "python"
+    shutil.rmtree(installed.folder / "tools")
+    assert installed.make(f"PYTHON={installed.python}").returncode == 0
+    assert installed.asked() == ["venv --clear", *INSTALL]
 
 
-def test_remains_of_an_environment_are_not_usable(tmp_path: Path) -> None:
-    # without pyvenv.cfg, .venv/bin/python is the machine's Python: nothing may be installed there
-    module: Any = load_installer(tmp_path)
-    folder = tmp_path / ".venv" / "bin"
-    folder.mkdir(parents=True)
-    module.PYTHON = folder / "python"
-    module.PYTHON.symlink_to(Path(sys.executable).resolve())
-    (folder / "pip").write_text(f"#!{module.PYTHON}\n")
-    assert not module.usable()
+def test_no_python_is_one_line(project: Project) -> None:
+    (project.folder / "tools").mkdir()
+    executable(project.folder / "tools" / "python3.11", "#!/bin/sh\nexit 127\n")  # pyenv's stub
+    done = project.make()
+    assert done.returncode != 0
+    assert len([line for line in done.stderr.splitlines() if not line.startswith("make")]) == 1
+    assert "No Python 3.11 or 3.12 with venv" in done.stderr
 
 
-# --- which Python ---------------------------------------------------------------------------------
+def test_a_python_that_does_not_fit_is_refused(project: Project) -> None:
+    wrong = executable(project.folder / "wrong", "#!/bin/sh\nexit 1\n")
+    done = project.make(f"PYTHON={wrong}")
+    assert done.returncode != 0
+    assert f"among {wrong}:" in done.stderr
 
 
-def find_python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the search where the path holds one folder and there is no .venv."""
-    return subprocess.run(
-        ["/bin/sh", str(ROOT / "tools" / "find_python.sh"), *words],
-        cwd=folder,
-        env={**os.environ, "PATH": str(folder), "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_no_python_is_one_line(tmp_path: Path) -> None:
-    stub = tmp_path / "python3.11"  # as pyenv leaves one: it exists and fails
-    stub.write_text("#!/bin/sh\nexit 127\n")
-    stub.chmod(0o755)
-    done = find_python(tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert "Python 3.11 or 3.12" in done.stderr
-
-
-def test_named_python_is_taken_or_refused(tmp_path: Path) -> None:
-    assert find_python(tmp_path, sys.executable).stdout.strip() == sys.executable
-    refused = find_python(tmp_path, "/bin/false")
-    assert refused.returncode == 1
-    assert "/bin/false is not a Python" in refused.stderr
+def test_a_python_of_pyenv_is_found(project: Project) -> None:
+    versions = project.folder / ".pyenv" / "versions" / "3.12.9" / "bin"
+    versions.mkdir(parents=True)
+    executable(versions / "python", PYTHON)
+    assert project.make().returncode == 0
+    assert project.asked() == ["venv --clear", *INSTALL]
 
 
 # --- what is written about it ---------------------------------------------------------------------
@@ -202,7 +230,13 @@ def test_make_targets_exist() -> None:
     named += [line.split()[1:] for line in re.findall(r"`(make [^`]+)`", README + CONTRIBUTING)]
     wanted = {word for words in named for word in words if "=" not in word}
     assert {"book", "test"} <= wanted
-    assert wanted <= set(re.findall(r"^(\w+):", MAKEFILE, re.MULTILINE))
+    assert wanted <= set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
+
+
+def test_readme_installs_the_pinned_pytorch() -> None:
+    line = next(line for line in README.splitlines() if line.startswith("pip install torch=="))
+    named = dict(re.findall(r"(torch\w*)==(\S+)", line))
+    assert named == {name: pins("requirements.txt")[name] for name in ("torch", "torchvision")}
 
 
 def test_links_and_paths_exist() -> None:

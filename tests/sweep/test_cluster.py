@@ -26,6 +26,8 @@ from threeregime.sweep import compute as sweep
 from threeregime.sweep import dask_workers
 from threeregime.sweep.plan import Plan, make_plan
 
+pytestmark = pytest.mark.cluster
+
 FLEET = 2
 PATIENCE = 90.0  # seconds, for a busy machine
 
@@ -126,6 +128,8 @@ def pair(farm: Farm) -> str:
     scheduler, _ = farm.scheduler()
     for _ in range(2):
         farm.worker(scheduler)
+    with dask_workers.connect_workers(scheduler) as client:
+        client.wait_for_workers(2, timeout=PATIENCE)
     return scheduler
 
 
@@ -220,7 +224,7 @@ def test_a_time_budget_holds_on_a_cluster(pair: str, tiny: Experiment, tmp_path:
     long = tiny.with_fields({"retraining.epochs": 3000})
     begin = time.time()
     assert not compute(long, tmp_path, pair, deadline=begin + 6)
-    assert time.time() - begin < 6 + cli.ENDING_SECONDS
+    assert time.time() - begin < 6 + 2 * cli.ENDING_SECONDS  # a busy machine ends late
     assert make_plan(long, tmp_path, FLEET).retrain
 
 

@@ -8,12 +8,19 @@ import functools
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from threeregime.errors import ThreeRegimeError
+
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory.high"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Files that hold a container's memory limit: of cgroups version 2, then of version 1."""
 
 
 def resolve_device(name: str) -> str:
@@ -49,9 +56,16 @@ def free_memory(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     import psutil
-    from distributed.system import MEMORY_LIMIT  # of the container, where there is one
 
-    return min(psutil.virtual_memory().available, MEMORY_LIMIT)
+    return min([psutil.virtual_memory().available, *_container_limits()])
+
+
+def _container_limits() -> Iterator[int]:
+    """Yield the memory limits in bytes of the container that this process runs in."""
+    for path in CONTAINER_LIMITS:
+        # A file that is missing or says "max" sets no limit.
+        with suppress(OSError, ValueError):
+            yield int(path.read_text())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

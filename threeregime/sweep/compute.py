@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from threeregime._fields import require
+from threeregime._paths import RUNS
 from threeregime.data import DATA_DIR
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment
@@ -22,6 +23,7 @@ from threeregime.sweep import cost
 from threeregime.sweep.dask_workers import (
     checked_workers,
     connect_workers,
+    is_dask_installed,
     local_workers,
     run_on_worker,
     run_plan,
@@ -107,9 +109,10 @@ def obtain_results(
         experiment: cells and seeds, on its grid or off it.
         device: as in :func:`run_sweep`.
         recompute: whether to ignore the shipped tables.
-        runs: folder of new results; default: ``runs/results`` beside the shipped ones.
+        runs: folder of new results; None: ``runs/results`` in the checkout, or without one in the
+            current folder.
     """
-    root = runs or tables.ROOT.parent / "runs" / "results"
+    root = runs or RUNS / "results"
     shipped = () if recompute else (tables.ROOT,)
     if not is_complete(experiment, root, *shipped):
         run_sweep(experiment, root, other_roots=shipped, device=device)
@@ -134,6 +137,9 @@ def _run_on_this_machine(
     """Run a plan in processes of this machine; return the remaining jobs, None if it has none."""
     context = replace(context, device=resolve_device(context.device))
     max_workers = workers or (1 if context.device != "cpu" else os.cpu_count() or 1)
+    if max_workers > 1 and not is_dask_installed():
+        print("one process, without Dask: pip install 'threeregime[dask]' for more")
+        workers = max_workers = 1
     # Fleets are sized for all workers: how many have work is known only from the plan.
     plan = plan_for(lambda protocol: max_members(protocol, context, max_workers))
     print(cost.describe_plan(plan))

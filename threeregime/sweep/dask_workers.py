@@ -6,6 +6,7 @@ share. Over the network go only jobs, their progress, and whether they are finis
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import socket
@@ -40,6 +41,11 @@ CLOCK_SECONDS = 5.0
 # --- connecting to workers
 
 
+def is_dask_installed() -> bool:
+    """Return whether Dask is installed; it comes with the extra ``dask``."""
+    return importlib.util.find_spec("distributed") is not None
+
+
 @contextmanager
 def local_workers(workers: int) -> Iterator[Any]:
     """Start workers in processes of this machine; yield their client."""
@@ -66,8 +72,10 @@ def connect_workers(address: str) -> Iterator[Any]:
         address: of the scheduler, e.g. ``tcp://host:8786``, or the path of its scheduler file.
 
     Raises:
-        ThreeRegimeError: no scheduler answers, no worker arrives, or the scheduler disappears.
+        ThreeRegimeError: no Dask, no scheduler, no worker arrives, or the scheduler disappears.
     """
+    if not is_dask_installed():
+        raise ThreeRegimeError("a Dask cluster needs Dask: pip install 'threeregime[dask]'")
     from distributed import Client
     from distributed.comm import CommClosedError
 
