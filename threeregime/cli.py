@@ -100,9 +100,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Where the executed notebook goes.")] = None,
 ) -> None:
     """Run a notebook with parameters of your own, through papermill."""
-    from threeregime.book import build
+    from threeregime.book import run_notebook
 
-    print(build.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
+    print(run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
 
 
 @app.command()
@@ -146,15 +146,15 @@ def build_book(
     pdf: Annotated[bool, typer.Option("--pdf", help="Print it as a PDF, too.")] = False,
 ) -> None:
     """Run every notebook and build the Jupyter Book; prints where its first page is."""
-    from threeregime.book import build
-    from threeregime.book import pdf as printing
+    from threeregime.book import build_book
+    from threeregime.book.pdf import find_chromium, open_browser, print_book
 
     if pdf:
-        printing.chromium()  # says that there is none before all the work
-    print(build.build())
+        find_chromium()  # an error before all the work
+    print(build_book())
     if pdf:
-        with printing.browsing() as browser:
-            print(printing.print_book(browser))
+        with open_browser() as browser:
+            print(print_book(browser))
 
 
 @app.command()
