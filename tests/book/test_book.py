@@ -126,9 +126,7 @@ def test_links_to_the_network_are_allowed(tmp_path: Path) -> None:
 
 
 def test_broken_book_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "_config.yml").write_text(
-        "title: broken\nonly_build_toc_files: true\nhtml: {use_multitoc_numbering: false}\n"
-    )
+    (tmp_path / "_config.yml").write_text("title: broken\nonly_build_toc_files: true\n")
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")
     (tmp_path / "page.md").write_text("# Page\n\n[](nowhere.md)\n")
     with pytest.raises(ThreeRegimeError, match=r"not built.*nowhere") as caught:

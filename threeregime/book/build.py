@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from threeregime._paths import PACKAGE, ROOT
-from threeregime.book.execution import WORKERS, run_all
+from threeregime.book.execution import run_all
 from threeregime.book.kernel_server import environment
 from threeregime.errors import ThreeRegimeError
 
@@ -23,17 +23,11 @@ FETCH = re.compile(
     r"<(?:script|img|iframe|link(?! rel=.canonical))\b[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]*"
 )
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
+SPHINX = "threeregime.book.sphinx_build"
 # Folders below the project's that no page depends on; hidden ones are left out as well.
 NO_SOURCES = {"_build", "__pycache__", "data", "runs", "tests"}
 # Variables of the environment that pages depend on.
 VARIABLES = ("THREEREGIME_REPOSITORY",)
-# Jupyter Book's command has no option for the number of processes.
-COMMAND = f"""
-import functools
-from jupyter_book.cli import main as cli
-cli.build_sphinx = functools.partial(cli.build_sphinx, jobs={WORKERS})
-cli.main()
-"""
 
 
 def page_names(root: Path = ROOT) -> list[str]:
@@ -89,7 +83,7 @@ def run_sphinx(builder: str, out: Path | None = None, root: Path = ROOT) -> Path
     shutil.rmtree(folder, ignore_errors=True)
     options = ["--path-output", str(out), "--all", "--warningiserror", "--keep-going", "--quiet"]
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "build", str(root), "--builder", builder, *options],
+        [sys.executable, "-m", SPHINX, "build", str(root), "--builder", builder, *options],
         env=environment(),
         capture_output=True,
         text=True,
