@@ -26,9 +26,14 @@ from distributed import get_worker
 from threeregime.data.registry import DATA_DIR
 from threeregime.experiments import catalogue
 from threeregime.sweep import jobs, resumable
-from threeregime.sweep.dask_checks import Site, checked
-from threeregime.sweep.dask_workers import TELL_SECONDS, local, perform_all
-from threeregime.sweep.plan import Place, Plan, plan, state_folder
+from threeregime.sweep.dask_workers import (
+    TELL_SECONDS,
+    WorkerRequirements,
+    checked_workers,
+    local_workers,
+    run_plan,
+)
+from threeregime.sweep.plan import JobContext, Plan, make_plan, state_folder
 
 SHORT = {
     "dense.epochs": 2,
@@ -38,32 +43,36 @@ SHORT = {
     "metrics.error_epochs": 2,
     "metrics.points": 3,
 }
-WHOLE = catalogue.experiment("figure_02", "digits")
-SMALL = WHOLE.override(SHORT).only(epochs=[1, 2], density=[0.05, 0.1, 0.2, 0.4]).with_seeds(1, 3)
+WHOLE = catalogue.load_experiment("figure_02", "digits")
+SMALL = (
+    WHOLE.with_fields(SHORT)
+    .with_values(epochs=[1, 2], density=[0.05, 0.1, 0.2, 0.4])
+    .with_seeds(1, 3)
+)
 """The digits experiment but for the length of its runs, and with few of them."""
 
 
-def planned(root: Path, members: int) -> tuple[Plan, Place]:
+def planned(root: Path, members: int) -> tuple[Plan, JobContext]:
     """What is left of the small experiment in a folder."""
-    todo = plan(SMALL, root, members)
-    return todo, Place(SMALL, todo.at, DATA_DIR.absolute())
+    todo = make_plan(SMALL, root, members)
+    return todo, JobContext(SMALL, todo.at, DATA_DIR.absolute())
 
 
-def copied(origin: Path, root: Path, members: int) -> tuple[Plan, Place]:
+def copied(origin: Path, root: Path, members: int) -> tuple[Plan, JobContext]:
     """The same in another folder."""
     shutil.copytree(origin, root)
     return planned(root, members)
 
 
-def work(client: Any, todo: Plan, place: Place, site: Site) -> float:
+def work(client: Any, todo: Plan, place: JobContext, site: WorkerRequirements) -> float:
     """Net-epochs per second of all workers together, tables included."""
     start = time.perf_counter()
-    done = list(perform_all(client, todo, place, site, lambda cost: None))
+    done = list(run_plan(client, todo, place, site, lambda cost: None))
     assert len(done) == len(todo.jobs)
     return todo.cost / (time.perf_counter() - start)
 
 
-def checkpoint_bytes(todo: Plan, place: Place) -> int:
+def checkpoint_bytes(todo: Plan, place: JobContext) -> int:
     """Size of the checkpoint of a half-trained fleet, by training one here."""
     job, sizes = todo.retrain[0], [0]
     path = state_folder(todo.at) / f"fleet-{job.fleet}.safetensors"
@@ -72,7 +81,7 @@ def checkpoint_bytes(todo: Plan, place: Place) -> int:
         sizes.append(path.stat().st_size if path.exists() else 0)
 
     resumable.CHECKPOINT_SECONDS, usual = -1.0, resumable.CHECKPOINT_SECONDS
-    assert jobs.perform(job, place, look)
+    assert jobs.run_job(job, place, look)
     resumable.CHECKPOINT_SECONDS = usual
     return max(sizes)
 
@@ -122,7 +131,7 @@ def chain_speedup(members: int, workers: int) -> float:
     A retraining starts after its dense run and a fleet is not divided, so that the longest dense
     fleet and the rounds of retrainings after it set a bound.
     """
-    todo = plan(WHOLE, Path("nowhere"), members)
+    todo = make_plan(WHOLE, Path("nowhere"), members)
     rounds = -(-len(todo.retrain) // workers)
     longest = max(job.cost for job in todo.dense) + rounds * max(job.cost for job in todo.retrain)
     return todo.cost / longest
@@ -149,9 +158,11 @@ class Fleet:
         }
 
 
-def fleet_of(rate: float, todo: Plan, place: Place, site: Site, checkpoint: int) -> Fleet:
+def fleet_of(
+    rate: float, todo: Plan, place: JobContext, site: WorkerRequirements, checkpoint: int
+) -> Fleet:
     """The mean fleet of the whole experiment, at so many net-epochs per second of one worker."""
-    whole = plan(WHOLE, Path("nowhere"), todo.retrain[0].nets).retrain
+    whole = make_plan(WHOLE, Path("nowhere"), todo.retrain[0].nets).retrain
 
     def size(folder: Path, pattern: str) -> int:
         return sum(path.stat().st_size for path in folder.glob(pattern))
@@ -169,15 +180,15 @@ def run(folder: Path, members: int, many: int) -> None:
     """Measure in a folder, and print."""
     todo, place = planned(folder / "origin", members)
     for job in todo.dense:
-        assert jobs.perform(job, place)
+        assert jobs.run_job(job, place)
     again = partial(copied, folder / "origin", members=members)
     checkpoint = checkpoint_bytes(*again(folder / "trial"))
     rates: dict[int, float] = {}
     for workers in (1, 2):
         todo, place = again(folder / str(workers))
         _, elsewhere = again(folder / f"warm-{workers}")
-        with local(workers) as client, checked(client, place) as site:
-            client.run(jobs.perform, todo.retrain[0], elsewhere)
+        with local_workers(workers) as client, checked_workers(client, place) as site:
+            client.run(jobs.run_job, todo.retrain[0], elsewhere)
             rates[workers] = work(client, todo, place, site)
             if workers == 2:
                 here = {

@@ -23,20 +23,20 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.processes import Step, measure, record
-from threeregime.data.images import Dataset, Loader
+from threeregime.data.images import Dataset, ImageBatches
 from threeregime.data.registry import CIFAR10_MEAN, CIFAR10_STD
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
-from threeregime.fleet.backends import MECHANISMS
+from threeregime.fleet.backends import BACKENDS
 from threeregime.fleet.cuda_graph import WARM_UP
-from threeregime.fleet.device import device_name, prepare
-from threeregime.fleet.engine import Engine, candidates
+from threeregime.fleet.device import device_name
+from threeregime.fleet.engine import Engine, candidate_engines
 from threeregime.fleet.fleet import Fleet
-from threeregime.models.registry import builder
+from threeregime.models.registry import net_builder
 from threeregime.results.provenance import commit
-from threeregime.training.run import Run
+from threeregime.training.run import TrainingRun
 
-PROTOCOL = catalogue.protocol("paper")
+PROTOCOL = catalogue.load_scale("paper")
 TRAINING = PROTOCOL.retraining
 IMAGES = 50_000
 STEPS = IMAGES // TRAINING.batch_size
@@ -95,7 +95,7 @@ def reference(device: str, workers: int) -> Step:
         drop_last=True,
         pin_memory=device != "cpu",
     )
-    net = builder(PROTOCOL.net, data)().to(device).train()
+    net = net_builder(PROTOCOL.net, data)().to(device).train()
     optimizer = torch.optim.SGD(
         net.parameters(), TRAINING.lr, TRAINING.momentum, weight_decay=TRAINING.weight_decay
     )
@@ -123,21 +123,15 @@ def reference(device: str, workers: int) -> Step:
 
 def fleet_of(members: int, engine: Engine, device: str) -> Step:
     """A fleet in training, as a sweep trains it."""
-    prepare(device)
     data, seeds = pictures().to(device), range(members)
-    fleet = Fleet.initial(
-        builder(PROTOCOL.net, data),
-        seeds,
-        device,
-        **engine.of_fleet,
-    )
-    loader = Loader(data, seeds, TRAINING.batch_size, PROTOCOL.data.crop, PROTOCOL.data.flip)
-    run = Run(fleet, loader, TRAINING, engine)
+    fleet = Fleet.initial(net_builder(PROTOCOL.net, data), seeds, device, **engine.fleet_options)
+    loader = ImageBatches(data, seeds, TRAINING.batch_size, PROTOCOL.data.crop, PROTOCOL.data.flip)
+    run = TrainingRun(fleet, loader, TRAINING, engine)
     draws = loader.draw(0)
     fleet.module.train()
 
     def step(number: int) -> None:
-        run.advance(*loader.part(draws, number % loader.steps))
+        run.advance(*loader.step_draws(draws, number % loader.steps))
 
     for number in range(WARM_UP + 1 if engine.graphed or engine.compiled else 0):
         step(number)
@@ -147,7 +141,7 @@ def fleet_of(members: int, engine: Engine, device: str) -> Step:
 def runs(engine: Engine) -> bool:
     """Whether an engine runs nets of this kind at all."""
     try:
-        MECHANISMS[engine.mechanism].stack(builder(PROTOCOL.net, pictures())(), 1)
+        BACKENDS[engine.backend].stack(net_builder(PROTOCOL.net, pictures())(), 1)
     except ThreeRegimeError:
         return False
     return True
@@ -230,11 +224,11 @@ def main() -> None:
     if script is None:
         raise SystemExit("the reference loop failed")
     rows = [row("reference loop", 1, script)]
-    for engine in dict.fromkeys(e for m in chosen.members for e in candidates(device, m)):
+    for engine in dict.fromkeys(e for m in chosen.members for e in candidate_engines(device, m)):
         if not runs(engine):
             continue
         for members in chosen.members:
-            if engine not in candidates(device, members):
+            if engine not in candidate_engines(device, members):
                 continue
             found = measure(
                 partial(fleet_of, members, engine, device), cores if on_cpu else 1, rounds=3

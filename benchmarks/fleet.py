@@ -18,22 +18,22 @@ import torch.nn.functional as F
 
 from benchmarks.processes import Step, measure
 from threeregime.data import registry
-from threeregime.data.images import Loader
+from threeregime.data.images import ImageBatches
 from threeregime.experiments import catalogue
 from threeregime.fleet import lanes
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
-from threeregime.models.registry import builder
-from threeregime.pruning.magnitude import masks
-from threeregime.training.run import Run
+from threeregime.models.registry import net_builder
+from threeregime.pruning.magnitude import magnitude_masks
+from threeregime.training.run import TrainingRun
 
-PROTOCOL = catalogue.protocol("digits")
+PROTOCOL = catalogue.load_scale("digits")
 
 
 def one_at_a_time() -> Step:
     """A plain module, torch.optim.SGD and mask, on batches made by the same loader."""
-    digits = registry.load("digits")
-    net = builder(PROTOCOL.net, digits)()
+    digits = registry.load_images("digits")
+    net = net_builder(PROTOCOL.net, digits)()
     retraining = PROTOCOL.retraining
     optimizer = torch.optim.SGD(
         net.parameters(),
@@ -42,12 +42,14 @@ def one_at_a_time() -> Step:
         weight_decay=retraining.weight_decay,
     )
     weights = {n: p for n, p in net.named_parameters() if p.dim() == 4}
-    kept = masks({n: w.detach()[None] for n, w in weights.items()}, ["uniform"], [0.1])
-    loader = Loader(digits, [0], retraining.batch_size, crop=1, flip=False)
+    kept = magnitude_masks({n: w.detach()[None] for n, w in weights.items()}, ["uniform"], [0.1])
+    loader = ImageBatches(digits, [0], retraining.batch_size, crop=1, flip=False)
     draws = loader.draw(0)
 
     def step(number: int) -> None:
-        images, labels = loader.batch(loader.part(draws, number % loader.steps), torch.float32)
+        images, labels = loader.batch(
+            loader.step_draws(draws, number % loader.steps), torch.float32
+        )
         optimizer.zero_grad()
         F.cross_entropy(net(images[:, 0]), labels[0]).backward()
         optimizer.step()
@@ -60,20 +62,16 @@ def one_at_a_time() -> Step:
 
 def fleet_of(members: int, engine: Engine) -> Step:
     """The engine itself."""
-    digits = registry.load("digits")
+    digits = registry.load_images("digits")
     seeds = range(members)
-    fleet = Fleet.initial(
-        builder(PROTOCOL.net, digits),
-        seeds,
-        **engine.of_fleet,
-    )
-    loader = Loader(digits, seeds, PROTOCOL.retraining.batch_size, 1, False)
-    run = Run(fleet, loader, PROTOCOL.retraining, engine)
+    fleet = Fleet.initial(net_builder(PROTOCOL.net, digits), seeds, **engine.fleet_options)
+    loader = ImageBatches(digits, seeds, PROTOCOL.retraining.batch_size, 1, False)
+    run = TrainingRun(fleet, loader, PROTOCOL.retraining, engine)
     weights = {name: fleet.state()[name] for name in fleet.prunable()}
-    run.prune(masks(weights, ["uniform"] * members, [0.1] * members))
+    run.prune(magnitude_masks(weights, ["uniform"] * members, [0.1] * members))
     draws = loader.draw(0)
     fleet.module.train()
-    return lambda number: run.step(*loader.part(draws, number % loader.steps))
+    return lambda number: run.step(*loader.step_draws(draws, number % loader.steps))
 
 
 def main() -> None:

@@ -7,13 +7,14 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from threeregime.fleet.device import device_name
+from threeregime.fleet.device import compute_settings, device_name
 from threeregime.results.provenance import commit
 
 Step = Callable[[int], None]
@@ -53,9 +54,12 @@ def _attempt(
 ) -> None:
     """Measure in this process; a failure ends the other processes and the measurement too."""
     try:
-        torch.set_num_threads(threads)
         torch.manual_seed(0)
-        queue.put(rates(make(), barrier, rounds))
+        devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+        with ExitStack() as settings:
+            for device in devices:
+                settings.enter_context(compute_settings(device, threads))
+            queue.put(rates(make(), barrier, rounds))
     except BaseException:
         barrier.abort()
         queue.put([])

@@ -22,16 +22,16 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.processes import record
-from threeregime.analysis.intervals import half_width
+from threeregime.analysis.intervals import t_half_width
 from threeregime.data.registry import DATA_DIR
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.fleet.device import device_name
-from threeregime.fleet.engine import Engine, candidates
+from threeregime.fleet.engine import Engine, candidate_engines
 from threeregime.results import tables as results
 from threeregime.results.provenance import commit
-from threeregime.sweep.jobs import perform
-from threeregime.sweep.plan import MEMBERS, Place, plan
+from threeregime.sweep.jobs import run_job
+from threeregime.sweep.plan import MEMBERS, JobContext, make_plan
 
 PLAINEST = Engine().name
 METRICS = {"test_error": "test error", "lmc": "LMC", "cka_softmax": "CKA"}
@@ -39,13 +39,15 @@ METRICS = {"test_error": "test error", "lmc": "LMC", "cka_softmax": "CKA"}
 
 def experiment(seeds: int) -> Experiment:
     """One temperature and two densities of Figure 2 on the digits."""
-    whole = catalogue.experiment("figure_02", "digits")
-    return whole.only(epochs=[32], density=[0.06, 0.2]).with_seeds(seeds, 2)
+    whole = catalogue.load_experiment("figure_02", "digits")
+    return whole.with_values(epochs=[32], density=[0.06, 0.2]).with_seeds(seeds, 2)
 
 
 def others(device: str) -> list[str]:
     """Names of the engines to be compared with the plainest."""
-    built = [engine for engine in candidates(device, MEMBERS) if engine.mechanism != "separate"]
+    built = [
+        engine for engine in candidate_engines(device, MEMBERS) if engine.backend != "separate"
+    ]
     if device == "cpu":
         built.append(Engine(compiled=True))
     else:
@@ -56,10 +58,10 @@ def others(device: str) -> list[str]:
 def compute(engine: str, seeds: int, device: str, root: Path) -> str:
     """Run the experiment by one engine, with its tables below ``root``."""
     wanted = experiment(seeds)
-    todo = plan(wanted, root / engine)
-    place = Place(wanted, todo.at, DATA_DIR, device=device, engine=engine)
+    todo = make_plan(wanted, root / engine)
+    place = JobContext(wanted, todo.at, DATA_DIR, device=device, engine=engine)
     for job in todo.jobs:
-        perform(job, place)
+        run_job(job, place)
     return engine
 
 
@@ -77,7 +79,7 @@ def compare(engine: str, plainest: pd.DataFrame, seeds: int, root: Path) -> list
     rows = []
     for metric, words in METRICS.items():
         for density, pair in (100 * (own[metric] - plainest[metric])).groupby("density"):
-            half = half_width(float(pair.std()) / len(pair) ** 0.5, len(pair))
+            half = t_half_width(float(pair.std()) / len(pair) ** 0.5, len(pair))
             rows.append(
                 {
                     "engine": engine,

@@ -30,9 +30,9 @@ SMOKE_FLEET = 8
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """Results of figure_02 at smoke scale, never interrupted, and the processor time they took."""
     root = tmp_path_factory.mktemp("smoke")
-    experiment = catalogue.experiment("figure_02", "smoke")
+    experiment = catalogue.load_experiment("figure_02", "smoke")
     begin = time.process_time()
-    assert compute.compute(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
+    assert compute.run_sweep(experiment, root, device="cpu", workers=1, fleet=SMOKE_FLEET)
     return root, time.process_time() - begin
 
 

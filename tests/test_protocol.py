@@ -18,7 +18,9 @@ from threeregime.experiments import catalogue
 from threeregime.experiments.axes import AXES
 from threeregime.protocol import Data, Dense, Metrics, Net, Protocol, Pruning, Retraining, Training
 
-PRESETS = [(name, scale) for name in catalogue.names() for scale in catalogue.scales(name)]
+PRESETS = [
+    (name, scale) for name in catalogue.list_experiments() for scale in catalogue.list_scales(name)
+]
 
 
 def refusal(sections: dict[str, Any]) -> str:
@@ -125,7 +127,7 @@ def test_the_ends_of_what_is_allowed_are_allowed() -> None:
 
 
 def test_the_defaults_are_the_papers_constants() -> None:
-    paper = catalogue.protocol("paper")
+    paper = catalogue.load_scale("paper")
     assert paper == Protocol()
     assert paper.data == Data("cifar10", crop=4, flip=True)
     assert paper.net == Net("preresnet", depth=20, width=1.0)
@@ -164,7 +166,7 @@ def test_replace_and_get() -> None:
 
 def test_a_protocol_survives_the_way_through_plain_values() -> None:
     for name, scale in PRESETS:
-        for protocol in {unit.protocol for unit in catalogue.experiment(name, scale).units()}:
+        for protocol in {unit.protocol for unit in catalogue.load_experiment(name, scale).units()}:
             assert Protocol.from_dict(protocol.to_dict()) == protocol
             assert Protocol.from_dict(protocol.to_dict(defaults=False)) == protocol
 
@@ -257,12 +259,12 @@ def test_the_hash_is_the_same_in_another_process() -> None:
         check=True,
         env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(filter(None, sys.path))},
     )
-    protocol = catalogue.protocol("digits")
+    protocol = catalogue.load_scale("digits")
     assert got.stdout.split() == [protocol.hash(), protocol.dense_hash]
 
 
 def test_all_stops_of_a_dense_run_share_its_identity() -> None:
-    protocol = catalogue.protocol("digits")
+    protocol = catalogue.load_scale("digits")
     stops = [protocol.replace("dense.stop", stop) for stop in (None, 8, 128)]
     assert len({p.dense_hash for p in stops}) == 1
     assert len({p.hash() for p in stops}) == 3
@@ -271,7 +273,7 @@ def test_all_stops_of_a_dense_run_share_its_identity() -> None:
 
 
 def test_a_hash_without_fields_is_that_of_their_defaults() -> None:
-    digits = catalogue.protocol("digits")
+    digits = catalogue.load_scale("digits")
     wide = digits.update({"net.width": 2.0, "dense.stop": 8})
     assert wide.hash(without=["net.width", "dense.stop"]) == digits.replace("net.width", 1).hash()
     assert wide.hash("net", without=["net.width"]) == Protocol().hash("net")
@@ -280,7 +282,7 @@ def test_a_hash_without_fields_is_that_of_their_defaults() -> None:
 
 @pytest.mark.parametrize(("name", "scale"), PRESETS)
 def test_every_preset_loads_and_covers_its_grid(name: str, scale: str) -> None:
-    experiment = catalogue.experiment(name, scale)
+    experiment = catalogue.load_experiment(name, scale)
     units = experiment.units()
     grid = itertools.product(
         experiment.variants, experiment.temperatures, experiment.loads, experiment.dense_seeds
@@ -296,7 +298,7 @@ def test_every_preset_loads_and_covers_its_grid(name: str, scale: str) -> None:
     # the identity of a diagram is that of all its cells
     for variant in experiment.variants:
         own = [unit for unit in units if unit.variant == variant]
-        assert len({experiment.base(unit.protocol) for unit in own}) == 1
+        assert len({experiment.base_hash(unit.protocol) for unit in own}) == 1
         assert len({unit.protocol.hash() for unit in own}) == len(own) // len(
             experiment.dense_seeds
         )
@@ -304,16 +306,16 @@ def test_every_preset_loads_and_covers_its_grid(name: str, scale: str) -> None:
 
 def test_every_scale_has_an_experiment_and_the_digits_their_constants() -> None:
     assert {"smoke", "digits", "paper"} <= {scale for _, scale in PRESETS}
-    digits = catalogue.experiment("figure_02", "digits")
+    digits = catalogue.load_experiment("figure_02", "digits")
     assert digits.temperatures == tuple(range(8, 129, 8))
     assert digits.loads == (0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.14, 0.2, 0.4)
     assert len(digits.dense_seeds) >= 3
     assert len(digits.retrain_seeds) >= 3
     assert digits.protocol.data == Data("digits", crop=1, flip=False)
-    dense = catalogue.protocol("digits").dense
+    dense = catalogue.load_scale("digits").dense
     assert (dense.batch_size, dense.epochs, dense.milestones) == (32, 128, (64, 96))
     # seeds on which constants were judged are not counted as results
-    judged = catalogue.experiment("weight_decay", "digits")
+    judged = catalogue.load_experiment("weight_decay", "digits")
     assert not set(judged.dense_seeds) & set(digits.dense_seeds)
 
 
@@ -331,17 +333,17 @@ def test_an_experiment_sets_fields_of_its_scales(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write(monkeypatch, tmp_path, '[set]\n"net.name" = "vgg"\n"net.depth" = 19\n')
-    mine = catalogue.experiment("mine", "smoke")
+    mine = catalogue.load_experiment("mine", "smoke")
     # a scale's own come last
-    expected = catalogue.protocol("smoke").update({"net.name": "vgg", "net.depth": 11})
+    expected = catalogue.load_scale("smoke").update({"net.name": "vgg", "net.depth": 11})
     assert mine.protocol == expected
     # VGG has no net of the default depth, which the identity of the diagram does not need
-    unit = mine.override({"net.depth": 13}).units()[1]
+    unit = mine.with_fields({"net.depth": 13}).units()[1]
     assert unit.protocol.net == Net("vgg", 13, 2.0)
-    assert mine.base(unit.protocol) != mine.base(mine.units()[1].protocol)
+    assert mine.base_hash(unit.protocol) != mine.base_hash(mine.units()[1].protocol)
     depth = replace(mine, load="depth", loads=(11, 13))
-    assert len({depth.base(unit.protocol) for unit in depth.units()}) == 1
-    assert depth.place(unit.protocol, "data", "net", "dense") == {"epochs": 2, "depth": 13}
+    assert len({depth.base_hash(unit.protocol) for unit in depth.units()}) == 1
+    assert depth.coordinates(unit.protocol, "data", "net", "dense") == {"epochs": 2, "depth": 13}
 
 
 @pytest.mark.parametrize(
@@ -359,13 +361,15 @@ def test_what_an_experiment_sets_is_checked(
 ) -> None:
     write(monkeypatch, tmp_path, f"[set]\n{text}")
     with pytest.raises(ThreeRegimeError, match=re.escape(words)) as caught:
-        catalogue.experiment("mine", "smoke")
+        catalogue.load_experiment("mine", "smoke")
     assert "\n" not in str(caught.value)
 
 
 def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
     paper = {
-        name: catalogue.experiment(name, "paper") for name, scale in PRESETS if scale == "paper"
+        name: catalogue.load_experiment(name, "paper")
+        for name, scale in PRESETS
+        if scale == "paper"
     }
     assert paper["figure_08"].protocol.net == Net("densenet", 40)
     assert paper["figure_09"].protocol.net == Net("vgg", 19)
@@ -389,7 +393,7 @@ def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
     assert (len(translation.loads), translation.loads[0], translation.loads[-1]) == (6, 0.05, 0.8)
     assert (len(translation.dense_seeds), len(translation.retrain_seeds)) == (1, 3)
     measured = {"metrics.early": [], "metrics.hessian": 0}
-    diagnostics, whole = paper["diagnostics"].override(measured), paper["figure_02"]
+    diagnostics, whole = paper["diagnostics"].with_fields(measured), paper["figure_02"]
     assert diagnostics.protocol == whole.protocol
     assert (diagnostics.temperatures, diagnostics.loads) == (whole.temperatures, whole.loads)
     for axis, count in (("epochs", 1), ("batch_size", 1), ("rho", 1)):
@@ -398,7 +402,7 @@ def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
 
 
 def test_variants_change_the_protocol() -> None:
-    experiment = catalogue.experiment("weight_decay", "digits")
+    experiment = catalogue.load_experiment("weight_decay", "digits")
     assert set(experiment.variants) == {"1e-4", "1e-3", "2e-3", "4e-3"}
     for variant in experiment.variants:
         protocol = experiment.unit(variant, 8, 0.05, 100).protocol
@@ -406,53 +410,63 @@ def test_variants_change_the_protocol() -> None:
 
 
 def test_only_with_seeds_and_override() -> None:
-    experiment = catalogue.experiment("figure_02", "smoke")
-    cells = experiment.only(density=[0.33, 0.05, 0.33], epochs=[3.0])
+    experiment = catalogue.load_experiment("figure_02", "smoke")
+    cells = experiment.with_values(density=[0.33, 0.05, 0.33], epochs=[3.0])
     assert cells.temperatures == (3,)
     assert repr(cells.temperatures[0]) == "3"  # a whole number again
     assert cells.loads == (0.33, 0.05)
-    assert experiment.only() == experiment
+    assert experiment.with_values() == experiment
     assert experiment.with_seeds(3, 4).dense_seeds == (0, 1, 2)
     assert experiment.with_seeds(3, 4).retrain_seeds == (0, 1, 2, 3)
-    wide = experiment.override({"net.width": 0.5, "dense.epochs": 9, "dense.milestones": [5, 8]})
+    wide = experiment.with_fields({"net.width": 0.5, "dense.epochs": 9, "dense.milestones": [5, 8]})
     assert wide.protocol.net.width == 0.5
     assert wide.units()[0].protocol.dense.epochs == 9
     # either order of fields that only fit together
-    assert experiment.override({"dense.milestones": [5, 8], "dense.epochs": 9}).protocol == (
-        experiment.override({"dense.epochs": 9, "dense.milestones": [5, 8]}).protocol
+    assert experiment.with_fields({"dense.milestones": [5, 8], "dense.epochs": 9}).protocol == (
+        experiment.with_fields({"dense.epochs": 9, "dense.milestones": [5, 8]}).protocol
     )
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda e: e.only(width=[1.0]), "'width' is not an axis of figure_02: epochs or density"),
-        (lambda e: e.only(epochs=[2.5]), "epochs = 2.5 is not allowed: a whole number"),
-        (lambda e: e.only(epochs=[float("inf")]), "epochs = inf is not allowed: a whole number"),
         (
-            lambda e: catalogue.experiment("figure_15", "smoke").only(depth=[8.5]),
+            lambda e: e.with_values(width=[1.0]),
+            "'width' is not an axis of figure_02: epochs or density",
+        ),
+        (lambda e: e.with_values(epochs=[2.5]), "epochs = 2.5 is not allowed: a whole number"),
+        (
+            lambda e: e.with_values(epochs=[float("inf")]),
+            "epochs = inf is not allowed: a whole number",
+        ),
+        (
+            lambda e: catalogue.load_experiment("figure_15", "smoke").with_values(depth=[8.5]),
             "depth = 8.5 is not allowed: a whole number",
         ),
         (
-            lambda e: catalogue.experiment("figure_15", "smoke").only(depth=[9]).units(),
+            lambda e: (
+                catalogue.load_experiment("figure_15", "smoke").with_values(depth=[9]).units()
+            ),
             "net.depth = 9 is not allowed: a PreResNet has 6n+2 layers",
         ),
         (
-            lambda e: catalogue.experiment("figure_03_width", "smoke").only(width=[0]).units(),
+            lambda e: (
+                catalogue.load_experiment("figure_03_width", "smoke").with_values(width=[0]).units()
+            ),
             "net.width = 0.0 is not allowed: a factor above 0",
         ),
-        (lambda e: e.only(density=[float("nan")]), "density = nan is not allowed: a number"),
-        (lambda e: e.only(density=[0.0]).units(), "a fraction in (0, 1]"),
-        (lambda e: e.only(epochs=[99]).units(), "an epoch from 1 to 4"),
+        (lambda e: e.with_values(density=[float("nan")]), "density = nan is not allowed: a number"),
+        (lambda e: e.with_values(density=[0.0]).units(), "a fraction in (0, 1]"),
+        (lambda e: e.with_values(epochs=[99]).units(), "an epoch from 1 to 4"),
         (lambda e: e.with_seeds(0, 2), "at least 1 dense and 2 retraining"),
         (lambda e: e.with_seeds(1, 1), "at least 1 dense and 2 retraining"),
-        (lambda e: e.override({"net.depth": 9}), "6n+2"),
-        (lambda e: catalogue.experiment("figure_02", "huge"), "figure_02 has smoke, digits"),
-        (lambda e: catalogue.experiment("figure_2", "smoke"), "figure_02"),
-        (lambda e: catalogue.protocol("huge"), "one of digits, "),
+        (lambda e: e.with_fields({"net.depth": 9}), "6n+2"),
+        (lambda e: catalogue.load_experiment("figure_02", "huge"), "figure_02 has smoke, digits"),
+        (lambda e: catalogue.load_experiment("figure_2", "smoke"), "figure_02"),
+        (lambda e: catalogue.load_scale("huge"), "one of digits, "),
     ],
 )
 def test_experiments_refuse_in_one_line(change: Any, words: str) -> None:
     with pytest.raises(ThreeRegimeError, match=re.escape(words)) as caught:
-        change(catalogue.experiment("figure_02", "smoke"))
+        change(catalogue.load_experiment("figure_02", "smoke"))
     assert "\n" not in str(caught.value)

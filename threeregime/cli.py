@@ -66,16 +66,16 @@ def sweep(
     ] = False,
 ) -> None:
     """Compute what is missing of an experiment; run it again to go on where it stopped."""
-    from threeregime.experiments import catalogue
+    from threeregime.experiments import load_experiment
     from threeregime.results import tables
-    from threeregime.sweep import compute
+    from threeregime.sweep import run_sweep
 
     budget = parse_duration(time_budget) if time_budget else None
-    chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
-    chosen = chosen.only(**parse_cells(only))
+    chosen = load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
+    chosen = chosen.with_values(**parse_cells(only))
     if seeds:
         chosen = chosen.with_seeds(*parse_seeds(seeds))
-    compute.compute(
+    run_sweep(
         chosen,
         out or tables.ROOT,
         device=device,
@@ -111,10 +111,10 @@ def claims(
     only: Annotated[str, typer.Option(help="Keys of some claims, e.g. heating_helps,depth.")] = "",
 ) -> None:
     """What holds of the paper's statements on the shipped tables, a line each."""
-    from threeregime.claims import verdicts as ledger
+    from threeregime.claims import judge_claims, verdict_lines
 
     names = list(filter(None, only.split(",")))
-    for line in ledger.lines(ledger.judge(scale, names=names)):
+    for line in verdict_lines(judge_claims(scale, names=names)):
         print(line)
 
 
@@ -133,11 +133,11 @@ def trace_boundary(
     ] = False,
 ) -> None:
     """Find where Regime I begins by bisection, with a fraction of the diagram's cells."""
-    from threeregime.analysis import boundary
-    from threeregime.experiments import catalogue
+    from threeregime.analysis import describe_boundary
+    from threeregime.experiments import load_experiment
 
-    chosen = catalogue.experiment(experiment, scale).override(parse_fields(set_ or []))
-    found = boundary.of_experiment(chosen, variant, lmc_threshold, device, recompute)
+    chosen = load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
+    found = describe_boundary(chosen, variant, lmc_threshold, device, recompute)
     print(found)
 
 
@@ -202,19 +202,19 @@ def advise(
     ] = None,
 ) -> None:
     """Tell whether your net wants hotter or colder training before it is pruned."""
-    from threeregime.advice import advise as advice
+    from threeregime.advice import advise as ask
     from threeregime.advice import user_files
 
     if figure is not None:
         user_files.check_figure(figure)
-    model = user_files.made(net)
-    paths = user_files.named(user_files.files([*(weights or []), *(more or [])]))
-    train_data, test_data = user_files.data(data, model, most, seed, mean, std)
-    answer = advice.advise(
+    model = user_files.call_function(net)
+    paths = user_files.name_files(user_files.files([*(weights or []), *(more or [])]))
+    train_data, test_data = user_files.load_data(data, model, most, seed, mean, std)
+    answer = ask(
         model,
         train_data,
         density=density,
-        test_data=user_files.made(test) if test else test_data,
+        test_data=user_files.call_function(test) if test else test_data,
         checkpoints=paths or None,
         epochs=epochs,
         batch_size=batch_size,

@@ -26,7 +26,7 @@ class ExplorerDirective(SphinxDirective):
         """Return the widget as HTML, followed by the still picture."""
         path = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
         self.env.note_dependency(str(path.resolve()))
-        widget = nodes.raw("", explorer.embed(explorer.stored(path)), format="html")
+        widget = nodes.raw("", explorer.embed_html(explorer.stored_traits(path)), format="html")
         still = nodes.container(classes=["explorer-still"])
         self.state.nested_parse(self.content, self.content_offset, still)
         return [widget, still]

@@ -24,7 +24,7 @@ SIZES = {"cifar10": (50_000, 3, 10), "digits": (797, 1, 10)}
 
 def scale(name: str) -> dict[str, Any]:
     """Return all constants of a scale, with numbers as the text prints them."""
-    protocol = catalogue.protocol(name)
+    protocol = catalogue.load_scale(name)
     images, channels, classes = SIZES[protocol.data.name]
     net = registry.NETS[protocol.net.name].build(
         protocol.net.depth, protocol.net.width, channels, classes
@@ -32,6 +32,7 @@ def scale(name: str) -> dict[str, Any]:
     steps = images // protocol.dense.batch_size
     iterations = steps * protocol.dense.epochs
     decay = protocol.dense.lr * protocol.dense.weight_decay
+    paper_decay = catalogue.load_scale("paper").dense.weight_decay
     numbers = {
         **protocol.to_dict(),
         "images": images,
@@ -42,16 +43,14 @@ def scale(name: str) -> dict[str, Any]:
         # Learning rate x weight decay x iterations: see "Why the digits' weight decay is larger" on
         # the protocol page.
         "shrinkage": f"{decay * iterations:.2f}",
-        "shrinkage_at_paper_decay": (
-            f"{protocol.dense.lr * catalogue.protocol('paper').dense.weight_decay * iterations:.2f}"
-        ),
+        "shrinkage_at_paper_decay": f"{protocol.dense.lr * paper_decay * iterations:.2f}",
     }
     return {key: _printed(value) for key, value in numbers.items()}
 
 
 def experiment(name: str, at: str) -> dict[str, Any]:
     """Return axes and seeds of an experiment at a scale, with densities in percent."""
-    chosen = catalogue.experiment(name, at)
+    chosen = catalogue.load_experiment(name, at)
     factor = 100 if chosen.load == "density" else 1
     loads = [f"{factor * load:g}" for load in chosen.loads]
     return {
@@ -71,7 +70,7 @@ def scale_list() -> list[str]:
     files = catalogue.PROTOCOLS / "scales"
     return [
         f"* `{name}`: {tomllib.loads((files / f'{name}.toml').read_text())['description']}"
-        for name in catalogue.scales("figure_02")
+        for name in catalogue.list_scales("figure_02")
     ]
 
 
@@ -102,7 +101,7 @@ def add_substitutions(app: Sphinx, config: Config) -> None:
         "quantization": {at: experiment("quantization", at) for at in ("paper", "digits")},
         "weight_decay": {
             **experiment("weight_decay", "digits"),
-            "variants": ", ".join(catalogue.experiment("weight_decay", "digits").variants),
+            "variants": ", ".join(catalogue.load_experiment("weight_decay", "digits").variants),
         },
     }
 

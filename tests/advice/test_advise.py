@@ -30,12 +30,12 @@ from torch.utils.data import (
 import threeregime
 from threeregime import cli
 from threeregime._paths import ROOT
-from threeregime.advice import advise, calibration, user_data, user_files
+from threeregime.advice import advisor, calibration, user_data, user_files
 from threeregime.advice.advice import Advice, Cost
-from threeregime.advice.candidates import Dense, Evidence, Live, retraining
-from threeregime.advice.model import examined, loaded, state_of
-from threeregime.data.task import stream
-from threeregime.data.tensors import Examples
+from threeregime.advice.candidates import DenseErrors, Evidence, LiveTrials, default_retraining
+from threeregime.advice.model import inspect_net, load_weights, state_of
+from threeregime.data.task import stream_seed
+from threeregime.data.tensors import TensorTask
 from threeregime.errors import ThreeRegimeError
 
 Pair = tuple[Tensor, Tensor]
@@ -142,18 +142,18 @@ class Silent:
     def update(self) -> None: ...
 
 
-def live(model: nn.Module, data: Pair, copies: int = 2, **recipe: Any) -> Live:
-    train = user_data.draw(data, 10_000, 0, "training")
-    subject = examined(model, train)
-    task = Examples("made", train, None, subject.classes)
-    how = retraining(task.count, False, **{"epochs": 2, "batch_size": 16, **recipe})
-    return Live(subject, {"it": state_of(subject.net)}, task, 0.3, how, copies, 0, Silent())
+def live(model: nn.Module, data: Pair, copies: int = 2, **recipe: Any) -> LiveTrials:
+    train = user_data.draw_split(data, 10_000, 0, "training")
+    subject = inspect_net(model, train)
+    task = TensorTask("made", train, None, subject.classes)
+    how = default_retraining(task.count, False, **{"epochs": 2, "batch_size": 16, **recipe})
+    return LiveTrials(subject, {"it": state_of(subject.net)}, task, 0.3, how, copies, 0, Silent())
 
 
 @pytest.fixture(autouse=True)
 def without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the shipped tables takes seconds: most tests go without."""
-    monkeypatch.setattr(advise, "calibration", lambda steps: None)
+    monkeypatch.setattr(advisor, "calibration", lambda steps: None)
 
 
 # --- any net --------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_every_kind_of_net_is_advised_and_left_alone(name: str) -> None:
     answer = ask(model, data)
     assert answer.pruned["layers"] == layers
     assert answer.regime in ("I", "II-A", "II-B")
-    assert len(answer.evidence[advise.OWN].curve[0]) == 11
+    assert len(answer.evidence[advisor.OWN].curve[0]) == 11
     assert not model.training
     assert all(p.grad is None for p in model.parameters())
     for key, tensor in model.state_dict().items():
@@ -212,10 +212,10 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
     """The reference: an ordinary module, optimizer and mask; of the engine but the order."""
     model, data = made(build), pictures()
     trials = live(model, data)
-    run = trials.pruned("it")
-    masks = {n: run.fleet.state()[n][0] != 0 for n in trials.subject.prunable}
-    trials._train(run, "it", 2)
-    together = run.fleet.state()
+    fleet = trials._fleet("it", trials.copies)
+    trials._train(fleet, "it", 2)
+    together = fleet.state()
+    masks = {n: together[n][0] != 0 for n in trials.subject.prunable}
     split = trials.task.train
     for number in range(2):
         alone = copy.deepcopy(model).train()
@@ -225,7 +225,7 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
             named[name].data *= mask
             assert int(mask.sum()) == max(1, round(0.3 * mask.numel()))
         for epoch in range(2):
-            seed = stream(stream("copy", 0, number), epoch)
+            seed = stream_seed(stream_seed("copy", 0, number), epoch)
             order = torch.randperm(64, generator=torch.Generator().manual_seed(seed))
             optimizer.param_groups[0]["lr"] = trials.recipe.lr * (0.1 if epoch else 1)
             for batch in order.split(16):
@@ -263,7 +263,7 @@ def test_dense_error_is_that_of_the_model() -> None:
 
 def test_more_copies_make_more_pairs() -> None:
     answer = ask(made(mlp), pictures(), copies=3)
-    found = answer.evidence[advise.OWN]
+    found = answer.evidence[advisor.OWN]
     assert (len(found.curve), len(found.train)) == (3, 3)
 
 
@@ -276,7 +276,7 @@ def test_the_classifier_is_the_linear_layer_that_is_called_last() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.body(x.flatten(1)).relu())
 
-    subject = examined(Reversed(), user_data.draw(pictures(), 64, 0, "training"))
+    subject = inspect_net(Reversed(), user_data.draw_split(pictures(), 64, 0, "training"))
     assert (subject.classifier, subject.prunable) == ("head", ("body.weight",))
 
 
@@ -313,27 +313,30 @@ class Streamed(IterableDataset[Any]):
     ],
 )
 def test_data_of_every_kind(data: Any, kept: int, found: int | None) -> None:
-    split = user_data.draw(data, 100, 0, "training")
+    split = user_data.draw_split(data, 100, 0, "training")
     assert (len(split.truth), split.found) == (kept, found)
     assert split.truth.dtype == torch.int64
     if split.inputs.any():
         assert (split.inputs[:, 0].long() % 2 == split.truth).all()
         assert len(split.inputs[:, 0].unique()) == kept
-    again = user_data.draw(data, 100, 0, "training")
+    again = user_data.draw_split(data, 100, 0, "training")
     assert torch.equal(split.inputs, again.inputs)
 
 
 def test_examples_come_mixed_and_another_seed_draws_others() -> None:
-    one, other = (user_data.draw(Numbered(500), 100, seed, "training").inputs for seed in (0, 1))
+    one, other = (
+        user_data.draw_split(Numbered(500), 100, seed, "training").inputs for seed in (0, 1)
+    )
     assert not torch.equal(one, one.sort(dim=0).values)
     assert not torch.equal(one, other)
 
 
 def test_large_examples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_data, "MOST_BYTES", 8 * 40)
-    assert len(user_data.draw(Numbered(500), 100, 0, "training").truth) == 40
+    assert len(user_data.draw_split(Numbered(500), 100, 0, "training").truth) == 40
     assert (
-        len(user_data.draw((torch.zeros(99, 2), torch.zeros(99).long()), 90, 0, "test").truth) == 40
+        len(user_data.draw_split((torch.zeros(99, 2), torch.zeros(99).long()), 90, 0, "test").truth)
+        == 40
     )
 
 
@@ -350,7 +353,7 @@ def answer(lmc: float = -0.2, cka: float = 0.9, chances: Any = None, **fields: A
         "rule": "",
         "density": 0.05,
         "evidence": {"a": found},
-        "dense": {"a": Dense(0.0, None)},
+        "dense": {"a": DenseErrors(0.0, None)},
         "retraining": {
             "optimizer": "sgd",
             "lr": 0.1,
@@ -371,7 +374,7 @@ def answer(lmc: float = -0.2, cka: float = 0.9, chances: Any = None, **fields: A
     ("dense", "warns"), [(0.9, True), (0.51, True), (0.4, False), (0.0, False)]
 )
 def test_a_net_that_was_not_trained_is_told_to_be(dense: float, warns: bool) -> None:
-    told = str(answer(dense={"a": Dense(dense, None)}))
+    told = str(answer(dense={"a": DenseErrors(dense, None)}))
     assert ("Train it first" in told) == warns
 
 
@@ -387,7 +390,7 @@ def test_regimes_without_tables_are_split_as_the_papers(
     lmc: float, cka: float, regime: str, turn: str, said: str
 ) -> None:
     found = Evidence(lmc, cka, ((0.1, 0.1, 0.1),), (0.1, 0.1), None)
-    got, chances, basis = advise._regime(found, None)
+    got, chances, basis = advisor._regime(found, None)
     assert (got, chances) == (regime, None)
     assert "no tables" in basis
     told = answer(lmc, cka, regime=got)
@@ -420,7 +423,7 @@ def test_json_holds_everything_and_no_nan() -> None:
 
 
 def test_probabilities_are_those_of_the_shipped_tables() -> None:
-    known = calibration.calibration(300)
+    known = calibration.load_calibration(300)
     assert known is not None
     assert len(known.given) > 400
     told = [(lmc, known.probabilities(lmc, 1 - 10**apart)) for lmc, apart in known.given]
@@ -432,7 +435,7 @@ def test_probabilities_are_those_of_the_shipped_tables() -> None:
 
 
 def test_without_tables_there_is_no_probability(tmp_path: Path) -> None:
-    assert calibration.calibration(300, tmp_path) is None
+    assert calibration.load_calibration(300, tmp_path) is None
 
 
 # --- several checkpoints --------------------------------------------------------------------------
@@ -466,14 +469,14 @@ def test_the_best_dense_net_is_pruned_where_its_copies_are_connected() -> None:
 def test_in_regime_i_all_are_retrained_and_the_rule_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured = Live._measured
+    measured = LiveTrials._measured
 
-    def poor(self: Live, fleet: Any) -> Evidence:
+    def poor(self: LiveTrials, fleet: Any) -> Evidence:
         found = measured(self, fleet)
         cka = 0.5 + len(self.evidence) / 10
         return Evidence(-0.5, cka, found.curve, found.train, found.test)
 
-    monkeypatch.setattr(Live, "_measured", poor)
+    monkeypatch.setattr(LiveTrials, "_measured", poor)
     states = trained(mlp, pictures(), (0, 1, 8))
     nan = {name: torch.full_like(t, torch.nan) for name, t in states["epoch_0"].items()}
     told = ask(made(mlp), pictures(), checkpoints={"ill": nan, **states}, epochs=1)
@@ -492,13 +495,13 @@ def test_checkpoints_as_they_are_saved(tmp_path: Path) -> None:
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
     for given in (state, {"state_dict": state, "epoch": 3}, {"model": wrapped}):
         torch.save(given, tmp_path / "a.pt")
-        got = loaded(model, user_files.read(tmp_path / "a.pt"), "a")
+        got = load_weights(model, user_files.read_weights(tmp_path / "a.pt"), "a")
         assert all(torch.equal(got[name], t) for name, t in model.named_parameters())
     # Of tied weights one is enough.
     save_file(
         {n: t.clone() for n, t in state.items() if n != "head.weight"}, tmp_path / "a.safetensors"
     )
-    got = loaded(model, user_files.read(tmp_path / "a.safetensors"), "a")
+    got = load_weights(model, user_files.read_weights(tmp_path / "a.safetensors"), "a")
     assert torch.equal(got["words.weight"], state["words.weight"])
 
 
@@ -506,9 +509,9 @@ def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         (tmp_path / f"epoch_{number}.pt").write_text("")
     found = user_files.files([str(tmp_path / "epoch_*.pt")])
-    assert list(user_files.named(found)) == ["epoch_1", "epoch_2", "epoch_10"]
+    assert list(user_files.name_files(found)) == ["epoch_1", "epoch_2", "epoch_10"]
     twins = [Path("a/last.pt"), Path("b/last.pt")]
-    assert list(user_files.named(twins)) == ["a/last.pt", "b/last.pt"]
+    assert list(user_files.name_files(twins)) == ["a/last.pt", "b/last.pt"]
 
 
 # --- what a user can put right --------------------------------------------------------------------
@@ -602,10 +605,10 @@ def test_a_checkpoint_that_does_not_fit(change: Callable[[Any], Any], words_: st
 
 
 def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Live, run: Any, candidate: str, epochs: int) -> None:
+    def full(self: LiveTrials, fleet: Any, candidate: str, epochs: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Live, "_train", full)
+    monkeypatch.setattr(LiveTrials, "_train", full)
     with pytest.raises(
         ThreeRegimeError, match="no memory left for 2 copies at batch_size = 8: give"
     ):
@@ -645,8 +648,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = (digits.images[number] * 15).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     (root / "my_nets.py").write_text(NET)
-    net = made(lambda: user_files.made(f"{root}/my_nets.py:build"))
-    train, _ = user_data.folder(root / "pictures", grey=True)
+    net = made(lambda: user_files.call_function(f"{root}/my_nets.py:build"))
+    train, _ = user_data.load_folder(root / "pictures", grey=True)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for epoch in range(9):
         if epoch % 4 == 0:
@@ -769,7 +772,7 @@ def test_the_readme_s_example_works_as_printed(
     section = section.split("\n## ")[0]
     (tmp_path / "examples").symlink_to(root / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(advise, "calibration", calibration.calibration)
+    monkeypatch.setattr(advisor, "calibration", calibration.load_calibration)
     (shell,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     for words_ in (line_.split("#")[0].split() for line_ in shell.splitlines()):
         if words_[:1] == ["python"]:

@@ -34,7 +34,7 @@ def staircase(crossing: Sequence[int]) -> tuple[list[Cell], boundary.Measure]:
 @given(st.lists(st.integers(0, 16), min_size=1, max_size=9).map(sorted))
 def test_a_boundary_that_only_rises_is_found_exactly(crossing: list[int]) -> None:
     asked, measure = staircase(crossing)
-    found = boundary.trace(range(16), range(len(crossing)), measure)
+    found = boundary.follow_boundary(range(16), range(len(crossing)), measure)
     assert list(found.crossing) == crossing
     assert len(asked) == len(set(asked)) == len(found.measured)
     # No load needs more than a bisection of 17 outcomes.
@@ -45,25 +45,25 @@ def test_a_boundary_that_only_rises_is_found_exactly(crossing: list[int]) -> Non
 def test_a_diagram_of_one_regime_takes_a_handful_of_cells() -> None:
     for crossing, edge in (([16] * 9, "none"), ([0] * 9, 0)):
         asked, measure = staircase(crossing)
-        found = boundary.trace(range(16), range(9), measure)
+        found = boundary.follow_boundary(range(16), range(9), measure)
         assert len(asked) <= 10
         assert list(found.crossing) == crossing
         assert set(found.table()["hottest of I"]) == {str(edge)}
 
 
 def test_diverged_cells_count_as_regime_i_and_noise_breaks_nothing() -> None:
-    found = boundary.trace(range(8), range(5), lambda cells: dict.fromkeys(cells, np.nan))
+    found = boundary.follow_boundary(range(8), range(5), lambda cells: dict.fromkeys(cells, np.nan))
     assert found.in_one.all()
     rng = np.random.default_rng(0)
     for _ in range(20):
-        noise = boundary.trace(range(8), range(6), lambda c: {x: rng.normal() for x in c})
+        noise = boundary.follow_boundary(range(8), range(6), lambda c: {x: rng.normal() for x in c})
         assert noise.in_one.shape == (8, 6)
 
 
 def test_on_the_papers_own_diagram_a_fifth_of_the_cells_tells_all() -> None:
     paper = PhaseDiagram.from_reference()
     lmc = paper.cells.set_index(["epochs", "density"])["lmc"]
-    found = boundary.trace(
+    found = boundary.follow_boundary(
         paper.temperatures, paper.loads, lambda cells: {c: float(lmc[c]) for c in cells}
     )
     assert found.share < 0.25
@@ -72,14 +72,16 @@ def test_on_the_papers_own_diagram_a_fifth_of_the_cells_tells_all() -> None:
 
 def test_an_experiment_is_traced_with_the_cells_it_needs_alone(tmp_path: Path) -> None:
     fields = {"data.images": 160, "metrics.points": 3}
-    experiment = catalogue.experiment("figure_02", "smoke").override(fields).with_seeds(1, 2)
+    experiment = (
+        catalogue.load_experiment("figure_02", "smoke").with_fields(fields).with_seeds(1, 2)
+    )
     planned = []
 
     def obtain(part: Experiment) -> tables.Results:
         planned.append(len(part.units()))
-        return compute.obtain(part, "cpu", recompute=True, runs=tmp_path)
+        return compute.obtain_results(part, "cpu", recompute=True, runs=tmp_path)
 
-    found = boundary.trace_experiment(experiment, obtain)
+    found = boundary.follow_boundary_of(experiment, obtain)
     computed = tables.load(experiment, tmp_path)
     cells = set(zip(computed.nets["epochs"], computed.nets["density"], strict=True))
     assert cells == set(found.measured)
@@ -92,8 +94,8 @@ def test_an_experiment_is_traced_with_the_cells_it_needs_alone(tmp_path: Path) -
 
 def test_several_variants_must_be_told_apart() -> None:
     with pytest.raises(ThreeRegimeError, match=r"variant = '' .* SGD or SAM"):
-        boundary.of_experiment(catalogue.experiment("figure_05", "digits"))
-    said = boundary.of_experiment(catalogue.experiment("figure_05", "digits"), "SAM")
+        boundary.describe_boundary(catalogue.load_experiment("figure_05", "digits"))
+    said = boundary.describe_boundary(catalogue.load_experiment("figure_05", "digits"), "SAM")
     assert "the whole diagram is there too: it agrees in" in said
     with pytest.raises(ThreeRegimeError, match="from -1 to 0"):
-        boundary.of_experiment(catalogue.experiment("figure_02", "digits"), threshold=0.5)
+        boundary.describe_boundary(catalogue.load_experiment("figure_02", "digits"), threshold=0.5)

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from tests.helpers.made import diagram, tables
 from threeregime.analysis.cells import METRICS
-from threeregime.analysis.intervals import held_out
+from threeregime.analysis.intervals import held_out_gain
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import classify, otsu
 from threeregime.analysis.transitions import (
     best_temperatures,
-    boundaries,
-    compare,
-    favourable,
-    middles,
+    compare_cells,
+    favourable_transitions,
+    regime_boundaries,
+    regime_label_positions,
 )
 from threeregime.claims.diagram_statements import figure_2
 from threeregime.errors import ThreeRegimeError
@@ -293,7 +293,7 @@ def test_classify_at_the_thresholds_and_without_numbers() -> None:
 
 
 def test_favourable_transitions_on_the_reference() -> None:
-    heating, cooling = favourable(the_paper())
+    heating, cooling = favourable_transitions(the_paper())
     assert heating is not None
     assert cooling is not None
     assert (heating.before, heating.after, heating.start) == ("I", "II-A", 160)
@@ -313,12 +313,12 @@ def test_best_temperature_is_hotter_at_low_density() -> None:
 
 
 def test_no_transition_where_there_is_no_gain() -> None:
-    assert favourable(diagram(tables(epochs=(10,)))) == (None, None)
+    assert favourable_transitions(diagram(tables(epochs=(10,)))) == (None, None)
 
 
 def test_boundaries_run_between_cells_of_different_regimes() -> None:
     made = tables((10, 20), (0.05, 0.1), values=lambda t, x: (0.1, -0.1 if t + x > 20 else 0, 0.9))
-    lines = boundaries(diagram(made))
+    lines = regime_boundaries(diagram(made))
     assert lines["II-A|II-B"].shape == (0, 2, 2)
     # Both cold cells are in Regime I: a line across, between the rows.
     assert sorted(lines["I|II"].tolist()) == [[[0, 1], [1, 1]], [[1, 1], [2, 1]]]
@@ -326,20 +326,20 @@ def test_boundaries_run_between_cells_of_different_regimes() -> None:
 
 def test_names_are_written_inside_their_regimes() -> None:
     paper = the_paper()
-    for name, (x, y) in middles(paper).items():
+    for name, (x, y) in regime_label_positions(paper).items():
         assert paper.grid("regime")[int(y), int(x)] == name
 
 
 def test_compare_matches_epochs_by_their_fraction_of_the_run() -> None:
     made = tables((8, 64, 128), (0.04, 0.05, 0.2))
-    both = compare(diagram(made), the_paper())
+    both = compare_cells(diagram(made), the_paper())
     assert sorted(both["temperature"].unique()) == [0.0625, 0.5, 1.0]
     assert sorted(both["density"].unique()) == [0.05, 0.2]
     coldest = row(both, temperature=1.0, density=0.05)
     assert coldest["test_error_reference"] == 0.1742
     assert coldest["test_error_difference"] == pytest.approx(coldest["test_error"] - 0.1742)
     with pytest.raises(ThreeRegimeError, match="share no cell"):
-        compare(diagram(tables(densities=(0.03,))), the_paper())
+        compare_cells(diagram(tables(densities=(0.03,))), the_paper())
 
 
 # Statements
@@ -382,9 +382,9 @@ def test_noise_alone_is_not_taken_for_a_gain() -> None:
 def test_held_out_chooses_on_other_units_than_it_measures() -> None:
     # Each unit is lucky at another temperature; on the others that luck is not there.
     lucky = np.array([[0.0, 0.5, 0.5, 0.4], [0.5, 0.0, 0.5, 0.4], [0.5, 0.5, 0.0, 0.4]])
-    gains = held_out(lucky[..., None])[:, 0]
+    gains = held_out_gain(lucky[..., None])[:, 0]
     assert gains.tolist() == pytest.approx([-0.1, -0.1, -0.1])
-    assert np.isnan(held_out(lucky[:1, :, None])).all()
+    assert np.isnan(held_out_gain(lucky[:1, :, None])).all()
 
 
 def test_a_statement_is_refuted_where_the_opposite_is_so() -> None:

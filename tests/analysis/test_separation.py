@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from threeregime.analysis.separation import hotter_is_better, separation
+from threeregime.analysis.separation import hotter_is_better, separation_table
 from threeregime.results.tables import Results
 
 EPOCHS, DENSITIES = (10, 20, 30), (0.05, 0.2)
@@ -65,7 +65,7 @@ def test_cells_without_an_error_are_not_judged() -> None:
 
 def test_the_area_is_one_for_a_metric_that_tells_and_a_half_for_one_that_does_not() -> None:
     sharp = [1.0 if x == 0.05 else 0.0 for _, x, _ in itertools.product(EPOCHS, DENSITIES, "ab")]
-    table = separation(make(hessian_trace=sharp, hessian_top=np.nan, early=True))
+    table = separation_table(make(hessian_trace=sharp, hessian_top=np.nan, early=True))
     assert auc(table, "lmc") == auc(table, "hessian_trace") == 1
     assert auc(table, "cka_softmax") == 0.5
     assert (auc(table, "lmc", 1), auc(table, "lmc", 2)) == (0, 1)
@@ -74,12 +74,12 @@ def test_the_area_is_one_for_a_metric_that_tells_and_a_half_for_one_that_does_no
     assert set(table["hotter_better"]) == {2}
     # what was not measured has no row
     assert not {"hessian_top", "cka_logits", "train_error"} & set(table["metric"])
-    assert separation(make())["epoch"].isna().all()
+    assert separation_table(make())["epoch"].isna().all()
 
 
 @pytest.mark.parametrize("hotter", [True, False])
 def test_cells_all_of_one_kind_have_no_area(hotter: bool) -> None:
     slope = 1 if hotter else -1
-    table = separation(make(errors={t: (slope * t / 100 + 1,) * 2 for t in EPOCHS}))
+    table = separation_table(make(errors={t: (slope * t / 100 + 1,) * 2 for t in EPOCHS}))
     assert table["auc"].isna().all()
     assert set(table["hotter_better"]) == {4 * hotter}

@@ -49,7 +49,7 @@ def test_checksums_are_those_of_the_files(written: tuple[Path, list[downloads.Ex
 
 def test_csv_holds_the_table_to_the_last_bit(written: tuple[Path, list[downloads.Export]]) -> None:
     folder, (export,) = written
-    tables = results.load(catalogue.experiment("figure_07", "digits"))
+    tables = results.load(catalogue.load_experiment("figure_07", "digits"))
     assert [file.kind for file in export.files] == ["dense", "nets", "pairs", "early"]
     for file in export.files:
         table = getattr(tables, file.kind)
@@ -65,7 +65,7 @@ def test_csv_holds_the_table_to_the_last_bit(written: tuple[Path, list[downloads
 
 def test_provenance_names_what_there_is(written: tuple[Path, list[downloads.Export]]) -> None:
     _, (export,) = written
-    tables = results.load(catalogue.experiment("figure_07", "digits"))
+    tables = results.load(catalogue.load_experiment("figure_07", "digits"))
     assert export.name == tables.name
     assert export.facts["seeds"] == "dense 0 to 2; retraining 0 to 2"
     assert all(commit in export.facts["code"] for commit in tables.origins["commit"])
@@ -76,7 +76,7 @@ def test_provenance_names_what_there_is(written: tuple[Path, list[downloads.Expo
 
 def test_mark_changes_with_what_is_in_the_tables(tmp_path: Path) -> None:
     shutil.copytree(results.ROOT / "figure_07", tmp_path / "figure_07")
-    experiment = catalogue.experiment("figure_07", "digits")
+    experiment = catalogue.load_experiment("figure_07", "digits")
     before = results.load(experiment, tmp_path).name
     assert before == results.load(experiment).name
     next((tmp_path / "figure_07" / "digits").glob("nets-*.parquet")).unlink()

@@ -33,9 +33,9 @@ LEFT_OUT = (
 
 def constants() -> dict[str, set[str]]:
     """Constants that a page may name, from where they are constants."""
-    protocol = catalogue.protocol("paper")
-    adam = catalogue.experiment("figure_13", "paper").variants["Adam, SGD"]["dense.lr"]
-    five = f"{100 * catalogue.experiment('figure_15', 'paper').protocol.pruning.density:g} %"
+    protocol = catalogue.load_scale("paper")
+    adam = catalogue.load_experiment("figure_13", "paper").variants["Adam, SGD"]["dense.lr"]
+    five = f"{100 * catalogue.load_experiment('figure_15', 'paper').protocol.pruning.density:g} %"
     threshold = f"{LMC_THRESHOLD:g}"
     assert protocol.dense.lr == 0.1
     return {
@@ -92,8 +92,7 @@ def test_constants_are_those_in_use() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["It gains 2.1 points.", "LMC is −0.31 here", "in 23 of 144 cells", "about 12 % better"],
+    "text", ["It gains 2.1 points.", "LMC is −0.31 here", "in 23 of 144 cells", "about 12 % better"]
 )
 def test_results_are_seen(text: str) -> None:
     """Results of all kinds are found in a sentence."""

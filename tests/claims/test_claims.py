@@ -47,7 +47,7 @@ def test_every_figure_has_a_claim_that_rests_on_known_experiments() -> None:
         assert f"Figure {figure}" in where or f"Figures {figure}" in where
     assert len(ledger.CLAIMS) >= 20
     for claim in ledger.CLAIMS.values():
-        assert set(claim.experiments) <= set(catalogue.names())
+        assert set(claim.experiments) <= set(catalogue.list_experiments())
         assert len(claim.statement) < 100
 
 
@@ -65,7 +65,7 @@ NAMES = ("rho_two_faces", "rho_by_cka", "figure_07", "depth")
 
 def effects(root: Path) -> dict[str, list[str]]:
     """Every claim's effects in print, where one that is no number equals itself."""
-    verdicts = claims.judge(root=root, names=NAMES)
+    verdicts = claims.judge_claims(root=root, names=NAMES)
     return {v.claim.name: [f"{p.effect}" for p in v.parts] for v in verdicts}
 
 
@@ -86,7 +86,7 @@ def test_a_spoilt_table_changes_the_claims_that_rest_on_it_alone(
         "rho_two_faces",
         "rho_by_cka",
     }
-    judged = {v.claim.name: v for v in claims.judge(root=root, names=NAMES)}
+    judged = {v.claim.name: v for v in claims.judge_claims(root=root, names=NAMES)}
     # Without SAM all is wrong now, so that a large radius helps at low density and at high.
     low, high = judged["rho_two_faces"].parts
     assert low.effect > 0.5
@@ -99,25 +99,27 @@ def test_a_table_with_a_part_missing_is_not_measured(shipped: Path, tmp_path: Pa
     root = tmp_path / "less"
     shutil.copytree(shipped, root)
     next((root / "figure_06" / "digits").glob("pairs-*.parquet")).unlink()
-    (verdict,) = claims.judge(root=root, names=["rho_by_cka"])
+    (verdict,) = claims.judge_claims(root=root, names=["rho_by_cka"])
     assert verdict.verdict == "not measured"
-    assert "some tables of figure_06 are missing at scale digits" in claims.lines([verdict])[0]
+    assert (
+        "some tables of figure_06 are missing at scale digits" in claims.verdict_lines([verdict])[0]
+    )
 
 
 def test_lines_and_table_say_the_same(shipped: Path) -> None:
-    verdicts = claims.judge(root=shipped, names=["rho_two_faces", "depth"])
-    printed, counts = claims.lines(verdicts)[:-1], claims.lines(verdicts)[-1]
+    verdicts = claims.judge_claims(root=shipped, names=["rho_two_faces", "depth"])
+    printed, counts = claims.verdict_lines(verdicts)[:-1], claims.verdict_lines(verdicts)[-1]
     assert [line.split("  ")[0].strip() for line in printed] == [v.verdict for v in verdicts]
     assert counts.endswith("not measured: 1")
     assert claims.table(verdicts)["here"].tolist() == [v.verdict for v in verdicts]
-    one = claims.judge(root=shipped, names=["rho_two_faces"])[0]
-    assert claims.effects(dataclasses.replace(one, parts=one.parts[:1])) == verdict_tables.effect(
-        one.parts[0]
-    )
+    one = claims.judge_claims(root=shipped, names=["rho_two_faces"])[0]
+    assert claims.effects(
+        dataclasses.replace(one, parts=one.parts[:1])
+    ) == verdict_tables.format_effect(one.parts[0])
 
 
 def test_unknown_claims_and_scales() -> None:
     with pytest.raises(ThreeRegimeError, match="'heating' is not known: one of two_a_beats_one"):
-        claims.judge(names=["heating"])
-    (verdict,) = claims.judge("mini", names=["depth"])
+        claims.judge_claims(names=["heating"])
+    (verdict,) = claims.judge_claims("mini", names=["depth"])
     assert verdict.verdict == "not measured"

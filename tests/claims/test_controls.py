@@ -9,6 +9,7 @@ from tests.helpers.made import diagram, tables
 from threeregime.claims import controls
 from threeregime.claims.diagram_statements import figure_2
 from threeregime.experiments import catalogue
+from threeregime.protocol import Pruning
 
 
 def test_pairs_of_copies_tell_one_dense_run_from_two() -> None:
@@ -19,11 +20,16 @@ def test_pairs_of_copies_tell_one_dense_run_from_two() -> None:
         "retraining.milestones": [],
         "metrics.points": 3,
     }
-    protocol = catalogue.protocol("smoke").update(fields)
-    pairs = controls.pairs_of_copies(protocol, [0, 1], [0, 1, 2])
-    assert pairs["from"].value_counts().to_dict() == {"one dense run": 6, "two dense runs": 9}
+    protocol = catalogue.load_scale("smoke").update(fields)
+    prunings = [Pruning(density=0.2), Pruning("n:m", 0.5, group=4)]
+    prunings.append(Pruning("quantization", 1.0, bits=2))
+    pairs = controls.pairs_of_copies(protocol, prunings, [0, 1], [0, 1, 2])
+    for group in range(3):
+        counts = pairs.loc[pairs["pruning"] == group, "from"].value_counts().to_dict()
+        assert counts == {"one dense run": 6, "two dense runs": 9}
+    assert pairs.groupby("pruning")["cka"].mean().nunique() == 3
     assert np.isfinite(pairs[["lmc", "cka"]]).all(axis=None)
-    again = controls.pairs_of_copies(protocol, [0, 1], [0, 1, 2])
+    again = controls.pairs_of_copies(protocol, prunings, [0, 1], [0, 1, 2])
     pd.testing.assert_frame_equal(pairs, again)
 
 
@@ -34,7 +40,7 @@ def clear(t: float, x: float) -> tuple[float, float, float]:
 
 def test_shuffling_keeps_every_row_and_breaks_what_rests_on_the_temperature() -> None:
     made = tables((10, 20, 30, 40), dense_seeds=5, values=clear, noise=1e-3)
-    mixed = controls.shuffled(made, 0)
+    mixed = controls.shuffle_temperatures(made, 0)
     for kind in ("nets", "pairs"):
         before, after = getattr(made, kind), getattr(mixed, kind)
         assert (before.drop(columns="epochs") == after.drop(columns="epochs")).all(axis=None)
@@ -48,5 +54,5 @@ def test_shuffling_keeps_every_row_and_breaks_what_rests_on_the_temperature() ->
         return [s.holds is True for s in judged if s.name in ("heating_helps", "cooling_helps")]
 
     assert held(made) == [True, True]
-    found = [held(controls.shuffled(made, seed)) for seed in range(10)]
+    found = [held(controls.shuffle_temperatures(made, seed)) for seed in range(10)]
     assert np.mean(found) < 0.2

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from threeregime.data.images import Dataset, Loader, plain_images
-from threeregime.data.registry import DATASETS, load
-from threeregime.data.task import stream
+from threeregime.data.images import Dataset, ImageBatches, plain_images
+from threeregime.data.registry import DATASETS, load_images
+from threeregime.data.task import stream_seed
 from threeregime.errors import ThreeRegimeError
 
 
@@ -46,14 +46,14 @@ def folder(path: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
 
 def refusal(name: str, root: Path = Path("nowhere"), download: bool = False) -> str:
     with pytest.raises(ThreeRegimeError) as caught:
-        load(name, root, download)
+        load_images(name, root, download)
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
 def test_the_digits_are_split_stratified_into_797_and_1000() -> None:
-    digits = load("digits")
+    digits = load_images("digits")
     assert digits.train_images.shape == (797, 1, 8, 8)
     assert digits.test_images.shape == (1000, 1, 8, 8)
     assert digits.train_images.dtype == digits.test_images.dtype == torch.uint8
@@ -68,7 +68,7 @@ def test_the_digits_are_split_stratified_into_797_and_1000() -> None:
 def test_the_digits_are_scikit_learns_each_once_and_exact() -> None:
     from sklearn.datasets import load_digits
 
-    digits, bunch = load("digits"), load_digits()
+    digits, bunch = load_images("digits"), load_digits()
     ours = torch.cat([digits.train_images, digits.test_images]).flatten(1)
     assert (ours % 15 == 0).all()
     labelled = torch.cat(
@@ -79,7 +79,7 @@ def test_the_digits_are_scikit_learns_each_once_and_exact() -> None:
 
 
 def test_the_split_of_the_digits_never_changes() -> None:
-    digits = load("digits")
+    digits = load_images("digits")
     parts = (digits.train_images, digits.train_labels, digits.test_images, digits.test_labels)
     digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
     assert digest[:16] == "fa96d408a3a904b2"
@@ -98,7 +98,7 @@ def test_the_split_of_the_digits_never_changes() -> None:
 def test_the_stand_ins_never_change(
     name: str, shape: tuple[int, ...], classes: int, each: tuple[int, int], fixed: str
 ) -> None:
-    made = load(name)
+    made = load_images(name)
     assert (made.name, made.classes) == (name, classes)
     parts = (made.train_images, made.train_labels, made.test_images, made.test_labels)
     for images, labels, count in ((*parts[:2], each[0]), (*parts[2:], each[1])):
@@ -112,7 +112,7 @@ def test_the_stand_ins_never_change(
 
 
 def test_pairs_are_two_digits_of_the_same_split() -> None:
-    pairs, single = load("digits-pairs"), load("digits")
+    pairs, single = load_images("digits-pairs"), load_images("digits")
     found = []
     for part in ("train", "test"):
         digits = getattr(single, f"{part}_images").flatten(1).tolist()
@@ -128,7 +128,7 @@ def test_pairs_are_two_digits_of_the_same_split() -> None:
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_on_clutter_one_whole_digit_of_the_same_split_is_the_class(part: str) -> None:
-    made, single = load("digits-clutter"), load("digits")
+    made, single = load_images("digits-clutter"), load_images("digits")
     images = getattr(made, f"{part}_images").double()
     digits, labels = getattr(single, f"{part}_images").double(), getattr(single, f"{part}_labels")
 
@@ -156,7 +156,7 @@ def test_normalisation() -> None:
             noise.std[channel]
         )
         torch.testing.assert_close(images[:, channel], expected, rtol=0, atol=1e-12)
-    digits = load("digits")
+    digits = load_images("digits")
     whole = plain_images(digits, digits.train_images, torch.float32)
     assert whole.dtype == torch.float32
     assert abs(whole.mean()) < 1e-5
@@ -182,11 +182,11 @@ def by_hand(noise: Dataset, index: int, top: int, left: int, mirror: bool, crop:
 @pytest.mark.parametrize(("crop", "flip"), [(0, False), (0, True), (1, False), (2, True)])
 def test_batches_equal_augmentation_by_hand(crop: int, flip: bool) -> None:
     noise = coloured()
-    loader = Loader(noise, [3, 8], batch_size=16, crop=crop, flip=flip)
+    loader = ImageBatches(noise, [3, 8], batch_size=16, crop=crop, flip=flip)
     assert loader.steps == 2  # 40 images: the last 8 of an epoch are dropped
     order, offset, mirrored = draws = loader.draw(epoch=1)
     for step in range(loader.steps):
-        images, labels = loader.batch(loader.part(draws, step), torch.float64)
+        images, labels = loader.batch(loader.step_draws(draws, step), torch.float64)
         assert images.shape == (16, 2, 3, 6, 5)
         assert labels.shape == (2, 16)
         for member in range(2):
@@ -200,7 +200,7 @@ def test_batches_equal_augmentation_by_hand(crop: int, flip: bool) -> None:
 
 
 def test_draws_cover_what_they_should() -> None:
-    loader = Loader(load("digits"), [5, 6], batch_size=32, crop=1, flip=True)
+    loader = ImageBatches(load_images("digits"), [5, 6], batch_size=32, crop=1, flip=True)
     order, offset, mirrored = loader.draw(epoch=0)
     everyone = torch.arange(797).expand(2, -1)
     assert torch.equal(order.sort(dim=1).values, everyone)
@@ -212,15 +212,17 @@ def test_draws_cover_what_they_should() -> None:
         )
     assert len({tuple(pair) for pair in offset[0].tolist()}) == 9
     assert mirrored.double().mean().item() == pytest.approx(0.5, abs=0.05)
-    unflipped = Loader(load("digits"), [5], batch_size=32, crop=0, flip=False).draw(epoch=0)
+    unflipped = ImageBatches(load_images("digits"), [5], batch_size=32, crop=0, flip=False).draw(
+        epoch=0
+    )
     assert not unflipped[2].any()
     assert (unflipped[1] == 0).all()
 
 
 def test_draws_depend_on_seed_and_epoch_alone() -> None:
-    digits = load("digits")
-    first = Loader(digits, [5], 32, crop=1, flip=True)
-    again = Loader(digits, [9, 5], 64, crop=1, flip=True)
+    digits = load_images("digits")
+    first = ImageBatches(digits, [5], 32, crop=1, flip=True)
+    again = ImageBatches(digits, [9, 5], 64, crop=1, flip=True)
     for one, other in zip(first.draw(3), again.draw(3), strict=True):
         assert torch.equal(one[0], other[1])
         assert not torch.equal(other[0], other[1])
@@ -229,22 +231,25 @@ def test_draws_depend_on_seed_and_epoch_alone() -> None:
 
 def test_streams_are_fixed_and_apart() -> None:
     # every shipped number was drawn from these
-    assert stream("initial", 0) == 8852969958862641627
+    assert stream_seed("initial", 0) == 8852969958862641627
     names = [(kind, seed) for kind in ("initial", "dense", "retrain") for seed in range(100)]
-    made = {stream(*name) for name in names} | {stream("retrain", 1, 11), stream("retrain", 11, 1)}
+    made = {stream_seed(*name) for name in names} | {
+        stream_seed("retrain", 1, 11),
+        stream_seed("retrain", 11, 1),
+    }
     assert len(made) == len(names) + 2
     assert all(0 <= seed < 2**63 for seed in made)
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     noise = coloured(40)
-    assert Loader(noise, [0], batch_size=40, crop=0, flip=False).steps == 1
+    assert ImageBatches(noise, [0], batch_size=40, crop=0, flip=False).steps == 1
     with pytest.raises(ThreeRegimeError, match=r"batch_size = 41 .* noise has 40 training images"):
-        Loader(noise, [0], batch_size=41, crop=0, flip=False)
+        ImageBatches(noise, [0], batch_size=41, crop=0, flip=False)
 
 
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
-    made = load(f"folder:{folder(tmp_path)}")
+    made = load_images(f"folder:{folder(tmp_path)}")
     assert made.train_images.shape == made.test_images.shape == (6, 3, 6, 5)
     assert made.classes == 2
     for part, images, labels in (
@@ -260,7 +265,7 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
         assert sorted(found) == sorted(expected)
     # CKA takes the first images: a folder's come class by class, and are mixed, always alike
     assert made.train_labels.tolist() != sorted(made.train_labels.tolist())
-    assert torch.equal(made.train_images, load(f"folder:{tmp_path}").train_images)
+    assert torch.equal(made.train_images, load_images(f"folder:{tmp_path}").train_images)
     scaled = made.train_images.double() / 255
     assert made.mean == pytest.approx(scaled.mean(dim=(0, 2, 3)).tolist())
     assert made.std == pytest.approx(scaled.std(dim=(0, 2, 3), correction=0).tolist())
@@ -270,7 +275,7 @@ def test_grey_and_palette_pictures_are_read_as_colour(tmp_path: Path) -> None:
     folder(tmp_path)
     picture(tmp_path / "train" / "cat" / "grey.png", mode="L")
     picture(tmp_path / "train" / "cat" / "palette.png", mode="P")
-    assert load(f"folder:{tmp_path}").train_images.shape == (8, 3, 6, 5)
+    assert load_images(f"folder:{tmp_path}").train_images.shape == (8, 3, 6, 5)
 
 
 def test_a_folder_that_is_not_there_or_has_no_split(tmp_path: Path) -> None:
@@ -329,14 +334,14 @@ def test_an_unknown_data_set_is_refused() -> None:
 def test_a_jpeg_copy_of_cifar_is_read_where_it_was_unpacked(tmp_path: Path) -> None:
     assert f"{tmp_path / 'cifar10-jpg'} is missing" in refusal("cifar10-jpeg", tmp_path)
     folder(tmp_path / "cifar10-jpg")
-    made = load("cifar10-jpeg", tmp_path)
+    made = load_images("cifar10-jpeg", tmp_path)
     assert made.name == "cifar10-jpeg"
     assert made.mean == (0.4914, 0.4822, 0.4465)  # the original's, as in the paper's scripts
     assert made.std == (0.2023, 0.1994, 0.2010)
 
 
 def test_fewer_images_are_the_first_of_each_class() -> None:
-    digits = load("digits")
+    digits = load_images("digits")
     few = digits.reduced(160, None)
     assert few.train_labels.bincount().tolist() == [16] * 10
     kept = [
@@ -380,7 +385,7 @@ def test_reductions_that_do_not_work_out_are_refused(
     images: int | None, size: int | None, words: str
 ) -> None:
     with pytest.raises(ThreeRegimeError, match=words):
-        load("digits").reduced(images, size)
+        load_images("digits").reduced(images, size)
 
 
 def md5(path: Path) -> str:
@@ -406,7 +411,7 @@ def test_cifar_is_read_as_it_lies_on_disk(
     monkeypatch.setattr(
         kind, "meta", {"filename": "meta", "key": kind.meta["key"], "md5": md5(at / "meta")}
     )
-    made = load(name, tmp_path)
+    made = load_images(name, tmp_path)
     assert made.train_images.shape == made.test_images.shape == (5, 3, 32, 32)
     # a row holds all of red, then green, then blue, each row by row
     assert torch.equal(made.train_images.flatten(1), torch.from_numpy(rows[0]))
@@ -430,7 +435,7 @@ def test_svhn_is_read_as_it_lies_on_disk(tmp_path: Path, monkeypatch: pytest.Mon
         savemat(file, {"X": pixels, "y": np.array([[1], [10], [2], [10]])})
         parts[part] = ["", file.name, md5(file)]
     monkeypatch.setattr(SVHN, "split_list", parts)
-    made = load("svhn", tmp_path)
+    made = load_images("svhn", tmp_path)
     assert made.train_images.shape == (4, 3, 32, 32)
     assert made.train_images[2, 1, 5, 6] == pixels[5, 6, 1, 2]
     assert made.train_labels.tolist() == [1, 0, 2, 0]  # the published files call a zero 10

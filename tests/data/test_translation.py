@@ -15,19 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from threeregime.data.decoding import beam_search, bleu
-from threeregime.data.registry import resident
-from threeregime.data.task import UNKNOWN, stream
+from threeregime.data.registry import load_task
+from threeregime.data.task import IGNORED_TARGET, stream_seed
 from threeregime.data.translation import TRANSLATIONS, Translation
-from threeregime.data.vocabulary import BOS, EOS, PAD, SPECIAL, Numerals, numerals
+from threeregime.data.vocabulary import BOS, EOS, PAD, SPECIAL_TOKENS, Numerals, split_numeral
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet.fleet import Fleet
 from threeregime.metrics.pairs import measure_pairs
-from threeregime.models.registry import NETS, builder
+from threeregime.models.registry import NETS, net_builder
 from threeregime.models.transformer import Attention, Transformer, positions
 from threeregime.protocol import Data, Dense, Net, Protocol, Training
 from threeregime.pruning import magnitude
 from threeregime.sweep import memory
-from threeregime.training.run import Run, errors, outputs
+from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
+from threeregime.training.run import TrainingRun
 
 NOWHERE = Path("nowhere")
 ADAM = Training(
@@ -41,7 +42,7 @@ ADAM = Training(
     batch_size=8,
     epochs=50,
 )
-unstacked = pytest.mark.parametrize("mechanism", ["separate", "vmapped"])
+unstacked = pytest.mark.parametrize("backend", ["separate", "vmapped"])
 
 
 @functools.cache
@@ -53,22 +54,26 @@ def numbers() -> Translation:
 def small() -> Translation:
     """The first 32 pairs, which are also what is tested."""
     few = numbers().reduced(32, None)
-    references = tuple(few.vocabulary.decode(row[few.places :].tolist()) for row in few.train)
-    return Translation(few.name, few.vocabulary, few.train, few.train, few.places, references)
+    references = tuple(
+        few.vocabulary.decode(row[few.source_length :].tolist()) for row in few.train
+    )
+    return Translation(
+        few.name, few.vocabulary, few.train, few.train, few.source_length, references
+    )
 
 
 def build() -> nn.Module:
-    return builder(Net("transformer", depth=1, width=0.03125), small())()
+    return net_builder(Net("transformer", depth=1, width=0.03125), small())()
 
 
-def make_run(seeds: list[int], mechanism: str, dtype: torch.dtype = torch.float64) -> Run:
-    fleet = Fleet.initial(build, seeds, dtype=dtype, mechanism=mechanism)
-    return Run(fleet, small().loader(seeds, 8, Data(crop=0, flip=False)), ADAM)
+def make_run(seeds: list[int], backend: str, dtype: torch.dtype = torch.float64) -> TrainingRun:
+    fleet = Fleet.initial(build, seeds, dtype=dtype, backend=backend)
+    return TrainingRun(fleet, small().loader(seeds, 8), ADAM)
 
 
 def text(data: Translation, row: Tensor) -> tuple[str, str]:
     decode, numbers = data.vocabulary.decode, row.tolist()
-    return decode(numbers[: data.places]), decode(numbers[data.places :])
+    return decode(numbers[: data.source_length]), decode(numbers[data.source_length :])
 
 
 # --- data
@@ -95,9 +100,9 @@ def test_numbers_are_the_same_every_time_and_apart() -> None:
 def test_numerals_fall_apart_and_join_again(german: str, english: str) -> None:
     vocabulary = numbers().vocabulary
     for sentence in (german, english):
-        assert vocabulary.decode([*vocabulary.encode(sentence), EOS, SPECIAL]) == sentence
-    assert numerals("dreiundvierzig") == ["drei", "und", "vier", "zig"]
-    assert numerals("forty-three") == [" forty", "-", " three"]
+        assert vocabulary.decode([*vocabulary.encode(sentence), EOS, SPECIAL_TOKENS]) == sentence
+    assert split_numeral("dreiundvierzig") == ["drei", "und", "vier", "zig"]
+    assert split_numeral("forty-three") == [" forty", "-", " three"]
     # what was never seen is a piece of its own, and no text
     assert vocabulary.decode(vocabulary.encode("million")) == ""
 
@@ -114,29 +119,29 @@ def test_known_translations_are_among_the_data() -> None:
 
 def test_rows_are_source_begin_target_end() -> None:
     train = [("zweizig", "two"), ("two", "zweizigtwo")]
-    data = Translation.of_pairs("made", Numerals(["two", "zweizig"]), train, [("zwei", "zig")])
-    c, a, b = SPECIAL, SPECIAL + 2, SPECIAL + 1  # in the order of the alphabet
-    assert data.places == 3
+    data = Translation.from_pairs("made", Numerals(["two", "zweizig"]), train, [("zwei", "zig")])
+    c, a, b = SPECIAL_TOKENS, SPECIAL_TOKENS + 2, SPECIAL_TOKENS + 1  # in the order of the alphabet
+    assert data.source_length == 3
     assert data.train.tolist() == [
         [a, b, EOS, BOS, c, EOS, PAD, PAD],
         [c, EOS, PAD, BOS, a, b, c, EOS],
     ]
-    told, following = data.taught(data.train)
+    told, following = data.shifted(data.train)
     assert torch.equal(told, data.train[:, :-1].long())
-    assert following.tolist() == [[c, EOS, UNKNOWN, UNKNOWN], [a, b, c, EOS]]
+    assert following.tolist() == [[c, EOS, IGNORED_TARGET, IGNORED_TARGET], [a, b, c, EOS]]
     assert data.references == ("zig",)
 
 
 def test_batches_follow_each_members_own_order() -> None:
     data = numbers()
-    batches = data.loader([3, 8], 16, Data(crop=0, flip=False))
+    batches = data.loader([3, 8], 16)
     assert batches.steps == 125
     draws = batches.draw(1)
-    told, following = batches.batch(batches.part(draws, 4), torch.float32)
+    told, following = batches.batch(batches.step_draws(draws, 4), torch.float32)
     for member, seed in enumerate((3, 8)):
-        generator = torch.Generator().manual_seed(stream(seed, 1))
+        generator = torch.Generator().manual_seed(stream_seed(seed, 1))
         order = torch.randperm(2000, generator=generator)[64:80]
-        expected = data.taught(data.train[order])
+        expected = data.shifted(data.train[order])
         assert torch.equal(told[:, member], expected[0])
         assert torch.equal(following[member], expected[1])
 
@@ -185,8 +190,7 @@ def test_layers_are_torchs_own() -> None:
                     made[f"{other}.out_proj.{end}"] = given[f"{own}.join.{end}"]
         theirs.load_state_dict(made)
     torch.testing.assert_close(
-        net.encoder[0](memory, hidden[:, None, None]),
-        encoder(memory, src_key_padding_mask=hidden),
+        net.encoder[0](memory, hidden[:, None, None]), encoder(memory, src_key_padding_mask=hidden)
     )
     torch.testing.assert_close(
         net.decoder[0](x, later, memory, hidden[:, None, None]),
@@ -217,14 +221,14 @@ def test_what_comes_later_changes_nothing_before() -> None:
     net, rows = build().double(), small().train.long()
     logits = net(rows)
     changed = rows.clone()
-    changed[:, small().places + 4 :] = SPECIAL
+    changed[:, small().source_length + 4 :] = SPECIAL_TOKENS
     torch.testing.assert_close(net(changed)[:, :4], logits[:, :4], rtol=1e-12, atol=1e-12)
     assert not torch.allclose(net(changed)[:, 4], logits[:, 4])
 
 
 @torch.no_grad()
 def test_padding_and_a_known_source_change_nothing() -> None:
-    places, rows = small().places, small().train.long()
+    places, rows = small().source_length, small().train.long()
     torch.manual_seed(0)
     net, longer = (Transformer(1, 0.03125, p, 75).double() for p in (places, places + 5))
     longer.load_state_dict(net.state_dict())
@@ -239,13 +243,13 @@ def test_padding_and_a_known_source_change_nothing() -> None:
 
 
 @unstacked
-def test_a_fleet_of_three_equals_the_three_alone(mechanism: str) -> None:
+def test_a_fleet_of_three_equals_the_three_alone(backend: str) -> None:
     """The reference is an ordinary module and optimizer: no code of the engine but its batches."""
-    run = make_run([1, 2, 3], mechanism)
+    run = make_run([1, 2, 3], backend)
     before = run.fleet.state()
     draws = run.loader.draw(0)
     for step in range(4):
-        run.step(*run.loader.part(draws, step))
+        run.step(*run.loader.step_draws(draws, step))
     after = run.fleet.state()
     for member in range(3):
         plain = build().double()
@@ -253,12 +257,12 @@ def test_a_fleet_of_three_equals_the_three_alone(mechanism: str) -> None:
         # steps taken one by one are all at the rate that a run begins with
         optimizer = torch.optim.Adam(plain.parameters(), ADAM.lr)
         for step in range(4):
-            told, following = run.loader.batch(run.loader.part(draws, step), torch.float64)
+            told, following = run.loader.batch(run.loader.step_draws(draws, step), torch.float64)
             optimizer.zero_grad()
             F.cross_entropy(
                 plain(told[:, member]).flatten(0, 1),
                 following[member].flatten(),
-                ignore_index=UNKNOWN,
+                ignore_index=IGNORED_TARGET,
                 label_smoothing=ADAM.smoothing,
             ).backward()
             optimizer.step()
@@ -267,15 +271,17 @@ def test_a_fleet_of_three_equals_the_three_alone(mechanism: str) -> None:
 
 
 @unstacked
-def test_linear_layers_are_pruned_and_stay_so(mechanism: str) -> None:
-    run = make_run([1, 2], mechanism, torch.float32)
+def test_linear_layers_are_pruned_and_stay_so(backend: str) -> None:
+    run = make_run([1, 2], backend, torch.float32)
     names = set(run.fleet.prunable())
     layers = {n for n, m in build().named_modules() if isinstance(m, nn.Linear)}
     assert names == {f"{layer}.weight" for layer in layers}
     assert len(names) == 6 + 10  # a layer of the encoder and one of the decoder
     assert not any("embedding" in name or "norm" in name for name in names)
     state = run.fleet.state()
-    run.prune(magnitude.masks({n: state[n] for n in names}, ["uniform", "global"], [0.1, 0.3]))
+    run.prune(
+        magnitude.magnitude_masks({n: state[n] for n in names}, ["uniform", "global"], [0.1, 0.3])
+    )
     before = {name: run.fleet.state()[name] != 0 for name in names}
     run.run_epoch()
     after = run.state()
@@ -291,17 +297,17 @@ def test_linear_layers_are_pruned_and_stay_so(mechanism: str) -> None:
 def test_statistics_do_not_run_vmapped() -> None:
     net = NETS["preresnet"].build(8, 0.25, 1, 10)
     with pytest.raises(ThreeRegimeError, match=r"batch norm.*vmapped: use grouped or separate"):
-        Fleet.initial(lambda: net, [0], mechanism="vmapped")
+        Fleet.initial(lambda: net, [0], backend="vmapped")
 
 
 def test_a_tiny_set_is_learned_and_measured() -> None:
     run = make_run([1, 2, 3, 4], "vmapped", torch.float32)
-    start = errors(run.fleet, small(), train=False)
+    start = evaluate_errors(run.fleet, small(), train=False)
     for _ in range(ADAM.epochs):
         run.run_epoch()
     assert (start > 0.9).all()
-    assert (errors(run.fleet, small(), train=False) < 0.15).all()
-    taught = errors(run.fleet, small(), train=True)
+    assert (evaluate_errors(run.fleet, small(), train=False) < 0.15).all()
+    taught = evaluate_errors(run.fleet, small(), train=True)
     assert (taught < 0.05).all()
     # both ends of the line are the nets themselves; a net is like itself
     pairs = measure_pairs(run.fleet, [(0, 1), (2, 2)], small(), points=3, samples=100)
@@ -318,14 +324,14 @@ def test_the_loss_is_each_members_mean_over_its_own_pieces() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
     truth = torch.randint(5, (2, 3, 4), generator=generator)
-    truth[0, 1:] = UNKNOWN
-    truth[1, 0, 2:] = UNKNOWN
+    truth[0, 1:] = IGNORED_TARGET
+    truth[1, 0, 2:] = IGNORED_TARGET
     expected = 0.0
     for member in range(2):
         each = []
         for row, place in itertools.product(range(3), range(4)):
             right = int(truth[member, row, place])
-            if right != UNKNOWN:
+            if right != IGNORED_TARGET:
                 log = logits[member, row, place].log_softmax(0)
                 each.append(-(0.9 * log[right] + 0.1 * log.mean()).item())
         expected += sum(each) / len(each)
@@ -333,26 +339,26 @@ def test_the_loss_is_each_members_mean_over_its_own_pieces() -> None:
 
 
 def test_training_error_is_the_share_of_pieces_guessed_wrong() -> None:
-    fleet = Fleet.initial(build, [1, 2], dtype=torch.float64, mechanism="separate")
+    fleet = Fleet.initial(build, [1, 2], dtype=torch.float64, backend="separate")
     for member in range(2):
         plain = build().double()
         plain.load_state_dict({name: t[member] for name, t in fleet.state().items()})
-        told, following = small().taught(small().train)
-        guess, known = plain(told).argmax(-1), following != UNKNOWN
+        told, following = small().shifted(small().train)
+        guess, known = plain(told).argmax(-1), following != IGNORED_TARGET
         wrong = (guess != following)[known].double().mean()
-        assert errors(fleet, small(), train=True)[member] == wrong
+        assert evaluate_errors(fleet, small(), train=True)[member] == wrong
         expected = plain(told)[known][:50]
-        made = outputs(fleet, small(), 50)[member]
+        made = evaluate_outputs(fleet, small(), 50)[member]
         torch.testing.assert_close(made, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_diverged_member_has_no_error_and_touches_no_other() -> None:
-    fleet = Fleet.initial(build, [1, 2], mechanism="vmapped")
-    healthy = errors(fleet, small(), train=False)
+    fleet = Fleet.initial(build, [1, 2], backend="vmapped")
+    healthy = evaluate_errors(fleet, small(), train=False)
     state = fleet.state()
     state["embedding.weight"][1] = torch.nan
     fleet.load(state)
-    ill = errors(fleet, small(), train=False)
+    ill = evaluate_errors(fleet, small(), train=False)
     assert ill[0] == healthy[0]
     assert ill[1].isnan()
 
@@ -420,12 +426,12 @@ def test_a_wide_beam_finds_the_best_sentence(penalty: float) -> None:
 
 
 @unstacked
-def test_a_fleet_translates_as_its_nets_do_alone(mechanism: str) -> None:
-    run = make_run([1, 2], mechanism)
+def test_a_fleet_translates_as_its_nets_do_alone(backend: str) -> None:
+    run = make_run([1, 2], backend)
     for _ in range(6):
         run.run_epoch()
     together = small().translate(run.fleet, small().test[:9])
-    places = small().places
+    places = small().source_length
     for member in range(2):
         plain = build().double()
         plain.load_state_dict({name: t[member] for name, t in run.fleet.state().items()})
@@ -453,15 +459,14 @@ def test_what_does_not_fit_sentences_is_refused() -> None:
     data = numbers()
     assert "data.size = 4 is not allowed" in refusal(lambda: data.reduced(None, 4))
     assert "has 2000 training sentences" in refusal(lambda: data.reduced(2001, None))
-    assert "data.crop = 4, data.flip = True" in refusal(lambda: data.loader([0], 8, Data()))
-    plain = Data(crop=0, flip=False)
-    assert "2000 training sentences" in refusal(lambda: data.loader([0], 2001, plain))
-    pictures = resident(Data("digits"), NOWHERE, False, "cpu")
+    assert "data.crop = 4, data.flip = True" in refusal(lambda: data.augmented(4, True))
+    assert "2000 training sentences" in refusal(lambda: data.loader([0], 2001))
+    pictures = load_task(Data("digits"), NOWHERE, False, "cpu")
     assert "digits holds images: preresnet" in refusal(
-        lambda: builder(Net("transformer"), pictures)
+        lambda: net_builder(Net("transformer"), pictures)
     )
-    assert "number-words holds sentences: transformer" in refusal(lambda: builder(Net(), data))
-    assert "net.depth = 0" in refusal(lambda: builder(Net("transformer", 0), data))
+    assert "number-words holds sentences: transformer" in refusal(lambda: net_builder(Net(), data))
+    assert "net.depth = 0" in refusal(lambda: net_builder(Net("transformer", 0), data))
     assert "dense.smoothing = 1.0" in refusal(lambda: Dense(smoothing=1.0))
 
 
@@ -517,7 +522,7 @@ def test_memory_is_foreseen() -> None:
     assert 1.5 < two / one < 2.5
 
 
-def place() -> memory.Place:
+def place() -> memory.JobContext:
     from threeregime.experiments import catalogue
 
-    return memory.Place(catalogue.experiment("figure_14", "smoke"), NOWHERE, NOWHERE)
+    return memory.JobContext(catalogue.load_experiment("figure_14", "smoke"), NOWHERE, NOWHERE)

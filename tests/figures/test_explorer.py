@@ -19,16 +19,15 @@ from tests.helpers.browsing import Visit
 from tests.helpers.made import diagram, tables
 from threeregime import cli
 from threeregime._paths import ROOT
-from threeregime.analysis import study
 from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.study import Report
+from threeregime.analysis.study import Study
 from threeregime.analysis.thresholds import classify
-from threeregime.analysis.transitions import gains
+from threeregime.analysis.transitions import temperature_gains
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.figures import explorer
-from threeregime.figures.explorer_data import grid
+from threeregime.figures.explorer_data import explorer_data
 from threeregime.results import tables as results
 from threeregime.sweep import compute
 
@@ -38,23 +37,23 @@ EXACT = ("lmc", "cka_softmax")
 
 
 @pytest.fixture(scope="module")
-def reports() -> list[Report]:
+def reports() -> list[Study]:
     """Figure 2 and whatever else is shipped on the digits and at the scale ``mini``."""
-    found = explorer.shipped(scales=("digits", "mini"))
+    found = explorer.shipped_studies(scales=("digits", "mini"))
     found.sort(key=lambda r: (r.experiment.name, r.experiment.scale) != ("figure_02", "digits"))
     return found
 
 
 @pytest.fixture(scope="module")
-def box(reports: list[Report]) -> explorer.Explorer:
-    return explorer.explorer(reports, load=0.05)
+def box(reports: list[Study]) -> explorer.Explorer:
+    return explorer.make_explorer(reports, load=0.05)
 
 
 @pytest.fixture(scope="module")
 def page(box: explorer.Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page that holds nothing but the explorer."""
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(PAGE + explorer.embed(state(box)), encoding="utf-8")
+    path.write_text(PAGE + explorer.embed_html(state(box)), encoding="utf-8")
     return path
 
 
@@ -76,10 +75,10 @@ def at(shown: dict[str, Any], name: str, row: int, column: int) -> Any:
 # --- the numbers ----------------------------------------------------------------------------------
 
 
-def test_grid_holds_the_diagrams_numbers(reports: list[Report], box: explorer.Explorer) -> None:
+def test_grid_holds_the_diagrams_numbers(reports: list[Study], box: explorer.Explorer) -> None:
     assert len(box.grid["diagrams"]) == len(reports)
     for shown, made in zip(box.grid["diagrams"], reports, strict=True):
-        best, *gained = gains(made.diagram)
+        best, *gained = temperature_gains(made.diagram)
         known = dict(zip(("gain", "gain_low", "gain_high"), gained, strict=True))
         for name, values in shown["cells"].items():
             wanted = known[name] if name in known else made.diagram.grid(name)
@@ -97,7 +96,7 @@ def test_grid_holds_the_diagrams_numbers(reports: list[Report], box: explorer.Ex
         assert regime.tolist() == made.diagram.grid("regime").ravel().tolist()
 
 
-def test_curves_are_the_means_over_pairs(reports: list[Report], box: explorer.Explorer) -> None:
+def test_curves_are_the_means_over_pairs(reports: list[Study], box: explorer.Explorer) -> None:
     for shown, made in zip(box.grid["diagrams"], reports, strict=True):
         d, pairs = made.diagram, made.tables.pairs
         for _ in range(10):
@@ -112,12 +111,12 @@ def test_curves_are_the_means_over_pairs(reports: list[Report], box: explorer.Ex
 
 def test_grid_is_small(box: explorer.Explorer) -> None:
     assert len(json.dumps(box.grid)) < 1.5e6
-    assert len(explorer.script()) < 60_000
+    assert len(explorer.widget_script()) < 60_000
 
 
 def test_gain_is_measured_on_other_seeds_than_the_best_is_chosen_on() -> None:
     made = diagram(tables(noise=0.05, dense_seeds=4))
-    _, gain, low, high = gains(made)
+    _, gain, low, high = temperature_gains(made)
     each = made.by_seed["test_error"]
     for i in range(len(made.temperatures)):
         for j in range(len(made.loads)):
@@ -133,23 +132,23 @@ def test_gain_is_measured_on_other_seeds_than_the_best_is_chosen_on() -> None:
 
 
 def test_gain_needs_two_seeds() -> None:
-    best, *gained = gains(PhaseDiagram.from_reference())
+    best, *gained = temperature_gains(PhaseDiagram.from_reference())
     assert (best >= 0).all()
     assert all(np.isnan(values).all() for values in gained)
 
 
 def test_several_variants_are_refused() -> None:
-    experiment = catalogue.experiment("weight_decay", "digits")
+    experiment = catalogue.load_experiment("weight_decay", "digits")
     found = results.load(experiment)
-    several = Report(experiment, found, study.diagrams(experiment, found, -0.05, 0.0))
+    several = Study.from_results(experiment, found)
     with pytest.raises(ThreeRegimeError, match=r"weight_decay has several diagrams, 1e-4, "):
-        grid([several])
+        explorer_data([several])
     with pytest.raises(ThreeRegimeError, match="nothing to explore"):
-        grid([])
+        explorer_data([])
 
 
 def test_stored_notebook_gives_its_explorer() -> None:
-    found = explorer.stored(ROOT / "notebooks" / "explorer.ipynb")
+    found = explorer.stored_traits(ROOT / "notebooks" / "explorer.ipynb")
     assert found["grid"]["diagrams"][0]["key"] == found["experiment"] == "figure_02/digits"
     # The first thing shown makes the point: Regime I, and a gain of heating beyond the seeds.
     first = found["grid"]["diagrams"][0]
@@ -157,7 +156,7 @@ def test_stored_notebook_gives_its_explorer() -> None:
     assert at(first, "gain_low", found["row"], found["column"]) > 0
     assert first["best"][found["column"]] < found["row"] == len(first["temperature"]["values"]) - 1
     with pytest.raises(ThreeRegimeError, match="holds no explorer"):
-        explorer.stored(ROOT / "notebooks" / "figure_02.ipynb")
+        explorer.stored_traits(ROOT / "notebooks" / "figure_02.ipynb")
 
 
 # --- in the browser -------------------------------------------------------------------------------
@@ -188,7 +187,7 @@ def numbers(text: str) -> list[float]:
     return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text.replace("−", "-"))]
 
 
-def test_text_is_the_results_table(visit: Visit, reports: list[Report]) -> None:
+def test_text_is_the_results_table(visit: Visit, reports: list[Study]) -> None:
     """The numbers of 60 cells by click, against the diagram made from the tables."""
     tab, seen = visit.page, 0
     for made in reports[:3]:
@@ -229,7 +228,7 @@ def test_text_is_the_results_table(visit: Visit, reports: list[Report]) -> None:
 def check_advice(text: str, d: PhaseDiagram, i: int, j: int) -> None:
     """The advice names the best temperature and its gain, and claims it only beyond the seeds."""
     error = d.grid("test_error")
-    _, gain, low, high = gains(d)
+    _, gain, low, high = temperature_gains(d)
     best = int(np.argmin(error[:, j]))
     if best == i:
         assert "this one has the lowest mean error" in text
@@ -250,7 +249,7 @@ def regimes(visit: Visit) -> list[str]:
     return [str(regime) for regime in found]
 
 
-def test_thresholds_redraw_the_regimes(visit: Visit, reports: list[Report]) -> None:
+def test_thresholds_redraw_the_regimes(visit: Visit, reports: list[Study]) -> None:
     d = reports[0].diagram
     lmc, cka = visit.page.locator("input.lmc"), visit.page.locator("input.cka")
     assert regimes(visit) == d.grid("regime").ravel().tolist()
@@ -328,7 +327,7 @@ def test_other_addresses_do_no_harm(browser: Any, page: Path, address: str) -> N
         assert visit.wrong == []
 
 
-def test_papers_regimes_lie_over_ours(visit: Visit, reports: list[Report]) -> None:
+def test_papers_regimes_lie_over_ours(visit: Visit, reports: list[Study]) -> None:
     tab, paper = visit.page, PhaseDiagram.from_reference()
     assert tab.locator(".cell .mark").count() == 0
     tab.locator("input[type=checkbox]").check()
@@ -355,7 +354,7 @@ def asked(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment, Pa
         found.append((experiment, out))
         return True
 
-    monkeypatch.setattr(compute, "compute", remember)
+    monkeypatch.setattr(compute, "run_sweep", remember)
     program, *words = shlex.split(command)
     assert program == "threeregime"
     cli.app(words, standalone_mode=False)
@@ -376,7 +375,7 @@ def test_copied_command_asks_for_the_cell(
         chosen, out = asked(tab.locator(".command code").inner_text(), monkeypatch)
         name, scale, *data = shown["key"].split("/")
         assert (chosen.name, chosen.scale, out) == (name, scale, Path("mine"))
-        usual = catalogue.experiment(name, scale).protocol.data.name
+        usual = catalogue.load_experiment(name, scale).protocol.data.name
         assert [chosen.protocol.data.name] == (data or [usual])
         assert chosen.temperatures == (shown["temperature"]["values"][i],)
         assert chosen.loads == (shown["load"]["values"][j],)
@@ -390,11 +389,11 @@ def test_copied_command_asks_for_the_cell(
 def test_command_computes_the_cell_shown(
     smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = grid(explorer.shipped(root=smoke, scales=("smoke",)))["diagrams"][0]
+    shown = explorer_data(explorer.shipped_studies(root=smoke, scales=("smoke",)))["diagrams"][0]
     command = f"{shown['command']} --only density=0.2,epochs=4 --out {tmp_path / 'mine'}"
     # As the smoke run: on one processor, in this process.
     cli.app([*shlex.split(command)[1:], "--device", "cpu", "--workers", "1"], standalone_mode=False)
-    experiment = catalogue.experiment("figure_02", "smoke")
+    experiment = catalogue.load_experiment("figure_02", "smoke")
     one, all_ = (results.load(experiment, root).nets for root in (tmp_path / "mine", smoke))
     same = all_[(all_["density"] == 0.2) & (all_["epochs"] == 4)].reset_index(drop=True)
     columns = ["dense_seed", "retrain_seed", "cell"]
@@ -407,15 +406,15 @@ def test_command_computes_the_cell_shown(
 
 def test_a_part_of_a_diagram_is_shown_with_gaps(browser: Any, smoke: Path, tmp_path: Path) -> None:
     """Cells without results say so, and nothing breaks."""
-    found = explorer.shipped(root=smoke, scales=("smoke",))[0]
-    box = explorer.explorer([found])
+    found = explorer.shipped_studies(root=smoke, scales=("smoke",))[0]
+    box = explorer.make_explorer([found])
     made = json.loads(json.dumps(state(box)))
     cells = made["grid"]["diagrams"][0]["cells"]
     for values in cells.values():
         values[0] = None
     made["grid"]["diagrams"][0]["curves"][0] = None
     path = tmp_path / "gaps.html"
-    path.write_text(PAGE + explorer.embed(made), encoding="utf-8")
+    path.write_text(PAGE + explorer.embed_html(made), encoding="utf-8")
     with Visit(browser, path) as visit:
         visit.page.locator('[data-row="0"][data-column="0"]').click()
         frames(visit)

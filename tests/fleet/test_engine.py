@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from threeregime.data.images import Loader
-from threeregime.data.registry import load
+from threeregime.data.images import ImageBatches
+from threeregime.data.registry import load_images
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue, experiment
 from threeregime.experiments.experiment import Experiment
@@ -23,10 +23,10 @@ from threeregime.fleet import cuda_graph, device, engine
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
 from threeregime.protocol import Training
-from threeregime.pruning.magnitude import masks
+from threeregime.pruning.magnitude import magnitude_masks
 from threeregime.results import tables
 from threeregime.sweep import jobs, memory, resumable
-from threeregime.sweep.plan import Place, RetrainJob, half_trained, plan
+from threeregime.sweep.plan import JobContext, RetrainJob, fleet_checkpoint, make_plan
 from threeregime.training import run as training
 
 SGD = Training(lr=0.05, batch_size=32, epochs=2, milestones=(1,))
@@ -45,13 +45,18 @@ class Small(nn.Module):
         return self.head(torch.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))
 
 
-def make_run(chosen: Engine, members: int = 3) -> training.Run:
-    fleet = Fleet.initial(Small, range(members), **chosen.of_fleet)
-    run = training.Run(
-        fleet, Loader(load("digits"), range(members), 32, crop=1, flip=True), SGD, chosen
+def make_run(chosen: Engine, members: int = 3) -> training.TrainingRun:
+    fleet = Fleet.initial(Small, range(members), **chosen.fleet_options)
+    run = training.TrainingRun(
+        fleet,
+        ImageBatches(load_images("digits"), range(members), 32, crop=1, flip=True),
+        SGD,
+        chosen,
     )
     run.prune(
-        masks({"conv.weight": fleet.state()["conv.weight"]}, ["uniform"] * members, [0.5] * members)
+        magnitude_masks(
+            {"conv.weight": fleet.state()["conv.weight"]}, ["uniform"] * members, [0.5] * members
+        )
     )
     return run
 
@@ -59,19 +64,21 @@ def make_run(chosen: Engine, members: int = 3) -> training.Run:
 # --- names and candidates
 
 
-@pytest.mark.parametrize("chosen", [*engine.candidates("cpu", 48), *engine.candidates("cuda", 48)])
+@pytest.mark.parametrize(
+    "chosen", [*engine.candidate_engines("cpu", 48), *engine.candidate_engines("cuda", 48)]
+)
 def test_an_engine_is_found_by_its_name(chosen: Engine) -> None:
-    assert Engine.named(chosen.name) == chosen
+    assert Engine.from_name(chosen.name) == chosen
 
 
 def test_float32_needs_no_naming() -> None:
-    assert Engine.named("lanes") == Engine("lanes", "float32")
+    assert Engine.from_name("lanes") == Engine("lanes", "float32")
 
 
 @pytest.mark.parametrize("name", ["", "fast", "grouped lanes", "grouped float16", "float32"])
 def test_an_unknown_engine_is_one_line(name: str) -> None:
     with pytest.raises(ThreeRegimeError, match=r"engine = .* is not allowed: one of .*separate"):
-        Engine.named(name)
+        Engine.from_name(name)
 
 
 # --- picking
@@ -88,8 +95,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def trial(seconds: dict[str, float | Exception], calls: list[str]) -> Callable[..., float]:
     def timed(chosen: Engine, limit: float) -> float:
-        calls.append(chosen.mechanism)
-        found = seconds[chosen.mechanism]
+        calls.append(chosen.backend)
+        found = seconds[chosen.backend]
         if isinstance(found, Exception):
             raise found
         return found
@@ -111,10 +118,10 @@ def test_the_clearly_fastest_is_picked_and_kept(
 ) -> None:
     calls: list[str] = []
     for _ in range(2):
-        assert engine.pick("cpu", 3, "kind", trial(seconds, calls)).mechanism == expected
+        assert engine.pick_engine("cpu", 3, "kind", trial(seconds, calls)).backend == expected
     assert calls == ["grouped", "separate", "lanes"]  # once: the second answer was kept
     assert len(list(cache.iterdir())) == 1
-    engine.pick("cpu", 3, "another kind", trial(seconds, calls))
+    engine.pick_engine("cpu", 3, "another kind", trial(seconds, calls))
     assert len(calls) == 6
 
 
@@ -137,29 +144,29 @@ def test_what_cannot_be_kept_is_found_out_anew(
         monkeypatch.setattr(user_cache.os, "link", refused if obstacle == "no links" else beaten)
     rate = 2 if obstacle == "another was faster" else 1
     for _ in range(2):
-        assert user_cache.kept("speed", "facts", lambda: {"rate": 1}) == {"rate": rate}
+        assert user_cache.cached("speed", "facts", lambda: {"rate": 1}) == {"rate": rate}
     left = [path.suffix for path in cache.iterdir()] if cache.is_dir() else []
     assert left == [".json"] * (rate == 2)
 
 
 def test_a_damaged_table_is_found_out_anew(cache: Path) -> None:
-    assert user_cache.kept("speed", "facts", lambda: {"rate": 1}) == {"rate": 1}
+    assert user_cache.cached("speed", "facts", lambda: {"rate": 1}) == {"rate": 1}
     (path,) = cache.iterdir()
     path.write_text("{")
-    assert user_cache.kept("speed", "facts", lambda: {"rate": 3}) == {"rate": 3}
+    assert user_cache.cached("speed", "facts", lambda: {"rate": 3}) == {"rate": 3}
 
 
 def test_where_nothing_fits_it_is_out_of_memory(cache: Path) -> None:
     full = dict.fromkeys(("grouped", "separate", "lanes"), torch.OutOfMemoryError("full"))
     with pytest.raises(torch.OutOfMemoryError):
-        engine.pick("cpu", 3, "kind", trial({**full}, []))
+        engine.pick_engine("cpu", 3, "kind", trial({**full}, []))
     assert not cache.exists()
 
 
 def test_where_nothing_runs_the_reasons_are_told(cache: Path) -> None:
     broken = dict.fromkeys(("grouped", "separate", "lanes"), RuntimeError("broken"))
     with pytest.raises(ThreeRegimeError, match=r"no engine can run this fleet here.*broken"):
-        engine.pick("cpu", 3, "kind", trial({**broken}, []))
+        engine.pick_engine("cpu", 3, "kind", trial({**broken}, []))
 
 
 # --- the same nets
@@ -177,9 +184,9 @@ def plainest() -> dict[str, torch.Tensor]:
     return trained(Engine())
 
 
-@pytest.mark.parametrize("mechanism", ["grouped", "separate"])
-def test_sixteen_bits_stay_near_and_weights_stay_in_32(mechanism: str) -> None:
-    state = trained(Engine(mechanism, "bfloat16"))
+@pytest.mark.parametrize("backend", ["grouped", "separate"])
+def test_sixteen_bits_stay_near_and_weights_stay_in_32(backend: str) -> None:
+    state = trained(Engine(backend, "bfloat16"))
     for name, tensor in state.items():
         exact = plainest()[name]
         assert tensor.dtype == exact.dtype
@@ -193,12 +200,12 @@ def test_sixteen_bits_stay_near_and_weights_stay_in_32(mechanism: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("mechanism", ["grouped", "separate"])
-def test_compiled_nets_are_the_same(mechanism: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["grouped", "separate"])
+def test_compiled_nets_are_the_same(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated by the compiler; its code for processors is its own business."""
     compile_ = functools.partial(torch.compile, backend="aot_eager")
     monkeypatch.setattr(torch, "compile", compile_)
-    state = trained(Engine(mechanism, compiled=True))
+    state = trained(Engine(backend, compiled=True))
     for name, tensor in state.items():
         torch.testing.assert_close(tensor, plainest()[name], rtol=1e-4, atol=1e-5)
 
@@ -257,7 +264,7 @@ def test_a_step_is_called_then_recorded_once_then_replayed(
         seen.append(x)
         calls.append("call")
 
-    step = cuda_graph.Graphed(function, before=lambda: calls.append("before"))
+    step = cuda_graph.CudaGraphStep(function, before=lambda: calls.append("before"))
     for number in range(cuda_graph.WARM_UP + 3):
         step(torch.tensor(float(number)))
     warm = ["call"] * cuda_graph.WARM_UP
@@ -269,9 +276,9 @@ def test_a_step_is_called_then_recorded_once_then_replayed(
 def test_going_back_to_a_state_records_anew(fake_cuda: None) -> None:
     run = make_run(Engine(graphed=True))
     first = run.advance
-    assert isinstance(first, cuda_graph.Graphed)
+    assert isinstance(first, cuda_graph.CudaGraphStep)
     for step in range(2):
-        run.advance(*run.loader.part(run.loader.draw(0), step))
+        run.advance(*run.loader.step_draws(run.loader.draw(0), step))
     run.load(run.state())
     assert run.advance is not first
 
@@ -280,22 +287,22 @@ def test_going_back_to_a_state_records_anew(fake_cuda: None) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(catalogue.experiment("figure_02", "digits"), tmp_path, tmp_path)
+def place(tmp_path: Path) -> JobContext:
+    return JobContext(catalogue.load_experiment("figure_02", "digits"), tmp_path, tmp_path)
 
 
 def test_fleets_are_as_large_as_memory_allows(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = place.experiment.protocol
     each = memory._bytes(protocol.net, protocol.data, 32, place)
     monkeypatch.setattr(memory, "free_memory", lambda _: int(10.1 * each / memory.SHARE))
-    assert memory.most_members(protocol, place, 1) == 8  # a power of two below 10
-    assert memory.most_members(protocol, place, 2) == 4
-    assert memory.most_members(protocol, place, 100) == 1
+    assert memory.max_members(protocol, place, 1) == 8  # a power of two below 10
+    assert memory.max_members(protocol, place, 2) == 4
+    assert memory.max_members(protocol, place, 100) == 1
 
 
-def test_memory_grows_with_net_image_and_batch(place: Place) -> None:
+def test_memory_grows_with_net_image_and_batch(place: JobContext) -> None:
     protocol = place.experiment.protocol
     wide = protocol.replace("net.width", 2 * protocol.net.width)
     each = memory._bytes(protocol.net, protocol.data, 32, place)
@@ -310,24 +317,26 @@ def test_the_machine_says_what_is_free() -> None:
 @pytest.fixture
 def tiny() -> Experiment:
     return (
-        catalogue.experiment("figure_02", "smoke")
-        .override({"data.images": 160, "retraining.epochs": 4, "retraining.milestones": [2]})
-        .only(epochs=[2], density=[0.1, 0.2, 0.4, 0.8])
+        catalogue.load_experiment("figure_02", "smoke")
+        .with_fields({"data.images": 160, "retraining.epochs": 4, "retraining.milestones": [2]})
+        .with_values(epochs=[2], density=[0.1, 0.2, 0.4, 0.8])
         .with_seeds(1, 2)
     )
 
 
 @pytest.fixture
-def place_of(tmp_path: Path) -> Callable[[Experiment, str], Place]:
-    def made(experiment: Experiment, name: str) -> Place:
-        return Place(experiment, plan(experiment, tmp_path / name).at, tmp_path, engine="grouped")
+def place_of(tmp_path: Path) -> Callable[[Experiment, str], JobContext]:
+    def made(experiment: Experiment, name: str) -> JobContext:
+        return JobContext(
+            experiment, make_plan(experiment, tmp_path / name).at, tmp_path, engine="grouped"
+        )
 
     return made
 
 
-def done(place: Place) -> bool:
+def done(place: JobContext) -> bool:
     root = place.at.parent.parent
-    finished = [jobs.perform(job, place) for job in plan(place.experiment, root).jobs]
+    finished = [jobs.run_job(job, place) for job in make_plan(place.experiment, root).jobs]
     return all(finished)
 
 
@@ -335,7 +344,7 @@ def done(place: Place) -> bool:
 def test_a_fleet_that_does_not_fit_goes_on_as_two(
     at_epoch: int,
     tiny: Experiment,
-    place_of: Callable[[Experiment, str], Place],
+    place_of: Callable[[Experiment, str], JobContext],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Eight nets run out of memory in training (at_epoch < 4) or in measuring, four do not."""
@@ -343,9 +352,9 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
     assert done(whole)
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     epochs: list[tuple[int, int]] = []
-    run_epoch, measure = training.Run.run_epoch, jobs.measure_pairs
+    run_epoch, measure = training.TrainingRun.run_epoch, jobs.measure_pairs
 
-    def epoch(run: training.Run) -> None:
+    def epoch(run: training.TrainingRun) -> None:
         if run.fleet.members == 8 and run.epoch == at_epoch:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
         run_epoch(run)
@@ -356,7 +365,7 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return measure(fleet, *rest)
 
-    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
     monkeypatch.setattr(jobs, "measure_pairs", measured)
     assert done(halved)
     dense = [(1, 1), (1, 2)]
@@ -373,13 +382,13 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
 
 def test_copies_of_one_net_that_do_not_fit_are_one_line(
     tiny: Experiment,
-    place_of: Callable[[Experiment, str], Place],
+    place_of: Callable[[Experiment, str], JobContext],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def full(run: training.Run) -> None:
+    def full(run: training.TrainingRun) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nand more")
 
-    monkeypatch.setattr(training.Run, "run_epoch", full)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", full)
     with pytest.raises(ThreeRegimeError, match=r"^out of memory with the smallest fleet, 1 nets.*"):
         done(place_of(tiny, "full"))
 
@@ -388,21 +397,21 @@ def test_copies_of_one_net_that_do_not_fit_are_one_line(
 
 
 def test_a_begun_fleet_of_another_size_goes_on_as_it_is(tiny: Experiment, tmp_path: Path) -> None:
-    at = plan(tiny, tmp_path).at
-    (whole,) = plan(tiny, tmp_path).retrain
+    at = make_plan(tiny, tmp_path).at
+    (whole,) = make_plan(tiny, tmp_path).retrain
     begun = RetrainJob(whole.units[1:3])
-    resumable.write_checkpoint(half_trained(at, begun), begun, {"epoch": torch.tensor(1)})
-    planned = plan(tiny, tmp_path).retrain
+    resumable.write_checkpoint(fleet_checkpoint(at, begun), begun, {"epoch": torch.tensor(1)})
+    planned = make_plan(tiny, tmp_path).retrain
     assert planned[0] == begun
     assert [unit.load for unit in planned[1].units] == [whole.units[0].load, whole.units[3].load]
     # and where it is part of the plan, the plan stays as it is
-    resumable.write_checkpoint(half_trained(at, whole), whole, {"epoch": torch.tensor(1)})
-    half_trained(at, begun).unlink()
-    assert plan(tiny, tmp_path).retrain == (whole,)
+    resumable.write_checkpoint(fleet_checkpoint(at, whole), whole, {"epoch": torch.tensor(1)})
+    fleet_checkpoint(at, begun).unlink()
+    assert make_plan(tiny, tmp_path).retrain == (whole,)
 
 
 def test_a_part_of_a_sweep_shows_the_whole_grid() -> None:
-    experiment = catalogue.experiment("figure_02", "digits")
+    experiment = catalogue.load_experiment("figure_02", "digits")
     units = experiment.units()
     cells = len(experiment.temperatures) * len(experiment.loads)
     assert {unit.dense_seed for unit in units[:cells]} == {experiment.dense_seeds[0]}

@@ -7,21 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from threeregime.data import registry
-from threeregime.data.images import Dataset, Loader
+from threeregime.data.images import Dataset, ImageBatches
 from threeregime.fleet import lanes
-from threeregime.fleet.backends import MECHANISMS
+from threeregime.fleet.backends import BACKENDS
 from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import NETS, PreResNet
 from threeregime.protocol import Training
 from threeregime.pruning import magnitude
-from threeregime.training.run import Run, errors
+from threeregime.training.evaluation import evaluate_errors
+from threeregime.training.run import TrainingRun
 
 SEEDS = [11, 12, 13, 14, 15]
 DENSITIES = [0.05, 0.1, 0.3, 0.7, 1.0]
 SGD = Training(epochs=4, milestones=(2,), batch_size=32, weight_decay=2e-3)
 
 # Batch norm does not run vmapped; see test_translation for what does.
-mechanisms = pytest.mark.parametrize("mechanism", sorted(set(MECHANISMS) - {"vmapped"}))
+backends = pytest.mark.parametrize("backend", sorted(set(BACKENDS) - {"vmapped"}))
 
 
 def build() -> PreResNet:
@@ -31,43 +32,45 @@ def build() -> PreResNet:
 @pytest.fixture(autouse=True)
 def needs_compiler(request: pytest.FixtureRequest) -> None:
     callspec = getattr(request.node, "callspec", None)
-    if callspec and callspec.params.get("mechanism") == "lanes" and not lanes.available():
+    if callspec and callspec.params.get("backend") == "lanes" and not lanes.available():
         pytest.skip("no C++ compiler: apt-get install g++")
 
 
-def make_run(members: list[int], mechanism: str, dtype: torch.dtype = torch.float64) -> Run:
-    fleet = Fleet.initial(build, [SEEDS[m] for m in members], dtype=dtype, mechanism=mechanism)
-    loader = Loader(registry.load("digits"), [SEEDS[m] for m in members], 32, crop=1, flip=True)
-    run = Run(fleet, loader, SGD)
+def make_run(members: list[int], backend: str, dtype: torch.dtype = torch.float64) -> TrainingRun:
+    fleet = Fleet.initial(build, [SEEDS[m] for m in members], dtype=dtype, backend=backend)
+    loader = ImageBatches(
+        registry.load_images("digits"), [SEEDS[m] for m in members], 32, crop=1, flip=True
+    )
+    run = TrainingRun(fleet, loader, SGD)
     weights = {name: fleet.state()[name] for name in fleet.prunable()}
     methods = [["uniform", "global"][m % 2] for m in members]
-    run.prune(magnitude.masks(weights, methods, [DENSITIES[m] for m in members]))
+    run.prune(magnitude.magnitude_masks(weights, methods, [DENSITIES[m] for m in members]))
     return run
 
 
-def steps(run: Run, count: int) -> dict[str, Tensor]:
+def steps(run: TrainingRun, count: int) -> dict[str, Tensor]:
     run.fleet.module.train()
     draws = run.loader.draw(epoch=0)
     for step in range(count):
-        run.step(*run.loader.part(draws, step))
+        run.step(*run.loader.step_draws(draws, step))
     return run.state()
 
 
-@mechanisms
-def test_a_fleet_of_five_equals_the_five_alone(mechanism: str) -> None:
-    together = steps(make_run([0, 1, 2, 3, 4], mechanism), 6)
+@backends
+def test_a_fleet_of_five_equals_the_five_alone(backend: str) -> None:
+    together = steps(make_run([0, 1, 2, 3, 4], backend), 6)
     assert any(name.startswith("optimizer/momentum_buffer/") for name in together)
     assert any(name.endswith("running_var") for name in together)
     for member in range(5):
-        alone = steps(make_run([member], mechanism), 6)
+        alone = steps(make_run([member], backend), 6)
         for name in set(together) - {"epoch"}:
             torch.testing.assert_close(together[name][member], alone[name][0], rtol=1e-9, atol=1e-9)
 
 
-@mechanisms
-def test_a_fleet_of_one_is_the_plain_net_under_torch_optim(mechanism: str) -> None:
+@backends
+def test_a_fleet_of_one_is_the_plain_net_under_torch_optim(backend: str) -> None:
     """The reference is an ordinary module and optimizer: no code of the engine but its batches."""
-    run = make_run([4], mechanism)  # density 1: nothing is pruned
+    run = make_run([4], backend)  # density 1: nothing is pruned
     plain = build().double()
     plain.load_state_dict({n: t[0] for n, t in run.fleet.state().items()}, strict=False)
     optimizer = torch.optim.SGD(
@@ -76,7 +79,7 @@ def test_a_fleet_of_one_is_the_plain_net_under_torch_optim(mechanism: str) -> No
     plain.train()
     draws = run.loader.draw(epoch=0)
     for step in range(6):
-        images, labels = run.loader.batch(run.loader.part(draws, step), torch.float64)
+        images, labels = run.loader.batch(run.loader.step_draws(draws, step), torch.float64)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(plain(images[:, 0]), labels[0]).backward()
         optimizer.step()
@@ -86,7 +89,7 @@ def test_a_fleet_of_one_is_the_plain_net_under_torch_optim(mechanism: str) -> No
             torch.testing.assert_close(ours[name][0], tensor, rtol=1e-9, atol=1e-9)
 
 
-@mechanisms
+@backends
 @pytest.mark.parametrize(
     ("name", "depth", "width", "sides"),
     [
@@ -98,19 +101,19 @@ def test_a_fleet_of_one_is_the_plain_net_under_torch_optim(mechanism: str) -> No
     ],
 )
 def test_a_fleet_of_every_net_is_its_plain_nets(
-    name: str, depth: int, width: float, sides: tuple[int, int], mechanism: str
+    name: str, depth: int, width: float, sides: tuple[int, int], backend: str
 ) -> None:
     def build() -> nn.Module:
         return NETS[name].build(depth, width, 2, 10)
 
-    fleet = Fleet.initial(build, SEEDS[:3], dtype=torch.float64, mechanism=mechanism)
+    fleet = Fleet.initial(build, SEEDS[:3], dtype=torch.float64, backend=backend)
     generator = torch.Generator().manual_seed(0)
     images = (256 * torch.rand((24, 2, *sides), generator=generator)).to(torch.uint8)
     labels = torch.arange(24) % 10
     mean, std = (0.5, 0.4), (0.3, 0.2)
     noise = Dataset("noise", images, labels, images, labels, mean, std, classes=10)
-    run = Run(fleet, Loader(noise, SEEDS[:3], 12, crop=1, flip=True), SGD)
-    drawn = run.loader.part(run.loader.draw(0), 0)
+    run = TrainingRun(fleet, ImageBatches(noise, SEEDS[:3], 12, crop=1, flip=True), SGD)
+    drawn = run.loader.step_draws(run.loader.draw(0), 0)
     images, labels = run.loader.batch(drawn, torch.float64)
     before = fleet.state()
     fleet.module.train()
@@ -132,10 +135,10 @@ def test_a_fleet_of_every_net_is_its_plain_nets(
                 torch.testing.assert_close(after[part][member], tensor, rtol=1e-9, atol=1e-9)
 
 
-@mechanisms
-def test_a_diverged_member_does_not_touch_the_others(mechanism: str) -> None:
+@backends
+def test_a_diverged_member_does_not_touch_the_others(backend: str) -> None:
     members = [0, 1, 2]
-    healthy, ill = make_run(members, mechanism), make_run(members, mechanism)
+    healthy, ill = make_run(members, backend), make_run(members, backend)
     state = ill.fleet.state()
     state["conv.weight"][1] = torch.nan
     ill.fleet.load(state)
@@ -143,14 +146,14 @@ def test_a_diverged_member_does_not_touch_the_others(mechanism: str) -> None:
     for name in set(expected) - {"epoch"}:
         for member in (0, 2):
             torch.testing.assert_close(got[name][member], expected[name][member])
-    error = errors(ill.fleet, registry.load("digits"), train=False)
+    error = evaluate_errors(ill.fleet, registry.load_images("digits"), train=False)
     assert error.isnan().tolist() == [False, True, False]
-    assert ill.fleet.finite().tolist() == [True, False, True]
+    assert ill.fleet.finite_members().tolist() == [True, False, True]
 
 
-@mechanisms
-def test_masked_weights_and_their_momentum_stay_zero(mechanism: str) -> None:
-    run = make_run([0, 1, 2], mechanism, dtype=torch.float32)
+@backends
+def test_masked_weights_and_their_momentum_stay_zero(backend: str) -> None:
+    run = make_run([0, 1, 2], backend, dtype=torch.float32)
     before = {name: run.fleet.state()[name] != 0 for name in run.fleet.prunable()}
     for _ in range(2):
         run.run_epoch()
@@ -161,15 +164,15 @@ def test_masked_weights_and_their_momentum_stay_zero(mechanism: str) -> None:
         assert (after[name][kept] != 0).float().mean() > 0.99
 
 
-@mechanisms
-def test_going_on_from_a_saved_state_changes_no_bit(mechanism: str) -> None:
+@backends
+def test_going_on_from_a_saved_state_changes_no_bit(backend: str) -> None:
     members = [0, 1, 2]
-    straight = make_run(members, mechanism, dtype=torch.float32)
+    straight = make_run(members, backend, dtype=torch.float32)
     for _ in range(3):
         straight.run_epoch()
-    first = make_run(members, mechanism, dtype=torch.float32)
+    first = make_run(members, backend, dtype=torch.float32)
     first.run_epoch()
-    second = make_run(members, mechanism, dtype=torch.float32)
+    second = make_run(members, backend, dtype=torch.float32)
     second.load(first.state())
     for _ in range(2):
         second.run_epoch()
@@ -186,13 +189,13 @@ def test_both_mechanisms_compute_the_same_in_float64() -> None:
 
 
 def test_data_order_and_augmentation_do_not_depend_on_companions() -> None:
-    digits = registry.load("digits")
-    alone = Loader(digits, [7], 32, crop=1, flip=True)
-    together = Loader(digits, [3, 7, 9], 32, crop=1, flip=True)
+    digits = registry.load_images("digits")
+    alone = ImageBatches(digits, [7], 32, crop=1, flip=True)
+    together = ImageBatches(digits, [3, 7, 9], 32, crop=1, flip=True)
     for epoch in (0, 5):
         one, all_ = alone.draw(epoch), together.draw(epoch)
-        images, labels = alone.batch(alone.part(one, 2), torch.float32)
-        more, more_labels = together.batch(together.part(all_, 2), torch.float32)
+        images, labels = alone.batch(alone.step_draws(one, 2), torch.float32)
+        more, more_labels = together.batch(together.step_draws(all_, 2), torch.float32)
         assert torch.equal(images[:, 0], more[:, 1])
         assert torch.equal(labels[0], more_labels[1])
         assert not torch.equal(images[:, 0], more[:, 0])

@@ -141,9 +141,9 @@ def test_shapes_that_do_not_fit_are_refused(
 
 @needs_compiler
 def test_a_cpu_with_a_compiler_fills_its_lanes() -> None:
-    assert engine.candidates("cpu", 48)[0] == engine.Engine("lanes")
-    assert "lanes" not in {e.mechanism for e in engine.candidates("cpu", 2)}  # mostly empty
-    assert "lanes" not in {e.mechanism for e in engine.candidates("cuda", 48)}
+    assert engine.candidate_engines("cpu", 48)[0] == engine.Engine("lanes")
+    assert "lanes" not in {e.backend for e in engine.candidate_engines("cpu", 2)}  # mostly empty
+    assert "lanes" not in {e.backend for e in engine.candidate_engines("cuda", 48)}
 
 
 @pytest.mark.parametrize("compiler", ["", "false"])
@@ -165,7 +165,7 @@ def test_without_a_working_compiler_it_says_so_in_one_line(
     assert "half the speed" in lines[0]
     assert not list(tmp_path.rglob("*.so"))
     monkeypatch.setattr(lanes, "available", without)
-    assert "lanes" not in {e.mechanism for e in engine.candidates("cpu", 48)}
+    assert "lanes" not in {e.backend for e in engine.candidate_engines("cpu", 48)}
 
 
 class _Odd(nn.Module):
@@ -174,10 +174,10 @@ class _Odd(nn.Module):
         self.scale = nn.Parameter(torch.ones(3))
 
 
-@pytest.mark.parametrize("mechanism", ["grouped", "lanes"])
-def test_a_layer_that_cannot_be_stacked_is_named(mechanism: str) -> None:
+@pytest.mark.parametrize("backend", ["grouped", "lanes"])
+def test_a_layer_that_cannot_be_stacked_is_named(backend: str) -> None:
     with pytest.raises(ThreeRegimeError, match=r"type _Odd cannot run in a fleet"):
-        backends.MECHANISMS[mechanism].stack(nn.Sequential(_Odd()), 2)
+        backends.BACKENDS[backend].stack(nn.Sequential(_Odd()), 2)
 
 
 @pytest.mark.parametrize(
@@ -194,14 +194,14 @@ def test_a_layer_that_cannot_be_stacked_is_named(mechanism: str) -> None:
 )
 def test_convolutions_that_lanes_do_not_do_are_refused(conv: nn.Conv2d) -> None:
     with pytest.raises(ThreeRegimeError, match="use grouped"):
-        backends.MECHANISMS["lanes"].stack(conv, 2)
+        backends.BACKENDS["lanes"].stack(conv, 2)
 
 
-@pytest.mark.parametrize("mechanism", sorted(backends.MECHANISMS))
+@pytest.mark.parametrize("backend", sorted(backends.BACKENDS))
 @pytest.mark.parametrize("bias", [False, True])
-def test_single_layers_stack(mechanism: str, bias: bool) -> None:
+def test_single_layers_stack(backend: str, bias: bool) -> None:
     """Biases and several outputs, which the paper's nets have none or few of."""
-    if mechanism == "lanes" and not lanes.available():
+    if backend == "lanes" and not lanes.available():
         pytest.skip("no C++ compiler: apt-get install g++")
     from threeregime.fleet.fleet import Fleet
 
@@ -215,7 +215,7 @@ def test_single_layers_stack(mechanism: str, bias: bool) -> None:
         )
 
     torch.manual_seed(0)
-    fleet = Fleet.initial(build, [1, 2, 3], dtype=torch.float64, mechanism=mechanism)
+    fleet = Fleet.initial(build, [1, 2, 3], dtype=torch.float64, backend=backend)
     images = torch.randn(5, 3, 3, 6, 6, dtype=torch.float64)
     together = fleet.logits(images)
     assert together.shape == (3, 5, 6)
@@ -225,5 +225,5 @@ def test_single_layers_stack(mechanism: str, bias: bool) -> None:
         torch.testing.assert_close(together[member], plain(images[:, member]))
         # one batch for all
         torch.testing.assert_close(
-            fleet.logits(fleet.alike(images[:, 0]))[member], plain(images[:, 0])
+            fleet.logits(fleet.broadcast(images[:, 0]))[member], plain(images[:, 0])
         )

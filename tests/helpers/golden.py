@@ -63,10 +63,10 @@ def processor() -> str:
 
 def compute(case: Case) -> Rows:
     """Return every number of the tables of a case: one entry a row, by kind of table."""
-    experiment = catalogue.experiment(case.experiment, "smoke").only(**case.only)
-    experiment = experiment.with_seeds(1, 2).override({"data.images": case.images})
+    experiment = catalogue.load_experiment(case.experiment, "smoke").with_values(**case.only)
+    experiment = experiment.with_seeds(1, 2).with_fields({"data.images": case.images})
     with tempfile.TemporaryDirectory() as root:
-        cluster.compute(experiment, Path(root), device="cpu", workers=1, engine=case.engine)
+        cluster.run_sweep(experiment, Path(root), device="cpu", workers=1, engine=case.engine)
         tables = results.load(experiment, Path(root))
     return {
         kind: json.loads(json.dumps(getattr(tables, kind).to_dict("records"), default=_plain))

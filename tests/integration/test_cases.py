@@ -13,9 +13,9 @@ import pytest
 
 from tests.helpers.made import diagram, tables
 from threeregime.algorithms import accuracy, selection
-from threeregime.algorithms.replay import Replay, outcome, play, replays
-from threeregime.algorithms.selection import Measured
-from threeregime.analysis import study
+from threeregime.algorithms.replay import Replay, replay_rules, replays, summarize_rules
+from threeregime.algorithms.selection import Measurement
+from threeregime.analysis.study import Study, best_temperature_table
 from threeregime.claims import figure_statements
 from threeregime.claims import tables as verdict_tables
 from threeregime.errors import ThreeRegimeError
@@ -32,7 +32,7 @@ class Made:
     """Trials whose outcomes are given, and which count what was retrained."""
 
     dense: dict[float, float]
-    outcomes: dict[float, Measured]
+    outcomes: dict[float, Measurement]
     candidates: list[float] = field(default_factory=list)
     retraining_epochs: int = 160
     copies: int = 2
@@ -44,7 +44,7 @@ class Made:
     def dense_error(self, candidate: float) -> float:
         return self.dense[candidate]
 
-    def retrain(self, candidate: float, epochs: int) -> Measured:
+    def retrain(self, candidate: float, epochs: int) -> Measurement:
         self.spent += self.copies * epochs
         return self.outcomes[candidate]
 
@@ -53,8 +53,8 @@ def trials(lmc_of_best: float) -> Made:
     """The longest trained is the best dense net; 20 has the lowest error, 40 the highest CKA."""
     return Made(
         {20: 0.3, 40: 0.2, 160: 0.1},
-        {20: Measured(0.11, -0.01, 0.90), 40: Measured(0.12, 0.0, 0.95),
-         160: Measured(0.2, lmc_of_best, 0.8)},
+        {20: Measurement(0.11, -0.01, 0.90), 40: Measurement(0.12, 0.0, 0.95),
+         160: Measurement(0.2, lmc_of_best, 0.8)},
     )  # fmt: skip
 
 
@@ -68,8 +68,7 @@ def test_algorithm_1_raises_the_temperature_in_regime_i_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "chosen"),
-    [(selection.select_by_error, 20), (selection.select_by_similarity, 40)],
+    ("rule", "chosen"), [(selection.select_by_error, 20), (selection.select_by_similarity, 40)]
 )
 def test_algorithms_2_look_further_in_regime_i_alone(
     rule: Callable[[Made], selection.Decision], chosen: float
@@ -83,7 +82,7 @@ def test_algorithms_2_look_further_in_regime_i_alone(
     assert well.spent == 4
     assert found.grid_epochs == 3 * 2 * 160 == selection.grid_search(well).epochs
     assert selection.grid_search(well).chosen == 20
-    assert selection.baseline(well).epochs == 0
+    assert selection.select_best_dense(well).epochs == 0
 
 
 def test_sams_radius_is_that_of_highest_cka() -> None:
@@ -93,18 +92,18 @@ def test_sams_radius_is_that_of_highest_cka() -> None:
 def test_diverged_candidates_are_passed_over_and_all_diverged_is_an_error() -> None:
     made = trials(-0.3)
     made.dense[160] = np.nan
-    assert selection.baseline(made).chosen == 40
-    made.outcomes[20] = Measured(np.nan, np.nan, np.nan)
+    assert selection.select_best_dense(made).chosen == 40
+    made.outcomes[20] = Measurement(np.nan, np.nan, np.nan)
     assert selection.grid_search(made).chosen == 40
     made.dense = dict.fromkeys(made.dense, np.nan)
     with pytest.raises(ThreeRegimeError, match="did all of them diverge"):
-        selection.baseline(made)
+        selection.select_best_dense(made)
 
 
 def test_a_diverged_baseline_is_no_regime_ii() -> None:
     """Where the best dense net's copies diverge LMC is no number: that net must not be kept."""
     made = trials(np.nan)
-    made.outcomes[160] = Measured(np.nan, np.nan, np.nan)
+    made.outcomes[160] = Measurement(np.nan, np.nan, np.nan)
     assert selection.select_by_error(made).chosen == 20
     assert selection.tune(made, 160).hotter is True
 
@@ -166,7 +165,7 @@ def test_outcome_of_a_rule_has_its_interval_and_its_cost() -> None:
             "grid_epochs": [40] * 6,
         }
     )
-    made = outcome(played, ["b", "a"])
+    made = summarize_rules(played, ["b", "a"])
     assert made["rule"].tolist() == ["b", "a"]
     # Student's t of two degrees of freedom, times a deviation of 10 points over sqrt(3).
     half = 4.302653 * 10 / 3**0.5
@@ -176,7 +175,7 @@ def test_outcome_of_a_rule_has_its_interval_and_its_cost() -> None:
     ]
     assert made["epochs of retraining"].tolist() == ["40", "4"]
     assert made["share of grid search"].tolist() == ["100.0%", "10.0%"]
-    alone = outcome(played[played["dense_seed"] == 0], ["a"])
+    alone = summarize_rules(played[played["dense_seed"] == 0], ["a"])
     assert alone["test error (%)"].tolist() == ["10.00"]
 
 
@@ -199,15 +198,15 @@ def test_algorithm_1_is_right_where_heating_helps_below_the_threshold_alone() ->
     epochs = (10, 20, 30, 40)
     made = tables(epochs, values=regimes, noise=1e-4)
     found = diagram(made)
-    table = accuracy.confusion(found)
+    table = accuracy.confusion_table(found)
     assert table.to_numpy().tolist() == [[6, 0], [0, 6]]
-    right = accuracy.accuracy(found, [-0.05]).iloc[0]
+    right = accuracy.accuracy_table(found, [-0.05]).iloc[0]
     assert (right["accuracy"], right["always hotter"]) == (1.0, 0.5)
-    assert accuracy.mistakes({"made": found}).empty
+    assert accuracy.costliest_mistakes({"made": found}).empty
     # The other way round it is never right.
     wrong = tables(epochs, values=lambda t, x: (1 - regimes(t, x)[0], *regimes(t, x)[1:]))
-    assert accuracy.accuracy(diagram(wrong), [-0.05]).iloc[0]["accuracy"] == 0.0
-    assert len(accuracy.mistakes({"made": diagram(wrong)})) == 4
+    assert accuracy.accuracy_table(diagram(wrong), [-0.05]).iloc[0]["accuracy"] == 0.0
+    assert len(accuracy.costliest_mistakes({"made": diagram(wrong)})) == 4
 
 
 def test_figure_3_and_15_hold_on_made_tables_and_fail_on_their_mirror() -> None:
@@ -312,24 +311,32 @@ def test_a_report_computes_what_is_missing_and_names_its_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "ROOT", tmp_path / "results")
-    made = study.make("figure_12", "smoke", [2], [0.05, 0.4], 2, 2, device="cpu")
+    made = Study.obtain(
+        "figure_12",
+        "smoke",
+        temperatures=[2],
+        loads=[0.05, 0.4],
+        dense_seeds=2,
+        retrain_seeds=2,
+        device="cpu",
+    )
     facts = made.facts().iloc[:, 0]
     assert (facts["cells"], facts["retrained nets"]) == ("2", "8")
     assert made.experiment.protocol.pruning.method == "global"
     assert "8 nets, 4 pairs" in made.sources().data
-    assert len(study.best(made.diagram)) == 2
+    assert len(best_temperature_table(made.diagram)) == 2
     with pytest.raises(ThreeRegimeError, match="not allowed"):
-        study.make("figure_06", "smoke", [-1.0])
+        Study.obtain("figure_06", "smoke", temperatures=[-1.0])
 
 
 def test_what_is_not_measured_at_paper_scale_is_said_to_be_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    assert study.at_paper_scale("figure_12") == []
+    assert Study.at_paper_scale("figure_12") == []
     said = capsys.readouterr().out.splitlines()
     assert said == ["cifar10: not yet measured", "cifar10-jpeg: not yet measured"]
-    study.at_paper_scale("figure_11")
+    Study.at_paper_scale("figure_11")
     assert capsys.readouterr().out.splitlines() == ["svhn: not yet measured"]
 
 
@@ -337,11 +344,11 @@ def test_verdicts_print_effect_and_interval() -> None:
     judged = figure_statements.figure_3(
         diagram(tables((10, 20, 30, 40), values=regimes, noise=1e-3))
     )
-    text = verdict_tables.verdicts(judged, judged, heads=("one", "two")).data
+    text = verdict_tables.statement_table(judged, judged, heads=("one", "two")).data
     assert text.count("**holds**") == 4
     assert f"{judged[0].effect:+.3f} ({judged[0].low:+.3f} to {judged[0].high:+.3f})" in text
     nothing = dataclasses.replace(judged[0], holds=None, effect=np.nan)
-    assert "**open** | no such cells" in verdict_tables.verdicts([nothing]).data
+    assert "**open** | no such cells" in verdict_tables.statement_table([nothing]).data
 
 
 def test_every_figure_of_the_case_studies_is_drawn() -> None:
@@ -350,17 +357,17 @@ def test_every_figure_of_the_case_studies_is_drawn() -> None:
     played = figure_statements.selections(made, WHOLE, 2, -0.05)
     both = pd.concat([played.assign(study=name) for name in ("one", "two")])
     drawn = [
-        case_studies.tuning({"one": found}),
-        case_studies.tuning({"one": found, "two": found, "three": found}),
+        case_studies.heating({"one": found}),
+        case_studies.heating({"one": found, "two": found, "three": found}),
         case_studies.comparison({"g": {"SGD": found, "SAM": found}}, 0.05),
         case_studies.selection(both, {"one": found, "two": found}, "Algorithm 2"),
-        case_studies.accuracy({"one": accuracy.accuracy(found)}, -0.05),
-        metrics.local(found, {"trace": np.abs(found.grid("lmc")) + 1}),
-        metrics.local(found, {"nothing": found.grid("lmc") * np.nan}),
+        case_studies.accuracy({"one": accuracy.accuracy_table(found)}, -0.05),
+        metrics.local_metrics(found, {"trace": np.abs(found.grid("lmc")) + 1}),
+        metrics.local_metrics(found, {"nothing": found.grid("lmc") * np.nan}),
     ]
     sam = over_rho(lambda rho, x: (0.1 + x * rho, 0.0, 0.9 - rho / 10))
     rules = {"CKA": selection.select_rho, "grid": selection.grid_search}
-    drawn.append(case_studies.radius(diagram(sam), play(replays(sam, WHOLE), rules)))
+    drawn.append(case_studies.sam_radius(diagram(sam), replay_rules(replays(sam, WHOLE), rules)))
     for figure in drawn:
         assert figure.get_figwidth() == pytest.approx(7.4)
         figure.canvas.draw()
@@ -369,6 +376,6 @@ def test_every_figure_of_the_case_studies_is_drawn() -> None:
 def test_the_catalogue_feeds_the_case_studies() -> None:
     """Figures 4 and 16 need what was measured after alpha epochs, at every scale."""
     for name in ("diagnostics", "figure_07"):
-        for scale in catalogue.scales(name):
-            early = catalogue.experiment(name, scale).protocol.metrics.early
+        for scale in catalogue.list_scales(name):
+            early = catalogue.load_experiment(name, scale).protocol.metrics.early
             assert selection.EARLY_EPOCHS in early

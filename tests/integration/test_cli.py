@@ -16,7 +16,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import tables
 from threeregime.sweep import compute as cluster
-from threeregime.sweep import dask_checks
+from threeregime.sweep import dask_workers
 
 
 class Outcome:
@@ -175,7 +175,7 @@ def test_a_mistake_at_a_real_terminal(tmp_path: Path) -> None:
     assert got.stdout == ""
     assert got.stderr.splitlines() == [
         "threeregime: scale = 'huge' is not allowed: figure_02 has "
-        + ", ".join(catalogue.scales("figure_02"))
+        + ", ".join(catalogue.list_scales("figure_02"))
     ]
 
 
@@ -213,8 +213,10 @@ def test_a_sweep_with_options_and_a_second_one_that_does_nothing(
     assert got.status == 0
     assert got.out.splitlines()[-1] == f"finished: {tmp_path / 'figure_02' / 'smoke'}"
     assert "net-epochs [" in got.err  # the progress bar, with the time left
-    experiment = catalogue.experiment("figure_02", "smoke").override({"data.images": 160})
-    found = tables.load(experiment.only(epochs=[1], density=[0.33]).with_seeds(1, 2), tmp_path)
+    experiment = catalogue.load_experiment("figure_02", "smoke").with_fields({"data.images": 160})
+    found = tables.load(
+        experiment.with_values(epochs=[1], density=[0.33]).with_seeds(1, 2), tmp_path
+    )
     assert len(found.nets) == 2
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     got = run(words, tmp_path)
@@ -228,10 +230,10 @@ def test_experiments_are_listed_with_what_is_there(run: Runner) -> None:
     assert got.status == 0
     lines = got.out.splitlines()
     assert max(map(len, lines)) <= 100
-    for name in catalogue.names():
-        title = catalogue.experiment(name, "smoke").title
+    for name in catalogue.list_experiments():
+        title = catalogue.load_experiment(name, "smoke").title
         begin = lines.index(f"{name}: {title}") + 1
-        scales = catalogue.scales(name)
+        scales = catalogue.list_scales(name)
         assert [line.split()[0] for line in lines[begin : begin + len(scales)]] == scales
         assert not lines[begin + len(scales)]
     assert "--dry-run" in lines[-1]
@@ -275,7 +277,7 @@ def test_an_interrupt_says_that_nothing_is_lost(
     def interrupted(*arguments: object, **options: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cluster, "compute", interrupted)
+    monkeypatch.setattr(cluster, "run_sweep", interrupted)
     got = run("sweep figure_02 --scale smoke --out", tmp_path)
     assert got.status == 130
     assert got.err.splitlines() == ["stopped; what was computed is saved, run it again to go on"]
@@ -290,7 +292,7 @@ def test_a_budget_counts_from_the_start_of_the_process(
         deadlines.append(deadline)
         return True
 
-    monkeypatch.setattr(cluster, "compute", compute)
+    monkeypatch.setattr(cluster, "run_sweep", compute)
     monkeypatch.setattr(cli, "START", 1000.0)
     run("sweep figure_02 --time-budget 9m --out", tmp_path)
     run("sweep figure_02 --out", tmp_path)
@@ -300,8 +302,8 @@ def test_a_budget_counts_from_the_start_of_the_process(
 def test_the_device_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert dask_checks.device_here("auto") == expected
-    assert dask_checks.device_here("cpu") == "cpu"
+        assert dask_workers.resolve_device("auto") == expected
+    assert dask_workers.resolve_device("cpu") == "cpu"
 
 
 # --- the words of the language

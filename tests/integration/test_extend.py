@@ -81,7 +81,7 @@ def test_what_is_wrong_in_a_file_is_one_line(
     path = tmp_path / "wrong.toml"
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ThreeRegimeError, match=message) as raised:
-        catalogue.experiment(str(path), "smoke")
+        catalogue.load_experiment(str(path), "smoke")
     assert "\n" not in str(raised.value)
     assert str(path) in str(raised.value)
 
@@ -89,4 +89,4 @@ def test_what_is_wrong_in_a_file_is_one_line(
 def test_missing_file_is_one_line(tmp_path: Path) -> None:
     """As any other wrong name."""
     with pytest.raises(ThreeRegimeError, match=r"none\.toml cannot be read"):
-        catalogue.experiment(str(tmp_path / "none.toml"), "smoke")
+        catalogue.load_experiment(str(tmp_path / "none.toml"), "smoke")

@@ -230,8 +230,8 @@ def test_commands_are_accepted(words: list[str]) -> None:
     # Parsed, with every flag and value checked, but not called.
     given = group.commands[name].make_context(name, list(rest)).params
     if name == "sweep" and not given["experiment"].endswith(".toml"):  # a reader's own file
-        chosen = catalogue.experiment(given["experiment"], given["scale"])
-        chosen.override(cli.parse_fields(given["set_"] or [])).only(
+        chosen = catalogue.load_experiment(given["experiment"], given["scale"])
+        chosen.with_fields(cli.parse_fields(given["set_"] or [])).with_values(
             **cli.parse_cells(given["only"])
         )
         assert not given["time_budget"] or cli.parse_duration(given["time_budget"])
@@ -253,7 +253,9 @@ def test_every_sub_command_is_in_the_readme() -> None:
 def test_readme_names_every_scale() -> None:
     from threeregime.experiments import catalogue
 
-    scales = {scale for name in catalogue.names() for scale in catalogue.scales(name)}
+    scales = {
+        scale for name in catalogue.list_experiments() for scale in catalogue.list_scales(name)
+    }
     assert not [scale for scale in scales if f"`{scale}`" not in README]
 
 

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from threeregime.data import registry
 from threeregime.fleet.fleet import Fleet
 from threeregime.metrics import hessian
-from threeregime.metrics.hessian import Hessian, curvature
-from threeregime.pruning.magnitude import Masks, masks
+from threeregime.metrics.hessian import Hessian, measure_curvature
+from threeregime.pruning.magnitude import Masks, magnitude_masks
 
-DATA = registry.load("digits")
+DATA = registry.load_images("digits")
 SAMPLES, MEMBERS, DENSITY = 100, 3, 0.5
 
 
@@ -34,20 +34,20 @@ class Tiny(nn.Module):
         return self.head(F.silu(self.norm(self.conv(x))).mean(dim=(2, 3)))
 
 
-def make(members: int = MEMBERS, mechanism: str = "grouped") -> tuple[Fleet, Masks]:
+def make(members: int = MEMBERS, backend: str = "grouped") -> tuple[Fleet, Masks]:
     """A fleet in float64 whose statistics are not those of a fresh net."""
     state = Fleet.initial(Tiny, range(MEMBERS), dtype=torch.float64).state()
     noise = torch.Generator().manual_seed(0)
     for tensor in state.values():
         tensor += 0.3 * torch.rand(tensor.shape, generator=noise, dtype=tensor.dtype)
     weights = {"conv.weight": state["conv.weight"]}
-    kept = masks(weights, ["uniform"] * MEMBERS, [DENSITY] * MEMBERS)
+    kept = magnitude_masks(weights, ["uniform"] * MEMBERS, [DENSITY] * MEMBERS)
     state["conv.weight"] *= kept["conv.weight"]
     fleet = Fleet(
         Tiny,
         {name: tensor[:members] for name, tensor in state.items()},
         dtype=torch.float64,
-        mechanism=mechanism,
+        backend=backend,
     )
     return fleet, {name: mask[:members] for name, mask in kept.items()}
 
@@ -56,7 +56,7 @@ def make(members: int = MEMBERS, mechanism: str = "grouped") -> tuple[Fleet, Mas
 def exact() -> list[Tensor]:
     """The Hessian of each member by PyTorch, rows and columns of pruned weights left out."""
     fleet, kept = make()
-    images, labels = next(DATA.examples(True, torch.float64, SAMPLES))
+    images, labels = next(DATA.evaluation_batches(True, torch.float64, SAMPLES))
     state, net = fleet.state(), Tiny().double().eval()
     sizes = {name: p.shape for name, p in net.named_parameters()}
     found = []
@@ -97,14 +97,14 @@ def whole(found: Hessian) -> list[Tensor]:
     return [m[k][:, k] for m, k in zip(matrix, kept, strict=True)]
 
 
-@pytest.mark.parametrize("mechanism", ["grouped", "separate", "lanes"])
-def test_products_with_all_basis_vectors_are_the_exact_hessian(mechanism: str) -> None:
-    if mechanism == "lanes":  # which has 32 bits only, and hands its state over
+@pytest.mark.parametrize("backend", ["grouped", "separate", "lanes"])
+def test_products_with_all_basis_vectors_are_the_exact_hessian(backend: str) -> None:
+    if backend == "lanes":  # which has 32 bits only, and hands its state over
         fleet, kept = make()
-        lanes = Fleet(Tiny, fleet.state(), mechanism="lanes")
+        lanes = Fleet(Tiny, fleet.state(), backend="lanes")
         found, exactness = Hessian(lanes, kept, DATA, SAMPLES), 1e-4
     else:
-        found, exactness = Hessian(*make(mechanism=mechanism), DATA, SAMPLES), 1e-10
+        found, exactness = Hessian(*make(backend=backend), DATA, SAMPLES), 1e-10
     for got, expected in zip(whole(found), exact(), strict=True):
         assert len(got) == 14 + 6 + 40  # 14 of the 27 weights of the convolution are kept
         torch.testing.assert_close(got.double(), expected, rtol=exactness, atol=exactness)
@@ -113,7 +113,7 @@ def test_products_with_all_basis_vectors_are_the_exact_hessian(mechanism: str) -
 def test_trace_and_leading_eigenvalue_are_those_of_the_exact_hessian() -> None:
     fleet, kept = make()
     vectors = 100
-    got = curvature(fleet, kept, DATA, vectors, SAMPLES)
+    got = measure_curvature(fleet, kept, DATA, vectors, SAMPLES)
     for member, matrix in enumerate(exact()):
         off = matrix - matrix.diagonal().diag()
         spread = (2 * off.square().sum() / vectors).sqrt()
@@ -124,7 +124,9 @@ def test_trace_and_leading_eigenvalue_are_those_of_the_exact_hessian() -> None:
 
 
 def test_members_do_not_feel_each_other() -> None:
-    together, alone = (curvature(*make(members), DATA, 3, SAMPLES) for members in (MEMBERS, 1))
+    together, alone = (
+        measure_curvature(*make(members), DATA, 3, SAMPLES) for members in (MEMBERS, 1)
+    )
     for name in ("trace", "top"):
         got = getattr(together, name)
         assert len(set(got.tolist())) == MEMBERS
@@ -133,10 +135,10 @@ def test_members_do_not_feel_each_other() -> None:
 
 def test_a_member_that_diverged_has_none_and_harms_no_other() -> None:
     fleet, kept = make()
-    healthy = curvature(fleet, kept, DATA, 2, SAMPLES)
+    healthy = measure_curvature(fleet, kept, DATA, 2, SAMPLES)
     state = fleet.state()
     state["conv.weight"][1, 0] = torch.nan
-    broken = curvature(fleet.holding(state), kept, DATA, 2, SAMPLES)
+    broken = measure_curvature(fleet.with_state(state), kept, DATA, 2, SAMPLES)
     assert broken.trace.isnan().tolist() == broken.top.isnan().tolist() == [False, True, False]
     for name in ("trace", "top"):
         torch.testing.assert_close(getattr(broken, name)[::2], getattr(healthy, name)[::2])
@@ -147,9 +149,9 @@ def test_batches_do_not_matter_and_the_fleet_stays_as_it_was(
 ) -> None:
     fleet, kept = make()
     before = fleet.state()
-    one = curvature(fleet, kept, DATA, 2, SAMPLES)
+    one = measure_curvature(fleet, kept, DATA, 2, SAMPLES)
     monkeypatch.setattr(hessian, "BATCH", 7)
-    other = curvature(fleet, kept, DATA, 2, SAMPLES)
+    other = measure_curvature(fleet, kept, DATA, 2, SAMPLES)
     torch.testing.assert_close(one.trace, other.trace)
     torch.testing.assert_close(one.top, other.top)
     assert all(torch.equal(before[name], tensor) for name, tensor in fleet.state().items())

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from threeregime.data import registry
-from threeregime.data.images import Dataset, Loader, plain_images
+from threeregime.data.images import Dataset, ImageBatches, plain_images
 from threeregime.fleet.fleet import Fleet, State
 from threeregime.metrics.functional import cka, line_points, lmc
-from threeregime.metrics.pairs import interpolate, line_errors, measure_pairs, reestimate_norms
+from threeregime.metrics.pairs import interpolate, line_errors, measure_pairs, reestimate_batch_norm
 from threeregime.models.registry import PreResNet
 from threeregime.protocol import Training
-from threeregime.training.run import Run, errors, outputs
+from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
+from threeregime.training.run import TrainingRun
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -190,20 +191,20 @@ def build() -> PreResNet:
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return registry.load("digits")
+    return registry.load_images("digits")
 
 
 @pytest.fixture(scope="module")
 def trained(digits: Dataset) -> Fleet:
     """Four small nets after two epochs: two copies of one start, a third start, a broken one."""
     fleet = Fleet.initial(build, [1, 1, 2, 2])
-    loader = Loader(digits, [5, 6, 7, 8], 32, crop=1, flip=False)
-    run = Run(fleet, loader, Training(lr=0.1, epochs=2, milestones=(), batch_size=32))
+    loader = ImageBatches(digits, [5, 6, 7, 8], 32, crop=1, flip=False)
+    run = TrainingRun(fleet, loader, Training(lr=0.1, epochs=2, milestones=(), batch_size=32))
     run.run_epoch()
     run.run_epoch()
     state = fleet.state()
     state["linear.weight"][3, 0, 0] = math.nan
-    return fleet.holding(state)
+    return fleet.with_state(state)
 
 
 def members(fleet: Fleet, which: list[int]) -> State:
@@ -225,7 +226,7 @@ def test_pairs_are_measured_beside_one_that_diverged(trained: Fleet, digits: Dat
         warnings.simplefilter("error")
         got = measure_pairs(trained, pairs, digits)
         alone = measure_pairs(
-            trained.holding(members(trained, [0, 1, 2])), [(0, 1), (1, 2)], digits
+            trained.with_state(members(trained, [0, 1, 2])), [(0, 1), (1, 2)], digits
         )
     for field in ("lmc", "t_star", "cka_softmax", "cka_logits"):
         values = getattr(got, field)
@@ -237,28 +238,25 @@ def test_pairs_are_measured_beside_one_that_diverged(trained: Fleet, digits: Dat
     # different copies do differ, and different starts are further apart
     assert 0 < got.cka_logits[2] < got.cka_logits[0] < 1
     # both kinds of output are measured, and they are not the same
-    logits = outputs(trained, digits, 6464)
+    logits = evaluate_outputs(trained, digits, 6464)
     assert logits.shape == (4, 797, 10)
-    for features, values in (
-        (logits, got.cka_logits),
-        (logits.softmax(dim=-1), got.cka_softmax),
-    ):
+    for features, values in ((logits, got.cka_logits), (logits.softmax(dim=-1), got.cka_softmax)):
         for pair, value in zip(pairs[:1] + pairs[2:3], values[[0, 2]].tolist(), strict=True):
             expected = gram_cka(features[pair[0]], features[pair[1]])
             assert value == pytest.approx(expected, abs=1e-10)
     fewer = measure_pairs(trained, [(0, 1)], digits, points=3, samples=100)
     assert fewer.curve.shape == (1, 3)
-    logits = outputs(trained, digits, 100)
+    logits = evaluate_outputs(trained, digits, 100)
     assert logits.shape == (4, 100, 10)
     assert fewer.cka_logits.item() == pytest.approx(gram_cka(logits[0], logits[1]), abs=1e-10)
 
 
 def test_both_ends_of_the_curve_are_the_copies_own_errors(trained: Fleet, digits: Dataset) -> None:
     curve = line_errors(trained, members(trained, [0, 2]), members(trained, [1, 0]), digits, 5)
-    own = trained.holding(members(trained, [0, 2, 1, 0]))
-    before = errors(own, digits, train=True)
-    reestimate_norms(own, digits)
-    after = errors(own, digits, train=True)
+    own = trained.with_state(members(trained, [0, 2, 1, 0]))
+    before = evaluate_errors(own, digits, train=True)
+    reestimate_batch_norm(own, digits)
+    after = evaluate_errors(own, digits, train=True)
     assert curve.shape == (2, 5)
     assert curve[:, 0].tolist() == after[:2].tolist()
     assert curve[:, -1].tolist() == after[2:].tolist()
@@ -335,7 +333,7 @@ def test_norms_are_re_estimated_along_the_line(flags: Dataset) -> None:
     states = [line_state(sign, **{"norm.running_mean": off * sign}) for sign in (1.0, 2.0)]
     both = {name: torch.cat([state[name] for state in states]) for name in states[0]}
     fleet = Fleet(Line, both, dtype=torch.float64)
-    assert errors(fleet, flags, train=True).tolist() == [0.5, 0.5]
+    assert evaluate_errors(fleet, flags, train=True).tolist() == [0.5, 0.5]
     got = measure_pairs(fleet, [(0, 1)], flags)
     assert got.curve.tolist() == [[0.0] * 11]
     # measuring works on copies: the fleet keeps its own statistics
@@ -361,7 +359,7 @@ def test_norms_of_a_set_of_one_batch_have_its_statistics(count: int, digits: Dat
         classes=10,
     )
     fleet = Fleet.initial(build, [1, 2], dtype=torch.float64)
-    reestimate_norms(fleet, small)
+    reestimate_batch_norm(fleet, small)
     seen = first_norm_inputs(fleet, plain_images(small, small.train_images, torch.float64))
     state = fleet.state()
     name = "stages.0.norm1"
@@ -373,7 +371,7 @@ def test_norms_of_a_set_of_one_batch_have_its_statistics(count: int, digits: Dat
 
 def test_norms_of_a_larger_set_weigh_its_batches_by_size(digits: Dataset) -> None:
     fleet = Fleet.initial(build, [1, 2], dtype=torch.float64)
-    reestimate_norms(fleet, digits)
+    reestimate_batch_norm(fleet, digits)
     seen = first_norm_inputs(fleet, plain_images(digits, digits.train_images, torch.float64))
     state = fleet.state()
     torch.testing.assert_close(
@@ -386,14 +384,14 @@ def test_norms_of_a_larger_set_weigh_its_batches_by_size(digits: Dataset) -> Non
         state["stages.0.norm1.running_var"], expected, rtol=1e-10, atol=1e-12
     )
     # and the momentum of training is as before
-    assert all(norm.momentum == 0.1 for norm in fleet.norms())
+    assert all(norm.momentum == 0.1 for norm in fleet.batch_norms())
 
 
 def test_errors_are_fractions_of_a_whole_split(flags: Dataset) -> None:
     state = line_state(1.0)
     # with statistics of an untrained norm (mean 0, variance 1) pictures are told apart already
     fleet = Fleet(Line, {n: torch.cat([t, t]) for n, t in state.items()}, dtype=torch.float64)
-    assert errors(fleet, flags, train=True).tolist() == [0.0, 0.0]
+    assert evaluate_errors(fleet, flags, train=True).tolist() == [0.0, 0.0]
     wrong = Dataset(
         "three of eight",
         flags.train_images,
@@ -404,8 +402,8 @@ def test_errors_are_fractions_of_a_whole_split(flags: Dataset) -> None:
         flags.std,
         classes=2,
     )
-    assert errors(fleet, wrong, train=True).tolist() == [0.375, 0.375]
-    assert errors(fleet, wrong, train=False).tolist() == [0.0, 0.0]
+    assert evaluate_errors(fleet, wrong, train=True).tolist() == [0.375, 0.375]
+    assert evaluate_errors(fleet, wrong, train=False).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("batch", [1, 300])
@@ -413,7 +411,7 @@ def test_errors_do_not_depend_on_the_batch_they_are_taken_in(
     batch: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = Fleet.initial(build, [1, 2], dtype=torch.float64)
-    reestimate_norms(fleet, digits)
+    reestimate_batch_norm(fleet, digits)
     few = Dataset(
         "few",
         digits.train_images[:40],
@@ -424,7 +422,7 @@ def test_errors_do_not_depend_on_the_batch_they_are_taken_in(
         digits.std,
         classes=10,
     )
-    expected = errors(fleet, few, train=False)
+    expected = evaluate_errors(fleet, few, train=False)
     assert (expected > 0).all()
     monkeypatch.setattr("threeregime.data.task.EVALUATION_BATCH", batch)
-    assert torch.equal(errors(fleet, few, train=False), expected)
+    assert torch.equal(evaluate_errors(fleet, few, train=False), expected)

@@ -15,7 +15,7 @@ from torch import Tensor
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import PreResNet
-from threeregime.pruning.magnitude import masks
+from threeregime.pruning.magnitude import magnitude_masks
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 shapes = st.lists(
@@ -45,7 +45,7 @@ def test_uniform_keeps_its_share_of_the_largest_of_every_layer(
     shapes: list[tuple[int, ...]], density: float, seed: int
 ) -> None:
     weights = layers(shapes, seed)
-    kept = masks(weights, ["uniform"], [density])
+    kept = magnitude_masks(weights, ["uniform"], [density])
     for name, weight in weights.items():
         mask = kept[name]
         assert mask.shape == weight.shape
@@ -64,7 +64,7 @@ def test_global_keeps_its_share_of_the_largest_of_all(
     shapes: list[tuple[int, ...]], density: float, seed: int
 ) -> None:
     weights = layers(shapes, seed)
-    kept = masks(weights, ["global"], [density])
+    kept = magnitude_masks(weights, ["global"], [density])
     every = flat(weights)
     asked = round(density * len(every))
     assert int(flat(kept).sum()) == max(len(shapes), asked)
@@ -89,8 +89,8 @@ def test_ties_go_to_the_first_and_masks_are_always_the_same(
         name: torch.randint(-values, values + 1, (1, *shape), generator=generator).float()
         for name, shape in (("a", (4, 3, 3, 3)), ("b", (8, 4, 1, 1)))
     }
-    first = masks(weights, [method], [density])
-    again = masks({name: w.clone() for name, w in weights.items()}, [method], [density])
+    first = magnitude_masks(weights, [method], [density])
+    again = magnitude_masks({name: w.clone() for name, w in weights.items()}, [method], [density])
     assert all(torch.equal(first[name], again[name]) for name in weights)
     counts = [int(mask.sum()) for mask in first.values()]
     if method == "uniform":
@@ -106,9 +106,13 @@ def test_ties_go_to_the_first_and_masks_are_always_the_same(
 def test_methods_and_densities_are_each_members_own() -> None:
     weights = layers([(4, 3, 3, 3), (8, 4, 3, 3)], seed=3, members=4)
     plan = [("uniform", 0.1), ("global", 0.1), ("uniform", 0.5), ("global", 1.0)]
-    together = masks(weights, [method for method, _ in plan], [density for _, density in plan])
+    together = magnitude_masks(
+        weights, [method for method, _ in plan], [density for _, density in plan]
+    )
     for member, (method, density) in enumerate(plan):
-        alone = masks({n: w[member : member + 1] for n, w in weights.items()}, [method], [density])
+        alone = magnitude_masks(
+            {n: w[member : member + 1] for n, w in weights.items()}, [method], [density]
+        )
         assert all(torch.equal(together[name][member], alone[name][0]) for name in weights)
     assert all(mask[3].all() for mask in together.values())
     # the second layer's weights are ten times smaller: the methods differ in what they leave of it
@@ -124,7 +128,7 @@ def test_counts_on_the_papers_net() -> None:
     assert sum(w[0].numel() for w in weights.values()) == 270_256
     assert "conv.weight" in weights
     assert not any("linear" in name or "norm" in name for name in weights)
-    kept = masks(weights, ["uniform", "global"], [0.05, 0.05])
+    kept = magnitude_masks(weights, ["uniform", "global"], [0.05, 0.05])
     for name, mask in kept.items():
         assert abs(int(mask[0].sum()) - 0.05 * mask[0].numel()) <= 0.5
         assert mask[1].any(), name
@@ -133,7 +137,7 @@ def test_counts_on_the_papers_net() -> None:
 
 def test_the_digits_first_convolution_keeps_two_weights_at_five_percent() -> None:
     fleet = Fleet.initial(lambda: PreResNet(20, 0.25, 1, 10), seeds=[0])
-    kept = masks({"conv.weight": fleet.state()["conv.weight"]}, ["uniform"], [0.05])
+    kept = magnitude_masks({"conv.weight": fleet.state()["conv.weight"]}, ["uniform"], [0.05])
     assert kept["conv.weight"].numel() == 36
     assert int(kept["conv.weight"].sum()) == 2
 
@@ -143,7 +147,7 @@ def test_a_layer_that_one_threshold_would_empty_keeps_its_largest_weight() -> No
         "large": torch.arange(1.0, 101.0).view(1, 10, 10),
         "tiny": torch.tensor([[1e-6, -3e-6, 2e-6]]),
     }
-    kept = masks(weights, ["global"], [0.1])
+    kept = magnitude_masks(weights, ["global"], [0.1])
     assert kept["tiny"].tolist() == [[False, True, False]]
     assert int(kept["large"].sum()) == 9  # 10 of 103 were asked for
     assert kept["large"].flatten()[-9:].all()
@@ -151,18 +155,18 @@ def test_a_layer_that_one_threshold_would_empty_keeps_its_largest_weight() -> No
 
 def test_a_net_that_diverged_still_has_masks() -> None:
     weights = layers([(4, 3, 3, 3), (8, 4, 3, 3)], seed=3, members=2)
-    healthy = masks(weights, ["global", "uniform"], [0.1, 0.1])
+    healthy = magnitude_masks(weights, ["global", "uniform"], [0.1, 0.1])
     broken = {name: w.clone() for name, w in weights.items()}
     for weight in broken.values():
         weight[1] = math.nan
-    kept = masks(broken, ["global", "uniform"], [0.1, 0.1])
+    kept = magnitude_masks(broken, ["global", "uniform"], [0.1, 0.1])
     for name in weights:
         assert torch.equal(kept[name][0], healthy[name][0])
         assert kept[name].sum() == healthy[name].sum()
 
 
 def test_masks_survive_a_file_exactly(tmp_path: Path) -> None:
-    kept = masks(
+    kept = magnitude_masks(
         layers([(4, 3, 3, 3), (8, 4, 1, 1)], 1, members=2), ["uniform", "global"], [0.3, 1]
     )
     save_file(kept, tmp_path / "masks.safetensors")
@@ -176,17 +180,17 @@ def test_masks_survive_a_file_exactly(tmp_path: Path) -> None:
 def test_pruning_leaves_its_input_alone() -> None:
     weights = layers([(4, 3, 3, 3), (8, 4, 3, 3)], seed=3)
     before = {name: w.clone() for name, w in weights.items()}
-    masks(weights, ["global"], [0.1])
-    masks(weights, ["uniform"], [0.1])
+    magnitude_masks(weights, ["global"], [0.1])
+    magnitude_masks(weights, ["uniform"], [0.1])
     assert all(torch.equal(before[name], w) for name, w in weights.items())
 
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.5, math.nan])
 def test_densities_outside_their_range_are_refused(density: float) -> None:
     with pytest.raises(ThreeRegimeError, match=r"density = .* a fraction in \(0, 1\]"):
-        masks(layers([(2, 2, 1, 1)], seed=0), ["uniform"], [density])
+        magnitude_masks(layers([(2, 2, 1, 1)], seed=0), ["uniform"], [density])
 
 
 def test_unknown_methods_are_refused() -> None:
     with pytest.raises(ThreeRegimeError, match=r"'random' is not allowed: uniform, global"):
-        masks(layers([(2, 2, 1, 1)], seed=0), ["random"], [0.5])
+        magnitude_masks(layers([(2, 2, 1, 1)], seed=0), ["random"], [0.5])

@@ -14,29 +14,29 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.helpers.comparing import tables
-from threeregime.analysis.cells import in_print
-from threeregime.data.images import Loader
-from threeregime.data.registry import load
+from threeregime.analysis.cells import format_value
+from threeregime.data.images import ImageBatches
+from threeregime.data.registry import load_images
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.figures.style import axis_label
 from threeregime.fleet import lanes
-from threeregime.fleet.cuda_graph import WARM_UP, Graphed
+from threeregime.fleet.cuda_graph import WARM_UP, CudaGraphStep
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import PreResNet
 from threeregime.models.transformer import Transformer
 from threeregime.protocol import Pruning, Training
-from threeregime.pruning.quantization import CLIPPING, Quantizer, quantized
+from threeregime.pruning.quantization import CLIPPING, Quantizer, quantize
 from threeregime.results import tables as results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
 from threeregime.training import run as training
-from threeregime.training.run import Run
+from threeregime.training.run import TrainingRun
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
-MECHANISMS = [
+BACKENDS = [
     "grouped",
     "separate",
     pytest.param(
@@ -61,7 +61,7 @@ def plainly(weight: Tensor, bits: int) -> Tensor:
 
 
 def single(weight: Tensor, bits: int) -> Tensor:
-    return quantized(weight[None], torch.tensor([bits]))[0]
+    return quantize(weight[None], torch.tensor([bits]))[0]
 
 
 # --- levels
@@ -111,7 +111,7 @@ def test_the_error_is_close_to_the_least_of_many_clipping_points(bits: int) -> N
 def test_members_have_bits_and_scales_of_their_own() -> None:
     weight = torch.randn(5, 6, 3, 3, 3) * torch.tensor([1, 10, 0.1, 3, 1]).view(5, 1, 1, 1, 1)
     bits = [1, 2, 3, 8, 1]
-    together = quantized(weight, torch.tensor(bits))
+    together = quantize(weight, torch.tensor(bits))
     for member, own in enumerate(bits):
         torch.testing.assert_close(together[member], single(weight[member], own))
     assert [len(w.abs().unique()) for w in together[:3]] == [1, 2, 4]
@@ -122,7 +122,7 @@ def test_zeros_and_numbers_that_are_not_finite() -> None:
     weight[1] = 0
     weight[2, 0, 0] = torch.nan
     for bits in (1, 2, 8):
-        got = quantized(weight, torch.full((3,), bits))
+        got = quantize(weight, torch.full((3,), bits))
         assert torch.equal(got[1], weight[1])
         assert not got[2].isfinite().any()
         assert got[0].isfinite().all()
@@ -136,28 +136,28 @@ def build() -> nn.Module:
 
 
 def make_run(
-    bits: list[int | None], mechanism: str = "grouped", dtype: torch.dtype = torch.float64
-) -> Run:
+    bits: list[int | None], backend: str = "grouped", dtype: torch.dtype = torch.float64
+) -> TrainingRun:
     seeds = range(3, 3 + len(bits))
-    fleet = Fleet.initial(build, seeds, dtype=dtype, mechanism=mechanism)
-    loader = Loader(load("digits"), seeds, SGD.batch_size, crop=1, flip=False)
-    run = Run(fleet, loader, SGD, Engine(mechanism))
+    fleet = Fleet.initial(build, seeds, dtype=dtype, backend=backend)
+    loader = ImageBatches(load_images("digits"), seeds, SGD.batch_size, crop=1, flip=False)
+    run = TrainingRun(fleet, loader, SGD, Engine(backend))
     run.quantize(bits)
     return run
 
 
-def steps(run: Run, count: int) -> dict[str, Tensor]:
+def steps(run: TrainingRun, count: int) -> dict[str, Tensor]:
     run.fleet.module.train()
     draws = run.loader.draw(0)
     for step in range(count):
-        run.step(*run.loader.part(draws, step))
+        run.step(*run.loader.step_draws(draws, step))
     return run.state()
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_a_fleet_is_each_net_trained_through_its_own_weights(mechanism: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_fleet_is_each_net_trained_through_its_own_weights(backend: str) -> None:
     """The reference has a latent net and SGD on it; gradients come from a second, quantised one."""
-    run = make_run(BITS, mechanism)
+    run = make_run(BITS, backend)
     start = run.fleet.state()
     state = steps(run, 4)
     draws = run.loader.draw(0)
@@ -167,7 +167,7 @@ def test_a_fleet_is_each_net_trained_through_its_own_weights(mechanism: str) -> 
         used.load_state_dict(latent.state_dict())
         optimizer = torch.optim.SGD(latent.parameters(), 0.05, 0.9, weight_decay=1e-2)
         for step in range(4):
-            images, labels = run.loader.batch(run.loader.part(draws, step), torch.float64)
+            images, labels = run.loader.batch(run.loader.step_draws(draws, step), torch.float64)
             with torch.no_grad():
                 for own, weight in zip(used.parameters(), latent.parameters(), strict=True):
                     convolution = weight.dim() == 4 and bits is not None
@@ -211,9 +211,9 @@ def test_without_bits_nothing_is_quantised() -> None:
         assert all(torch.equal(before[name], t) for name, t in run.fleet.state().items())
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_going_on_from_a_saved_state_changes_no_bit(mechanism: str) -> None:
-    whole, first, second = (make_run(BITS, mechanism, torch.float32) for _ in range(3))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_going_on_from_a_saved_state_changes_no_bit(backend: str) -> None:
+    whole, first, second = (make_run(BITS, backend, torch.float32) for _ in range(3))
     for _ in range(2):
         whole.run_epoch()
     first.run_epoch()
@@ -224,9 +224,9 @@ def test_going_on_from_a_saved_state_changes_no_bit(mechanism: str) -> None:
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("mechanism", ["vmapped", "separate"])
-def test_of_a_transformer_it_is_the_linear_layers(mechanism: str) -> None:
-    fleet = Fleet.initial(lambda: Transformer(1, 0.03125, 5, 20), [1, 2], mechanism=mechanism)
+@pytest.mark.parametrize("backend", ["vmapped", "separate"])
+def test_of_a_transformer_it_is_the_linear_layers(backend: str) -> None:
+    fleet = Fleet.initial(lambda: Transformer(1, 0.03125, 5, 20), [1, 2], backend=backend)
     before = fleet.state()
     with Quantizer(fleet, [1, 2]).applied():
         inside = fleet.state()
@@ -251,7 +251,7 @@ def test_a_recording_quantises_the_weights_of_its_time() -> None:
             for copy, weight in zip(found, quantizer.weights, strict=True):
                 copy.copy_(weight.detach())
 
-    recorded = Graphed(look)
+    recorded = CudaGraphStep(look)
     for _ in range(WARM_UP + 3):
         with torch.no_grad():
             for weight in quantizer.weights:
@@ -278,12 +278,14 @@ def tiny() -> Experiment:
         "metrics.early": [1],
         "metrics.hessian": 1,
     }
-    experiment = catalogue.experiment("quantization", "smoke").only(epochs=[2], bits=[1, 3])
-    return experiment.with_seeds(1, 2).override(fields)
+    experiment = catalogue.load_experiment("quantization", "smoke").with_values(
+        epochs=[2], bits=[1, 3]
+    )
+    return experiment.with_seeds(1, 2).with_fields(fields)
 
 
 def compute(experiment: Experiment, root: Path, name: str = "grouped") -> bool:
-    return cluster.compute(experiment, root, device="cpu", workers=1, engine=name)
+    return cluster.run_sweep(experiment, root, device="cpu", workers=1, engine=name)
 
 
 def levels(fleet: Fleet) -> list[int]:
@@ -306,13 +308,13 @@ def test_what_is_measured_has_so_many_levels(
 
         monkeypatch.setattr(jobs, name, counted)
     trained: list[list[int]] = []
-    save = resumable.Trainer.save
+    save = resumable.ResumableTraining.save
 
-    def saved(self: resumable.Trainer) -> None:
+    def saved(self: resumable.ResumableTraining) -> None:
         trained.append(levels(self.run.fleet))
         save(self)
 
-    monkeypatch.setattr(resumable.Trainer, "save", saved)
+    monkeypatch.setattr(resumable.ResumableTraining, "save", saved)
     assert compute(tiny, tmp_path)
     dense, quantised = seen["errors"][:2], seen["errors"][2:]
     assert min(itertools.chain(*dense, *trained)) > 100  # the weights of a layer, all different
@@ -338,9 +340,9 @@ def test_a_fleet_that_was_killed_gives_the_same_tables(
 ) -> None:
     assert compute(tiny, tmp_path / "whole")
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
-    run_epoch, begun = training.Run.run_epoch, []
+    run_epoch, begun = training.TrainingRun.run_epoch, []
 
-    def killed(run: training.Run) -> None:
+    def killed(run: training.TrainingRun) -> None:
         if run.quantizer:
             begun.append(run.epoch)
             if begun == list(range(epoch + 1)):
@@ -348,7 +350,7 @@ def test_a_fleet_that_was_killed_gives_the_same_tables(
         run_epoch(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "run_epoch", killed)
+        patch.setattr(training.TrainingRun, "run_epoch", killed)
         with pytest.raises(Killed):
             compute(tiny, tmp_path / "killed")
         assert compute(tiny, tmp_path / "killed")
@@ -357,14 +359,14 @@ def test_a_fleet_that_was_killed_gives_the_same_tables(
 
 
 def test_fields_and_axis() -> None:
-    experiment = catalogue.experiment("quantization", "digits")
+    experiment = catalogue.load_experiment("quantization", "digits")
     assert experiment.loads == (1, 2, 3, 4, 8)
     for unit in experiment.units():
         assert unit.protocol.pruning == Pruning("quantization", 1.0, bits=int(unit.load))
     assert axis_label("bits") == "Bits a weight"
-    assert [in_print("bits", bits) for bits in (1, 2)] == ["1 bit", "2 bits"]
+    assert [format_value("bits", bits) for bits in (1, 2)] == ["1 bit", "2 bits"]
     with pytest.raises(ThreeRegimeError, match=r"^bits = 2.5 is not allowed: a whole number$"):
-        experiment.only(bits=[2.5])
+        experiment.with_values(bits=[2.5])
 
 
 @pytest.mark.parametrize(

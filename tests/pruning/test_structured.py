@@ -15,7 +15,7 @@ from threeregime.experiments import catalogue
 from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import PreResNet
 from threeregime.protocol import Pruning
-from threeregime.pruning.magnitude import masks
+from threeregime.pruning.magnitude import magnitude_masks
 from threeregime.results import tables
 from threeregime.sweep import compute, jobs
 
@@ -27,7 +27,7 @@ shapes = st.one_of(
 
 
 def mask_of(weight: Tensor, count: int, group: int) -> Tensor:
-    kept = masks({"layer": weight[None]}, ["n:m"], [count / group], [group])
+    kept = magnitude_masks({"layer": weight[None]}, ["n:m"], [count / group], [group])
     return kept["layer"][0]
 
 
@@ -87,7 +87,7 @@ def test_on_a_net_of_the_digits() -> None:
     state = fleet.state()
     weights = {name: state[name] for name in fleet.prunable()}
     plan = (["n:m", "uniform", "n:m"], [0.25, 0.25, 0.5], [4, None, 16])
-    kept = masks(weights, *plan)
+    kept = magnitude_masks(weights, *plan)
     # nine inputs to an output of the first convolution: of groups of 4, 4 and 1 one each stays
     assert kept["conv.weight"][0].flatten(1).sum(dim=1).tolist() == [3] * 4
     assert kept["conv.weight"][2].flatten(1).sum(dim=1).tolist() == [5] * 4
@@ -95,7 +95,7 @@ def test_on_a_net_of_the_digits() -> None:
         if mask[0, 0].numel() % 16 == 0:
             assert mask[0].float().mean() == 0.25
             assert mask[2].float().mean() == 0.5
-        alone = masks({name: weights[name][2:]}, ["n:m"], [0.5], [16])
+        alone = magnitude_masks({name: weights[name][2:]}, ["n:m"], [0.5], [16])
         assert torch.equal(alone[name][0], mask[2])
 
 
@@ -120,7 +120,7 @@ def test_what_is_not_allowed_is_one_line(fields: dict[str, object], line: str) -
 
 def test_masks_of_groups_need_their_size() -> None:
     with pytest.raises(ThreeRegimeError, match=r"^group = None is not allowed: 2 or more"):
-        masks({"layer": torch.ones(1, 2, 2)}, ["n:m"], [0.5])
+        magnitude_masks({"layer": torch.ones(1, 2, 2)}, ["n:m"], [0.5])
 
 
 def test_whole_shares_are_allowed_up_to_rounding() -> None:
@@ -135,8 +135,8 @@ def test_an_experiment_at_smoke_scale(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a dense net to the tables; pruned weights, and no others, are zero all the way."""
-    experiment = catalogue.experiment(name, "smoke").only(epochs=[2]).with_seeds(1, 2)
-    experiment = experiment.override({"data.images": 160})
+    experiment = catalogue.load_experiment(name, "smoke").with_values(epochs=[2]).with_seeds(1, 2)
+    experiment = experiment.with_fields({"data.images": 160})
     seen: list[dict[str, Tensor]] = []
     measure = jobs.measure_pairs
 
@@ -145,7 +145,7 @@ def test_an_experiment_at_smoke_scale(
         return measure(fleet, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(jobs, "measure_pairs", measured)
-    assert compute.compute(experiment, tmp_path, device="cpu", workers=1, engine="grouped")
+    assert compute.run_sweep(experiment, tmp_path, device="cpu", workers=1, engine="grouped")
     found = tables.load(experiment, tmp_path)
     assert found.nets["density"].tolist() == [d for d in experiment.loads for _ in range(2)]
     assert found.pairs["lmc"].notna().all()

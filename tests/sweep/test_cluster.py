@@ -23,8 +23,8 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.sweep import compute as cluster
-from threeregime.sweep import dask_checks, dask_workers
-from threeregime.sweep.plan import Plan, plan
+from threeregime.sweep import dask_workers
+from threeregime.sweep.plan import Plan, make_plan
 
 FLEET = 2
 PATIENCE = 90.0  # for a machine that has much else to do
@@ -140,14 +140,14 @@ def tiny() -> Experiment:
         "metrics.error_epochs": 3,
         "metrics.points": 3,
     }
-    experiment = catalogue.experiment("figure_02", "smoke").override(fields)
-    return experiment.only(epochs=[1, 3], density=[0.2])
+    experiment = catalogue.load_experiment("figure_02", "smoke").with_fields(fields)
+    return experiment.with_values(epochs=[1, 3], density=[0.2])
 
 
 def compute(experiment: Experiment, root: Path, dask: str = "", **options: Any) -> bool:
     here = {} if dask else {"workers": 1}
     options = {"device": "cpu", "fleet": FLEET, **here, **options}
-    return cluster.compute(experiment, root, dask=dask, **options)
+    return cluster.run_sweep(experiment, root, dask=dask, **options)
 
 
 def half_trained(made: Plan) -> list[str]:
@@ -169,7 +169,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_fleet_changes_nothing(
     scheduler, _ = farm.scheduler()
     victim, _ = (farm.worker(scheduler) for _ in range(2))
     root = tmp_path / "cluster"
-    made = plan(tiny, root, FLEET)
+    made = make_plan(tiny, root, FLEET)
     killed: list[int] = []
 
     def kill() -> None:
@@ -203,10 +203,10 @@ def test_a_worker_that_leaves_in_good_order_is_no_death(
     scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
     for _ in range(2):
         farm.worker(scheduler)
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
 
     def retire() -> None:
-        with dask_workers.connect(scheduler) as client:
+        with dask_workers.connect_workers(scheduler) as client:
             client.wait_for_workers(2)
             wait_for(lambda: len(half_trained(made)) == 2)
             client.retire_workers([next(iter(client.nthreads()))])
@@ -218,18 +218,18 @@ def test_a_worker_that_leaves_in_good_order_is_no_death(
 
 
 def test_a_time_budget_holds_on_a_cluster(pair: str, tiny: Experiment, tmp_path: Path) -> None:
-    long = tiny.override({"retraining.epochs": 3000})
+    long = tiny.with_fields({"retraining.epochs": 3000})
     begin = time.time()
     assert not compute(long, tmp_path, pair, deadline=begin + 6)
     assert time.time() - begin < 6 + cli.ENDING_SECONDS
-    assert plan(long, tmp_path, FLEET).retrain
+    assert make_plan(long, tmp_path, FLEET).retrain
 
 
 def test_a_relative_folder_means_the_clients(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    one = tiny.only(epochs=[1], density=[0.2]).with_seeds(1, 2)
+    one = tiny.with_values(epochs=[1], density=[0.2]).with_seeds(1, 2)
     assert compute(one, Path("here"), pair)
     assert list((tmp_path / "here").rglob("nets-*.parquet"))
 
@@ -238,8 +238,8 @@ def test_an_interrupt_ends_what_the_workers_do(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are free at once for somebody else, though their fleets would take minutes."""
-    long = tiny.override({"retraining.epochs": 30000})
-    made = plan(long, tmp_path, FLEET)
+    long = tiny.with_fields({"retraining.epochs": 30000})
+    made = make_plan(long, tmp_path, FLEET)
 
     def interrupt() -> None:
         wait_for(lambda: len(half_trained(made)) == 2)
@@ -252,7 +252,7 @@ def test_an_interrupt_ends_what_the_workers_do(
         compute(long, tmp_path, pair)
     signal.signal(signal.SIGINT, before)
     assert not list(tmp_path.rglob(".run-*"))
-    with dask_workers.connect(pair) as client:
+    with dask_workers.connect_workers(pair) as client:
         free = [client.submit(os.getpid, workers=[one], pure=False) for one in client.nthreads()]
         assert len({future.result(timeout=PATIENCE) for future in free}) == 2
     assert len(half_trained(made)) == 2
@@ -321,9 +321,9 @@ def test_other_code(
     pair: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = (
-        f"runs threeregime {dask_checks.code_here()}, not 9.9 (fedcba) as here: install the same"
+        f"runs threeregime {dask_workers.code_here()}, not 9.9 (fedcba) as here: install the same"
     )
-    monkeypatch.setattr(dask_checks, "code_here", lambda: "9.9 (fedcba)")
+    monkeypatch.setattr(dask_workers, "code_here", lambda: "9.9 (fedcba)")
     assert expected in line(lambda: compute(tiny, tmp_path, pair))
     assert not list(tmp_path.rglob("*.*"))
 
@@ -342,9 +342,9 @@ def test_a_worker_of_many_threads(farm: Farm, tiny: Experiment, tmp_path: Path) 
 
 def test_a_job_that_fails_on_a_worker(pair: str, tiny: Experiment, tmp_path: Path) -> None:
     """An error of ours is as it would be here; any other one is named."""
-    pictures = tiny.override({"data.name": "folder:no/such"})
+    pictures = tiny.with_fields({"data.name": "folder:no/such"})
     assert "no/such/train is missing" in line(lambda: compute(pictures, tmp_path, pair))
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
     (made.at / "state").mkdir(parents=True, exist_ok=True)
     (made.at / "state" / f"fleet-{made.dense[0].fleet}.safetensors").write_bytes(b"junk")
     got = line(lambda: compute(tiny, tmp_path, pair))
@@ -356,7 +356,7 @@ def test_a_fleet_whose_workers_die(farm: Farm, tiny: Experiment, tmp_path: Path)
     scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
     victim = farm.worker(scheduler)
 
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
 
     def kill() -> None:
         wait_for(lambda: half_trained(made))
@@ -371,7 +371,7 @@ def test_a_fleet_whose_workers_die(farm: Farm, tiny: Experiment, tmp_path: Path)
 def test_a_scheduler_that_goes(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
     scheduler, victim = farm.scheduler()
     farm.worker(scheduler)
-    made = plan(tiny, tmp_path, FLEET)
+    made = make_plan(tiny, tmp_path, FLEET)
 
     def kill() -> None:
         wait_for(lambda: half_trained(made))
@@ -403,11 +403,11 @@ class Answers:
 def test_answers_of_workers(
     answers: tuple[Any, ...], words: str, tiny: Experiment, tmp_path: Path
 ) -> None:
-    made = plan(tiny, tmp_path, FLEET)
-    place = cluster.Place(tiny, made.at, tmp_path, device="auto")
+    made = make_plan(tiny, tmp_path, FLEET)
+    place = cluster.JobContext(tiny, made.at, tmp_path, device="auto")
 
     def check() -> None:
-        with dask_checks.checked(Answers(*answers), place):
+        with dask_workers.checked_workers(Answers(*answers), place):
             pass
 
     assert words in line(check)
@@ -415,8 +415,8 @@ def test_answers_of_workers(
 
 
 def test_a_clock_that_is_off() -> None:
-    dask_checks._check_clock("tcp://10.0.0.1:1", 1000.0, 998.0, 1003.0)
-    got = line(lambda: dask_checks._check_clock("tcp://10.0.0.1:1", 1100.0, 998.0, 1003.0))
+    dask_workers._check_clock("tcp://10.0.0.1:1", 1000.0, 998.0, 1003.0)
+    got = line(lambda: dask_workers._check_clock("tcp://10.0.0.1:1", 1100.0, 998.0, 1003.0))
     assert "clock of the worker tcp://10.0.0.1:1 is 97 s off" in got
 
 

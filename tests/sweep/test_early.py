@@ -17,7 +17,7 @@ from threeregime.fleet.fleet import Fleet
 from threeregime.results import tables as results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
-from threeregime.sweep.plan import HESSIAN_EPOCHS, MEASURE_FORWARDS, plan
+from threeregime.sweep.plan import HESSIAN_EPOCHS, MEASURE_FORWARDS, make_plan
 from threeregime.training import run as training
 
 METRICS = ["lmc", "t_star", "cka_softmax", "cka_logits", "test_error"]
@@ -34,12 +34,12 @@ def tiny() -> Experiment:
         "metrics.early": [1, 3, 4],
         "metrics.hessian": 0,
     }
-    experiment = catalogue.experiment("diagnostics", "smoke").override(fields)
-    return experiment.only(epochs=[2], density=[0.1, 0.2, 0.4, 0.8]).with_seeds(1, 3)
+    experiment = catalogue.load_experiment("diagnostics", "smoke").with_fields(fields)
+    return experiment.with_values(epochs=[2], density=[0.1, 0.2, 0.4, 0.8]).with_seeds(1, 3)
 
 
 def compute(experiment: Experiment, root: Path, **options: Any) -> bool:
-    return cluster.compute(experiment, root, device="cpu", workers=1, engine="grouped", **options)
+    return cluster.run_sweep(experiment, root, device="cpu", workers=1, engine="grouped", **options)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: results
     pd.testing.assert_frame_equal(last[METRICS[:4]], pairs[METRICS[:4]])
     assert not early[early["epoch"] == 1]["lmc"].reset_index(drop=True).equals(pairs["lmc"])
     # nets are the same whether or not they are looked at on their way
-    blind = tiny.override({"metrics.early": []})
+    blind = tiny.with_fields({"metrics.early": []})
     assert compute(blind, tmp_path / "blind")
     found = results.load(blind, tmp_path / "blind")
     assert len(found.early) == 0
@@ -80,7 +80,7 @@ def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: results
 
 
 def test_the_error_is_the_mean_of_the_copies(tiny: Experiment, tmp_path: Path) -> None:
-    one = tiny.override({"metrics.error_epochs": 1}).only(density=[0.2])
+    one = tiny.with_fields({"metrics.error_epochs": 1}).with_values(density=[0.2])
     assert compute(one, tmp_path)
     got = results.load(one, tmp_path)
     nets = got.nets.set_index("retrain_seed")["test_error"]
@@ -92,7 +92,7 @@ def test_the_error_is_the_mean_of_the_copies(tiny: Experiment, tmp_path: Path) -
 
 
 def test_tables_are_filtered_as_the_others(tiny: Experiment, root: Path, whole: Any) -> None:
-    part = tiny.only(density=[0.2, 0.8]).with_seeds(1, 2)
+    part = tiny.with_values(density=[0.2, 0.8]).with_seeds(1, 2)
     early = results.load(part, root).early
     assert early[["density", "seed_a", "seed_b", "epoch"]].to_numpy().tolist() == [
         [density, 0, 1, epoch] for density in (0.2, 0.8) for epoch in (1, 3, 4)
@@ -110,16 +110,16 @@ def test_a_killed_fleet_loses_nothing(
     after: int, tiny: Experiment, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
-    save, times = resumable.Trainer.save, []
+    save, times = resumable.ResumableTraining.save, []
 
-    def killed(own: resumable.Trainer) -> None:
+    def killed(own: resumable.ResumableTraining) -> None:
         save(own)
         if own.job.nets == 12:
             times.append(own.run.epoch)
             if len(times) == after:
                 raise Killed
 
-    monkeypatch.setattr(resumable.Trainer, "save", killed)
+    monkeypatch.setattr(resumable.ResumableTraining, "save", killed)
     with pytest.raises(Killed):
         compute(tiny, tmp_path / "killed")
     measured: list[int] = []
@@ -136,20 +136,17 @@ def test_a_killed_fleet_loses_nothing(
 
 
 def test_a_fleet_that_does_not_fit_keeps_them_as_two(
-    tiny: Experiment,
-    tmp_path: Path,
-    whole: results.Results,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny: Experiment, tmp_path: Path, whole: results.Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
-    run_epoch = training.Run.run_epoch
+    run_epoch = training.TrainingRun.run_epoch
 
-    def epoch(run: training.Run) -> None:
+    def epoch(run: training.TrainingRun) -> None:
         if run.fleet.members == 12 and run.epoch == 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         run_epoch(run)
 
-    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
     assert compute(tiny, tmp_path / "halved")
     got = results.load(tiny, tmp_path / "halved")
     assert got.nets["fleet"].nunique() == 2
@@ -163,24 +160,24 @@ def test_a_fleet_that_does_not_fit_keeps_them_as_two(
 
 def test_a_missing_table_is_wanted_again(tiny: Experiment, tmp_path: Path, root: Path) -> None:
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)
-    assert plan(tiny, tmp_path).jobs == ()
+    assert make_plan(tiny, tmp_path).jobs == ()
     (shard,) = tmp_path.rglob("early-*")
     shard.unlink()
-    (job,) = plan(tiny, tmp_path).jobs
+    (job,) = make_plan(tiny, tmp_path).jobs
     assert shard.name == f"early-{job.fleet}.parquet"
 
 
 def test_the_plan_and_the_progress_count_every_measuring(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = plan(tiny.override({"metrics.hessian": 1}), tmp_path)
+    made = make_plan(tiny.with_fields({"metrics.hessian": 1}), tmp_path)
     (job,) = made.retrain
     pairs = 4 * 12 * 3 * MEASURE_FORWARDS
     assert job.cost == pytest.approx(12 * 4 + pairs + job.nets * HESSIAN_EPOCHS)
     told: list[float] = []
-    place = jobs.Place(made.experiment, made.at, tmp_path, engine="grouped")
+    place = jobs.JobContext(made.experiment, made.at, tmp_path, engine="grouped")
     for part in made.jobs:
-        assert jobs.perform(part, place, told.append)
+        assert jobs.run_job(part, place, told.append)
     assert sum(told) == pytest.approx(made.cost)
 
 
@@ -198,10 +195,10 @@ class Clock:
 def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, began, (job,) = Clock(), [], plan(tiny, tmp_path).retrain
-    run_epoch, measure = training.Run.run_epoch, jobs.measure_pairs
+    clock, began, (job,) = Clock(), [], make_plan(tiny, tmp_path).retrain
+    run_epoch, measure = training.TrainingRun.run_epoch, jobs.measure_pairs
 
-    def epoch(run: training.Run) -> None:
+    def epoch(run: training.TrainingRun) -> None:
         run_epoch(run)
         clock.now += 1
 
@@ -212,7 +209,7 @@ def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
 
     for module in (jobs, resumable):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
     monkeypatch.setattr(jobs, "measure_pairs", pairs)
     slices = 0
     while not compute(tiny, tmp_path, deadline=clock.now + 6):
@@ -224,14 +221,14 @@ def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
 
 
 def test_the_hessian_is_a_column_of_the_nets(tiny: Experiment, tmp_path: Path) -> None:
-    local = tiny.override({"metrics.early": [], "metrics.hessian": 2}).only(density=[0.2])
+    local = tiny.with_fields({"metrics.early": [], "metrics.hessian": 2}).with_values(density=[0.2])
     assert compute(local, tmp_path)
     nets = results.load(local, tmp_path).nets
     for column in ("hessian_trace", "hessian_top"):
         assert nets[column].nunique() == 3
     # one without lies beside it in the same folder
-    assert compute(local.override({"metrics.hessian": 0}), tmp_path)
+    assert compute(local.with_fields({"metrics.hessian": 0}), tmp_path)
     again = results.load(local, tmp_path).nets
     pd.testing.assert_frame_equal(again, nets)
-    blind = results.load(local.override({"metrics.hessian": 0}), tmp_path).nets
+    blind = results.load(local.with_fields({"metrics.hessian": 0}), tmp_path).nets
     assert "hessian_top" not in blind or blind["hessian_top"].isna().all()

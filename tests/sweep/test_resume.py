@@ -23,7 +23,7 @@ from threeregime.metrics import pairs as measure
 from threeregime.results import tables as results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
-from threeregime.sweep.plan import MEASURE_FORWARDS, Place, plan
+from threeregime.sweep.plan import MEASURE_FORWARDS, JobContext, make_plan
 from threeregime.training import run as training
 
 FLEET = 8  # as the fixture ``smoke``
@@ -58,20 +58,20 @@ main()
 
 
 def command(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own, as a user would at a terminal."""
+    """TrainingRun Python code in a process of its own, as a user would at a terminal."""
     words = [sys.executable, "-c", code, *arguments]
     return subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture
 def experiment() -> Experiment:
-    return catalogue.experiment("figure_02", "smoke")
+    return catalogue.load_experiment("figure_02", "smoke")
 
 
 @pytest.fixture
 def tiny() -> Experiment:
     """Two stops of two dense runs, two copies of each, on few images: one fleet of each kind."""
-    experiment = catalogue.experiment("figure_02", "smoke")
+    experiment = catalogue.load_experiment("figure_02", "smoke")
     fields: dict[str, Any] = {
         "data.images": 160,
         "dense.epochs": 3,
@@ -82,11 +82,11 @@ def tiny() -> Experiment:
         "metrics.error_epochs": 3,
         "metrics.points": 3,
     }
-    return experiment.override(fields).only(epochs=[1, 3], density=[0.2])
+    return experiment.with_fields(fields).with_values(epochs=[1, 3], density=[0.2])
 
 
 def compute(experiment: Experiment, root: Path, deadline: float | None = None) -> bool:
-    return cluster.compute(
+    return cluster.run_sweep(
         experiment, root, device="cpu", workers=1, fleet=FLEET, deadline=deadline
     )
 
@@ -150,7 +150,7 @@ def test_a_sweep_killed_after_any_of_its_files_gives_the_same_tables(
             with pytest.raises(Killed):
                 compute(tiny, root)
         if writes < len(written):
-            assert plan(tiny, root, FLEET).jobs
+            assert make_plan(tiny, root, FLEET).jobs
         assert compute(tiny, root)
         assert tables(tiny, root) == expected, f"killed after {written[writes - 1]}"
         assert checkpoints(root) == starts
@@ -162,13 +162,13 @@ def test_a_killed_sweep_goes_on_from_its_last_checkpoint(
     """At most the fleet in flight is lost, and of it what came after its checkpoint."""
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     epochs: list[int] = []
-    run_epoch = training.Run.run_epoch
+    run_epoch = training.TrainingRun.run_epoch
 
-    def counted(run: training.Run) -> None:
+    def counted(run: training.TrainingRun) -> None:
         run_epoch(run)
         epochs.append(run.epoch)
 
-    monkeypatch.setattr(training.Run, "run_epoch", counted)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", counted)
     with monkeypatch.context() as patch:
         stop_after(3 + 4 + 1 + 7, patch)
         with pytest.raises(Killed):
@@ -211,10 +211,10 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A second an epoch, and for measuring as long as a sweep reckons that it takes."""
     clock = Clock()
-    run_epoch = training.Run.run_epoch
+    run_epoch = training.TrainingRun.run_epoch
     measured: Callable[..., Any] = measure.measure_pairs
 
-    def epoch(run: training.Run) -> None:
+    def epoch(run: training.TrainingRun) -> None:
         run_epoch(run)
         clock.now += 1
 
@@ -224,7 +224,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     monkeypatch.setattr(jobs, "time", clock)
     monkeypatch.setattr(resumable, "time", clock)
-    monkeypatch.setattr(training.Run, "run_epoch", epoch)
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
     monkeypatch.setattr(jobs, "measure_pairs", pairs)
     return clock
 
@@ -259,9 +259,9 @@ def test_a_first_epoch_that_would_overrun_is_not_begun(
     expected: float, begun: bool, tiny: Experiment, tmp_path: Path, clock: Clock
 ) -> None:
     """Before any was timed, an epoch is thought to take what a trial of a few steps says."""
-    made = plan(tiny, tmp_path, FLEET)
-    place = Place(tiny, made.at, tmp_path, deadline=5.0, epoch_seconds=expected)
-    assert not jobs.perform(made.jobs[0], place)
+    made = make_plan(tiny, tmp_path, FLEET)
+    place = JobContext(tiny, made.at, tmp_path, deadline=5.0, epoch_seconds=expected)
+    assert not jobs.run_job(made.jobs[0], place)
     assert (clock.now > 0) == begun
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from threeregime.data import registry
-from threeregime.data.images import Loader, plain_images
-from threeregime.data.task import stream
+from threeregime.data.images import ImageBatches, plain_images
+from threeregime.data.task import stream_seed
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
@@ -32,26 +32,27 @@ from threeregime.pruning import magnitude
 from threeregime.results import tables
 from threeregime.results.tables import Results
 from threeregime.sweep import compute as cluster
-from threeregime.sweep.plan import RetrainJob, plan
+from threeregime.sweep.plan import RetrainJob, make_plan
 from threeregime.training import run as training
+from threeregime.training.evaluation import evaluate_errors
 
 FLEET = 8  # as the fixture ``smoke``
 
 
 @pytest.fixture
 def experiment() -> Experiment:
-    return catalogue.experiment("figure_02", "smoke")
+    return catalogue.load_experiment("figure_02", "smoke")
 
 
 @pytest.fixture
 def tiny(experiment: Experiment) -> Experiment:
     """One cell, one dense seed, two copies, few images: a sweep in a fraction of a second."""
     fields = {"dense.epochs": 2, "dense.milestones": [1], "data.images": 160}
-    return experiment.override(fields).only(epochs=[2], density=[0.2]).with_seeds(1, 2)
+    return experiment.with_fields(fields).with_values(epochs=[2], density=[0.2]).with_seeds(1, 2)
 
 
 def compute(experiment: Experiment, root: Path, fleet: int = FLEET) -> Results:
-    assert cluster.compute(experiment, root, device="cpu", workers=1, fleet=fleet)
+    assert cluster.run_sweep(experiment, root, device="cpu", workers=1, fleet=fleet)
     return tables.load(experiment, root)
 
 
@@ -71,7 +72,7 @@ def names(job: RetrainJob) -> list[tuple[float, float, int]]:
 
 
 def test_the_plan_covers_every_unit_once_in_order(experiment: Experiment, tmp_path: Path) -> None:
-    made = plan(experiment, tmp_path, FLEET)
+    made = make_plan(experiment, tmp_path, FLEET)
     assert [job.nets for job in made.retrain] == [8, 8, 8]
     assert [unit for job in made.retrain for unit in job.units] == experiment.units()
     assert made.finished == 0
@@ -82,7 +83,7 @@ def test_the_plan_covers_every_unit_once_in_order(experiment: Experiment, tmp_pa
 
 
 def test_members_and_pairs_of_a_fleet(experiment: Experiment, tmp_path: Path) -> None:
-    job = plan(experiment.with_seeds(1, 3), tmp_path, FLEET).retrain[0]
+    job = make_plan(experiment.with_seeds(1, 3), tmp_path, FLEET).retrain[0]
     assert len(job.units) == 2  # two units of three copies are as many as eight places hold
     assert [seed for _, seed in job.members] == [0, 1, 2, 0, 1, 2]
     assert [unit for unit, _ in job.members] == [job.units[0]] * 3 + [job.units[1]] * 3
@@ -96,8 +97,8 @@ def test_members_and_pairs_of_a_fleet(experiment: Experiment, tmp_path: Path) ->
 def test_fleets_are_as_large_as_allowed_and_nearly_equal(
     members: int, dense: int, copies: int
 ) -> None:
-    experiment = catalogue.experiment("figure_02", "smoke").with_seeds(dense, copies)
-    made = plan(experiment, Path("nowhere"), members)
+    experiment = catalogue.load_experiment("figure_02", "smoke").with_seeds(dense, copies)
+    made = make_plan(experiment, Path("nowhere"), members)
     units = [len(job.units) for job in made.retrain]
     assert sum(units) == 6 * dense
     assert max(units) * copies <= max(members, copies)
@@ -123,13 +124,13 @@ def test_fleets_do_not_depend_on_what_is_finished(
     finished: tuple[bool, ...], experiment: Experiment, tmp_path: Path
 ) -> None:
     experiment = experiment.with_seeds(3, 2)
-    first = plan(experiment, tmp_path, members=10)
+    first = make_plan(experiment, tmp_path, members=10)
     # what is left could be spread otherwise: 14 units would make fleets of 5, 4 and 5
     assert [len(job.units) for job in first.retrain] == [4, 5, 5, 4]
     for job, is_done in zip(first.retrain, finished, strict=True):
         if is_done:
             finish(job, first.at)
-    again = plan(experiment, tmp_path, members=10)
+    again = make_plan(experiment, tmp_path, members=10)
     left = [job for job, is_done in zip(first.retrain, finished, strict=True) if not is_done]
     assert list(again.retrain) == left
     assert [job.fleet for job in again.retrain] == [job.fleet for job in left]
@@ -139,27 +140,27 @@ def test_fleets_do_not_depend_on_what_is_finished(
 
 
 def test_nets_without_their_pairs_are_not_finished(experiment: Experiment, tmp_path: Path) -> None:
-    first = plan(experiment, tmp_path, FLEET)
+    first = make_plan(experiment, tmp_path, FLEET)
     finish(first.retrain[0], first.at, kinds=("nets",))
     finish(first.retrain[1], first.at, kinds=("pairs",))
-    assert plan(experiment, tmp_path, FLEET).retrain == first.retrain
+    assert make_plan(experiment, tmp_path, FLEET).retrain == first.retrain
 
 
 def test_results_elsewhere_count_as_finished(experiment: Experiment, tmp_path: Path) -> None:
     shipped, own = tmp_path / "shipped", tmp_path / "own"
-    there = plan(experiment, shipped, FLEET)
+    there = make_plan(experiment, shipped, FLEET)
     for job in there.retrain:
         finish(job, there.at)
-    assert plan(experiment, own, FLEET, also=[shipped]).jobs == ()
-    more = experiment.only(density=[0.05, 0.2, 0.33, 0.8])
-    left = plan(more, own, FLEET, also=[shipped])
+    assert make_plan(experiment, own, FLEET, also=[shipped]).jobs == ()
+    more = experiment.with_values(density=[0.05, 0.2, 0.33, 0.8])
+    left = make_plan(more, own, FLEET, also=[shipped])
     assert {unit.load for job in left.retrain for unit in job.units} == {0.33}
     assert left.at.is_relative_to(own)
 
 
 def test_recipes_that_cannot_run_together_are_not_packed_together(tmp_path: Path) -> None:
-    experiment = catalogue.experiment("weight_decay", "smoke")
-    made = plan(experiment, tmp_path)
+    experiment = catalogue.load_experiment("weight_decay", "smoke")
+    made = make_plan(experiment, tmp_path)
     assert len(made.retrain) == len(made.dense) == 2
     for job in made.jobs:
         assert len({u.variant for u in job.units} if isinstance(job, RetrainJob) else {0}) == 1
@@ -169,28 +170,28 @@ def test_recipes_that_cannot_run_together_are_not_packed_together(tmp_path: Path
 
 def test_the_identity_of_a_fleet_is_its_recipe_and_who_is_in_it(experiment: Experiment) -> None:
     def ids(experiment: Experiment, fleet: int = FLEET) -> list[str]:
-        return [job.fleet for job in plan(experiment, Path("nowhere"), fleet).jobs]
+        return [job.fleet for job in make_plan(experiment, Path("nowhere"), fleet).jobs]
 
     first = ids(experiment)
     assert len(set(first)) == 4
     assert ids(experiment) == first
     others = [
         experiment.with_seeds(2, 3),
-        experiment.override({"metrics.points": 5}),
-        experiment.override({"retraining.lr": 0.2}),
+        experiment.with_fields({"metrics.points": 5}),
+        experiment.with_fields({"retraining.lr": 0.2}),
     ]
     for other in others:
         assert ids(other)[0] == first[0]  # the same dense runs
         assert not set(ids(other)[1:]) & set(first)
-    assert not set(ids(experiment.override({"dense.lr": 0.2}))) & set(first)
-    assert ids(experiment.only(epochs=[2]))[0] != first[0]  # it leaves fewer checkpoints
+    assert not set(ids(experiment.with_fields({"dense.lr": 0.2}))) & set(first)
+    assert ids(experiment.with_values(epochs=[2]))[0] != first[0]  # it leaves fewer checkpoints
 
 
 def test_work_is_counted_in_net_epochs(experiment: Experiment, tmp_path: Path) -> None:
-    made = plan(experiment, tmp_path, FLEET)
+    made = make_plan(experiment, tmp_path, FLEET)
     # 2 dense nets of 4 epochs; 24 of 2, and two forward passes of three at 11 points of 12 pairs
     assert made.cost == pytest.approx(2 * 4 + 24 * 2 + 12 * 11 * 2 / 3)
-    (short,) = plan(experiment.only(epochs=[2]), tmp_path, FLEET).dense
+    (short,) = make_plan(experiment.with_values(epochs=[2]), tmp_path, FLEET).dense
     assert short.cost == 4  # it stops where nothing later is wanted
 
 
@@ -260,7 +261,7 @@ def test_only_tables_and_dense_checkpoints_are_left(smoke: Path) -> None:
 
 def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smoke: Path) -> None:
     """Recomputed with a plain module from the checkpoint's file."""
-    digits = registry.load("digits")
+    digits = registry.load_images("digits")
     dense = tables.load(experiment, smoke).dense
     at = smoke / "figure_02" / "smoke" / "state"
     for row in dense.to_dict("records"):
@@ -283,23 +284,23 @@ def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smok
 def engine_of(root: Path, kind: str, fleet: str) -> Engine:
     """The engine that a fleet's table says it was run by."""
     path = root / "figure_02" / "smoke" / f"{kind}-{fleet}.parquet"
-    return Engine.named(tables.read_shard(path)[1]["engine"])
+    return Engine.from_name(tables.read_shard(path)[1]["engine"])
 
 
 def test_dense_checkpoints_are_what_the_engine_computes(
     experiment: Experiment, smoke: Path
 ) -> None:
     """The dense runs again without the sweep: who is drawn and trained from which stream."""
-    (job,) = plan(experiment, Path("nowhere"), FLEET).dense
+    (job,) = make_plan(experiment, Path("nowhere"), FLEET).dense
     engine = engine_of(smoke, "dense", job.fleet)
     fleet = Fleet.initial(
         lambda: PreResNet(8, 0.25, 1, 10),
-        [stream("initial", seed) for seed in (0, 1)],
-        mechanism=engine.mechanism,
+        [stream_seed("initial", seed) for seed in (0, 1)],
+        backend=engine.backend,
     )
-    streams = [stream("dense", seed) for seed in (0, 1)]
-    loader = Loader(registry.load("digits"), streams, 32, crop=1, flip=False)
-    run = training.Run(fleet, loader, experiment.protocol.dense, engine)
+    streams = [stream_seed("dense", seed) for seed in (0, 1)]
+    loader = ImageBatches(registry.load_images("digits"), streams, 32, crop=1, flip=False)
+    run = training.TrainingRun(fleet, loader, experiment.protocol.dense, engine)
     for epoch in range(1, 5):
         run.run_epoch()
         for seed in (0, 1) if epoch in job.stops else ():
@@ -313,8 +314,8 @@ def test_dense_checkpoints_are_what_the_engine_computes(
 def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, smoke: Path) -> None:
     """One fleet again without the sweep: which checkpoint, mask, stream and epochs count."""
     got = tables.load(experiment, smoke)
-    job = plan(experiment, Path("nowhere"), FLEET).retrain[1]
-    digits = registry.load("digits")
+    job = make_plan(experiment, Path("nowhere"), FLEET).retrain[1]
+    digits = registry.load_images("digits")
     at = smoke / "figure_02" / "smoke" / "state"
     starts = [
         load_file(
@@ -325,12 +326,12 @@ def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, sm
     ]
     state = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
     engine = engine_of(smoke, "nets", job.fleet)
-    fleet = Fleet(lambda: PreResNet(8, 0.25, 1, 10), state, mechanism=engine.mechanism)
-    streams = [stream("retrain", unit.dense_seed, seed) for unit, seed in job.members]
-    loader = Loader(digits, streams, 32, crop=1, flip=False)
-    run = training.Run(fleet, loader, experiment.protocol.retraining, engine)
+    fleet = Fleet(lambda: PreResNet(8, 0.25, 1, 10), state, backend=engine.backend)
+    streams = [stream_seed("retrain", unit.dense_seed, seed) for unit, seed in job.members]
+    loader = ImageBatches(digits, streams, 32, crop=1, flip=False)
+    run = training.TrainingRun(fleet, loader, experiment.protocol.retraining, engine)
     run.prune(
-        magnitude.masks(
+        magnitude.magnitude_masks(
             {name: state[name] for name in fleet.prunable()},
             ["uniform"] * job.nets,
             [unit.load for unit, _ in job.members],
@@ -339,13 +340,13 @@ def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, sm
     test = []
     for _ in range(2):  # both epochs count: error_epochs is 2 at this scale
         run.run_epoch()
-        test.append(training.errors(fleet, digits, train=False))
+        test.append(evaluate_errors(fleet, digits, train=False))
     pairs = measure_pairs(fleet, job.pairs, digits, samples=256)
     nets = got.nets[got.nets["fleet"] == job.fleet]
     keys = [(u.temperature, u.load, u.dense_seed, seed) for u, seed in job.members]
     nets = nets.set_index(["epochs", "density", "dense_seed", "retrain_seed"]).loc[keys]
     assert nets["test_error"].tolist() == ((test[0] + test[1]) / 2).tolist()
-    assert nets["train_error"].tolist() == training.errors(fleet, digits, train=True).tolist()
+    assert nets["train_error"].tolist() == evaluate_errors(fleet, digits, train=True).tolist()
     rows = got.pairs[got.pairs["fleet"] == job.fleet]
     rows = rows.set_index(["epochs", "density", "dense_seed"]).loc[names(job)]
     for column in ("lmc", "t_star", "cka_softmax", "cka_logits"):
@@ -366,7 +367,7 @@ def test_every_shard_says_where_it_comes_from(experiment: Experiment, smoke: Pat
         assert origin["seeds"]["dense"] == sorted(set(rows["dense_seed"]))
         assert origin["seconds"] > 0
         assert origin["device"].startswith("CPU, ")
-        assert Engine.named(origin["engine"]).name == origin["engine"]
+        assert Engine.from_name(origin["engine"]).name == origin["engine"]
         assert origin["versions"]["torch"] == torch.__version__
         assert origin["commit"]
         assert pd.Timestamp(origin["created"]) <= pd.Timestamp.now("UTC")
@@ -391,7 +392,7 @@ def test_a_second_run_does_nothing(
     before = contents(smoke)
     stamps = {path: path.stat().st_mtime_ns for path in smoke.rglob("*")}
     compute(experiment, smoke)
-    compute(experiment.only(density=[0.2]).with_seeds(1, 2), smoke)
+    compute(experiment.with_values(density=[0.2]).with_seeds(1, 2), smoke)
     assert "nothing to do" in capsys.readouterr().out
     assert contents(smoke) == before
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*")} == stamps
@@ -416,25 +417,25 @@ def test_cells_off_the_grid_are_added_beside_it(
     experiment: Experiment, tiny: Experiment, tmp_path: Path
 ) -> None:
     on_grid = compute(tiny, tmp_path)
-    off = tiny.only(epochs=[1, 2], density=[0.33])
+    off = tiny.with_values(epochs=[1, 2], density=[0.33])
     got = compute(off, tmp_path)
     assert got.nets[["epochs", "density"]].to_numpy().tolist() == [[1, 0.33]] * 2 + [[2, 0.33]] * 2
     # each is found by its own place, and what was there has stayed
     pd.testing.assert_frame_equal(tables.load(tiny, tmp_path).nets, on_grid.nets)
-    both = tiny.only(epochs=[1, 2], density=[0.2, 0.33])
+    both = tiny.with_values(epochs=[1, 2], density=[0.2, 0.33])
     assert len(tables.load(both, tmp_path).nets) == 6
-    assert len(plan(both, tmp_path).retrain) == 1  # epochs 1, density 0.2
+    assert len(make_plan(both, tmp_path).retrain) == 1  # epochs 1, density 0.2
     with pytest.raises(ThreeRegimeError, match="no results of figure_02 at scale smoke"):
-        tables.load(tiny.only(density=[0.5]), tmp_path)
+        tables.load(tiny.with_values(density=[0.5]), tmp_path)
 
 
 def test_more_seeds_take_up_the_dense_runs_that_are_there(
     experiment: Experiment, smoke: Path
 ) -> None:
-    more = plan(experiment.with_seeds(2, 3), smoke, FLEET)
+    more = make_plan(experiment.with_seeds(2, 3), smoke, FLEET)
     assert more.dense == ()
     assert sum(job.nets for job in more.retrain) == 36
-    third = plan(experiment.with_seeds(3, 2), smoke, FLEET)
+    third = make_plan(experiment.with_seeds(3, 2), smoke, FLEET)
     assert [job.seeds for job in third.dense] == [(2,)]
     assert {unit.dense_seed for job in third.retrain for unit in job.units} == {2}
 
@@ -455,7 +456,7 @@ def test_seeds_filter_what_is_loaded(experiment: Experiment, smoke: Path) -> Non
     one = tables.load(experiment.with_seeds(1, 2), smoke)
     assert set(one.dense["dense_seed"]) == set(one.nets["dense_seed"]) == {0}
     assert len(one.nets) == 12
-    cell = tables.load(experiment.only(epochs=[4], density=[0.8]), smoke)
+    cell = tables.load(experiment.with_values(epochs=[4], density=[0.8]), smoke)
     assert len(cell.nets) == 4
     assert set(cell.dense["epochs"]) == {4}
 
@@ -463,7 +464,7 @@ def test_seeds_filter_what_is_loaded(experiment: Experiment, smoke: Path) -> Non
 def test_another_protocol_is_kept_apart_in_the_same_folder(
     tiny: Experiment, tmp_path: Path
 ) -> None:
-    changed = tiny.override({"pruning.method": "global"})
+    changed = tiny.with_fields({"pruning.method": "global"})
     uniform, alike = compute(tiny, tmp_path), compute(changed, tmp_path)
     assert len(uniform.nets) == len(alike.nets) == 2
     assert set(uniform.nets["cell"]) & set(alike.nets["cell"]) == set()
@@ -472,7 +473,7 @@ def test_another_protocol_is_kept_apart_in_the_same_folder(
     assert alike.dense["fleet"].tolist() == uniform.dense["fleet"].tolist()
     assert not tables.load(changed, tmp_path).nets.equals(uniform.nets)
     with pytest.raises(ThreeRegimeError, match=r"run `threeregime sweep figure_02 --scale smoke`"):
-        tables.load(tiny.override({"net.width": 0.5}), tmp_path)
+        tables.load(tiny.with_fields({"net.width": 0.5}), tmp_path)
 
 
 def test_of_the_same_row_in_two_folders_the_first_counts(tiny: Experiment, tmp_path: Path) -> None:
@@ -495,22 +496,24 @@ def test_obtain_computes_what_the_shipped_tables_do_not_hold(
     monkeypatch.setattr(tables, "ROOT", shipped)
     compute(tiny, shipped)
     before = contents(shipped)
-    there = cluster.obtain(tiny, device="cpu", runs=own)
+    there = cluster.obtain_results(tiny, device="cpu", runs=own)
     assert len(there.nets) == 2
     assert not own.exists()
-    more = tiny.only(density=[0.2, 0.6])
-    got = cluster.obtain(more, device="cpu", runs=own)
+    more = tiny.with_values(density=[0.2, 0.6])
+    got = cluster.obtain_results(more, device="cpu", runs=own)
     assert sorted(got.nets["density"]) == [0.2, 0.2, 0.6, 0.6]
     assert contents(shipped) == before
-    mine = tables.load(tiny.only(density=[0.6]), own)
+    mine = tables.load(tiny.with_values(density=[0.6]), own)
     assert len(mine.nets) == 2
-    cluster.obtain(tiny, device="cpu", recompute=True, runs=own)
+    cluster.obtain_results(tiny, device="cpu", recompute=True, runs=own)
     assert len(tables.load(tiny, own).nets) == 2
 
 
 def test_variants_lie_side_by_side(tmp_path: Path) -> None:
-    experiment = catalogue.experiment("weight_decay", "smoke").only(epochs=[2], density=[0.4])
-    experiment = experiment.override({"data.images": 160})
+    experiment = catalogue.load_experiment("weight_decay", "smoke").with_values(
+        epochs=[2], density=[0.4]
+    )
+    experiment = experiment.with_fields({"data.images": 160})
     got = compute(experiment, tmp_path)
     assert got.nets["variant"].tolist() == ["1e-4"] * 2 + ["2e-3"] * 2
     one = got.variant("2e-3")
@@ -556,14 +559,14 @@ def test_a_net_that_diverged_does_not_stop_or_touch_its_fleet(
     assert got.nets["diverged"].tolist() == ill.tolist()
     assert np.isnan([list(curve) for curve in got.pairs["curve"]]).sum() == 3 * 11
     # it counts as computed
-    assert plan(experiment, with_a_broken_start, FLEET).jobs == ()
+    assert make_plan(experiment, with_a_broken_start, FLEET).jobs == ()
 
 
 @pytest.mark.parametrize("run", ["dense", "retraining"])
 def test_a_rate_far_too_high_diverges_and_is_recorded(
     run: str, tiny: Experiment, tmp_path: Path
 ) -> None:
-    got = compute(tiny.override({f"{run}.lr": 1e30}), tmp_path)
+    got = compute(tiny.with_fields({f"{run}.lr": 1e30}), tmp_path)
     assert got.nets["diverged"].tolist() == [True, True]
     assert got.nets[["test_error", "train_error"]].isna().all(axis=None)
     assert got.pairs[["lmc", "t_star", "cka_softmax", "cka_logits"]].isna().all(axis=None)
@@ -602,7 +605,7 @@ def test_what_the_line_says_helps(experiment: Experiment, smoke: Path, tmp_path:
     path = damaged(smoke, tmp_path, "nets")
     fleet = path.stem.partition("-")[2]
     path.unlink()
-    assert [job.fleet for job in plan(experiment, tmp_path, FLEET).jobs] == [fleet]
+    assert [job.fleet for job in make_plan(experiment, tmp_path, FLEET).jobs] == [fleet]
 
 
 def test_other_files_in_the_folder_do_not_matter(
@@ -614,7 +617,7 @@ def test_other_files_in_the_folder_do_not_matter(
     (at / "README.md").write_text("notes")
     got, clean = (tables.load(experiment, root) for root in (tmp_path, smoke))
     pd.testing.assert_frame_equal(got.nets, clean.nets)
-    assert plan(experiment, tmp_path, FLEET).jobs == ()
+    assert make_plan(experiment, tmp_path, FLEET).jobs == ()
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -645,10 +648,12 @@ def test_the_papers_values_are_there() -> None:
 
 def test_batch_size_is_a_temperature(tmp_path: Path) -> None:
     """Runs of equally many steps, not epochs: 96 of them are two epochs of 49 or eight of 12."""
-    experiment = catalogue.experiment("figure_07", "smoke").only(density=[0.4]).with_seeds(1, 2)
-    assert cluster.compute(experiment, tmp_path, device="cpu", workers=1)
+    experiment = (
+        catalogue.load_experiment("figure_07", "smoke").with_values(density=[0.4]).with_seeds(1, 2)
+    )
+    assert cluster.run_sweep(experiment, tmp_path, device="cpu", workers=1)
     got = tables.load(experiment, tmp_path)
     assert got.dense["batch_size"].tolist() == [16, 64]
     assert got.nets["batch_size"].tolist() == [16, 16, 64, 64]
     assert not got.nets["diverged"].any()
-    assert plan(experiment, tmp_path).jobs == ()
+    assert make_plan(experiment, tmp_path).jobs == ()

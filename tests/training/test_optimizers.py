@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime.data.images import Loader
-from threeregime.data.registry import load
+from threeregime.data.images import ImageBatches
+from threeregime.data.registry import load_images
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.fleet.engine import Engine
@@ -19,11 +19,11 @@ from threeregime.fleet.fleet import Fleet
 from threeregime.fleet.lanes import available
 from threeregime.models.registry import PreResNet
 from threeregime.protocol import Dense, Training
-from threeregime.training.run import Run
+from threeregime.training.run import TrainingRun
 
 SEEDS = [3, 7]
 PLAIN = Dense(lr=0.05, weight_decay=1e-3, batch_size=32, epochs=2, milestones=(1,))
-MECHANISMS = [
+BACKENDS = [
     "grouped",
     "separate",
     pytest.param("lanes", marks=pytest.mark.skipif(not available(), reason="no C++ compiler")),
@@ -34,28 +34,30 @@ def build() -> nn.Module:
     return PreResNet(8, 0.25, 1, 10)
 
 
-def make_run(training: Training, mechanism: str = "grouped") -> Run:
-    fleet = Fleet.initial(build, SEEDS, dtype=torch.float64, mechanism=mechanism)
-    loader = Loader(load("digits"), SEEDS, training.batch_size, crop=1, flip=False)
-    return Run(fleet, loader, training, Engine(mechanism))
+def make_run(training: Training, backend: str = "grouped") -> TrainingRun:
+    fleet = Fleet.initial(build, SEEDS, dtype=torch.float64, backend=backend)
+    loader = ImageBatches(load_images("digits"), SEEDS, training.batch_size, crop=1, flip=False)
+    return TrainingRun(fleet, loader, training, Engine(backend))
 
 
-def steps(run: Run, count: int) -> dict[str, Tensor]:
+def steps(run: TrainingRun, count: int) -> dict[str, Tensor]:
     run.fleet.module.train()
     draws = run.loader.draw(0)
     for step in range(count):
-        run.step(*run.loader.part(draws, step))
+        run.step(*run.loader.step_draws(draws, step))
     return run.state()
 
 
-def plain_net(run: Run, member: int) -> nn.Module:
+def plain_net(run: TrainingRun, member: int) -> nn.Module:
     net = build().double().train()
     net.load_state_dict({n: t[member] for n, t in run.fleet.state().items()}, strict=False)
     return net
 
 
-def batch(run: Run, step: int, member: int) -> tuple[Tensor, Tensor]:
-    images, labels = run.loader.batch(run.loader.part(run.loader.draw(0), step), torch.float64)
+def batch(run: TrainingRun, step: int, member: int) -> tuple[Tensor, Tensor]:
+    images, labels = run.loader.batch(
+        run.loader.step_draws(run.loader.draw(0), step), torch.float64
+    )
     return images[:, member], labels[member]
 
 
@@ -65,10 +67,10 @@ def assert_equal(state: dict[str, Tensor], member: int, net: nn.Module) -> None:
             torch.testing.assert_close(state[name][member], tensor, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_adam_on_a_fleet_is_adam_on_each_net(mechanism: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_adam_on_a_fleet_is_adam_on_each_net(backend: str) -> None:
     training = replace(PLAIN, optimizer="adam", lr=1e-3)
-    run = make_run(training, mechanism)
+    run = make_run(training, backend)
     nets = [plain_net(run, member) for member in range(len(SEEDS))]
     state = steps(run, 4)
     for member, net in enumerate(nets):
@@ -81,11 +83,11 @@ def test_adam_on_a_fleet_is_adam_on_each_net(mechanism: str) -> None:
         assert_equal(state, member, net)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_sam_on_a_fleet_is_sam_on_each_net(mechanism: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sam_on_a_fleet_is_sam_on_each_net(backend: str) -> None:
     """The reference climbs and comes back by hand; its second pass leaves the statistics alone."""
     rho = 0.3
-    run = make_run(replace(PLAIN, rho=rho), mechanism)
+    run = make_run(replace(PLAIN, rho=rho), backend)
     nets = [plain_net(run, member) for member in range(len(SEEDS))]
     state = steps(run, 3)
     for member, net in enumerate(nets):
@@ -130,7 +132,7 @@ def test_training_goes_on_from_a_saved_state(fields: dict[str, Any]) -> None:
 
 
 def test_a_number_of_steps_ends_a_run_inside_an_epoch_and_stretches_its_schedule() -> None:
-    digits = load("digits")
+    digits = load_images("digits")
     training = Training(batch_size=100, epochs=4, milestones=(2, 3), iterations=20)
     assert len(digits.train_labels) // 100 == 7
     run = make_run(training)
@@ -169,6 +171,6 @@ def test_what_is_not_allowed_is_one_line(fields: dict[str, Any], line: str) -> N
 
 
 def test_an_axis_is_not_set_as_a_field() -> None:
-    experiment = catalogue.experiment("figure_02", "smoke")
+    experiment = catalogue.load_experiment("figure_02", "smoke")
     with pytest.raises(ThreeRegimeError, match=r"pruning.density is an axis .* --only density="):
-        experiment.override({"pruning.density": 0.5})
+        experiment.with_fields({"pruning.density": 0.5})

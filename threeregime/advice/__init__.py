@@ -1,1 +1,6 @@
-"""Advice for a net of your own."""
+"""Advice for any net: train hotter or colder before it is pruned?"""
+
+from threeregime.advice.advice import Advice, Cost
+from threeregime.advice.advisor import advise
+
+__all__ = ["Advice", "Cost", "advise"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from threeregime.advice.candidates import Dense, Evidence
-from threeregime.analysis.thresholds import LMC_THRESHOLD
+from threeregime.advice.candidates import DenseErrors, Evidence
+from threeregime.analysis import LMC_THRESHOLD
 
 SURE = 0.6
 """A regime less likely than this is not told from the others."""
@@ -70,7 +70,7 @@ class Advice:
     rule: str
     density: float
     evidence: dict[str, Evidence]
-    dense: dict[str, Dense]
+    dense: dict[str, DenseErrors]
     retraining: dict[str, Any]
     pruned: dict[str, Any]
     examples: dict[str, Any]
@@ -214,14 +214,14 @@ class Advice:
             ThreeRegimeError: the file cannot be written so.
         """
         from threeregime.errors import ThreeRegimeError
-        from threeregime.figures import diagrams
+        from threeregime.figures import barrier
 
         curves = {
             name: found.curve
             for name, found in self.evidence.items()
             if not any(math.isnan(error) for curve in found.curve for error in curve)
         }
-        made = diagrams.barrier(curves)
+        made = barrier(curves)
         try:
             made.savefig(path)
         except (OSError, ValueError) as error:

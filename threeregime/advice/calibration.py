@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from threeregime.analysis.bootstrap import Array
-from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.thresholds import REGIMES
-from threeregime.data import registry
+from threeregime.analysis import REGIMES, Array, PhaseDiagram
+from threeregime.data import load_images
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
+from threeregime.experiments import load_experiment
 from threeregime.results import tables as results
 
 EXPERIMENTS = ("diagnostics", "figure_02")
@@ -83,7 +81,7 @@ def features(lmc: Array, cka: Array) -> Array:
     return np.stack([lmc, np.log10(np.maximum(1 - cka, MOST_ALIKE))], axis=1)
 
 
-def calibration(steps: int, *roots: Path) -> Calibration | None:
+def load_calibration(steps: int, *roots: Path) -> Calibration | None:
     """The calibration for pairs that were retrained for so many steps.
 
     Of the epochs at which the tables' pairs were measured it takes the one whose number of steps is
@@ -98,13 +96,13 @@ def calibration(steps: int, *roots: Path) -> Calibration | None:
         None where there are no tables, or all cells are in one regime.
     """
     for name in EXPERIMENTS:
-        experiment = catalogue.experiment(name, SCALE)
+        experiment = load_experiment(name, SCALE)
         try:
             tables = results.load(experiment, *roots)
         except ThreeRegimeError:
             continue
         recipe = experiment.protocol.retraining
-        each = registry.load(experiment.protocol.data.name).count // recipe.batch_size
+        each = load_images(experiment.protocol.data.name).count // recipe.batch_size
         end = tables.pairs.assign(epoch=recipe.epochs)
         whole = pd.concat([tables.early, end]) if len(tables.early) else end
         made = np.unique(whole["epoch"])

@@ -16,19 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from threeregime.advice.model import Subject
-from threeregime.algorithms.selection import Measured
-from threeregime.data.task import stream
-from threeregime.data.tensors import Examples
+from threeregime.advice.model import PrunableNet
+from threeregime.algorithms import Measurement
+from threeregime.data import TensorTask, stream_seed
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet.device import out_of_memory
-from threeregime.fleet.fleet import Fleet, State
-from threeregime.metrics.pairs import measure_pairs
+from threeregime.fleet import Fleet, State, is_out_of_memory
+from threeregime.metrics import measure_pairs
 from threeregime.protocol import Retraining
-from threeregime.pruning import magnitude
-from threeregime.training.run import Run, errors
+from threeregime.pruning import prune_masks
+from threeregime.training import Callback, TrainingRun, evaluate_errors, train
 
 TARGET_STEPS = 300
 """Steps that a copy is retrained for by default, if this takes from 2 to 20 epochs."""
@@ -37,7 +34,7 @@ RATES = {("sgd", True): 0.1, ("sgd", False): 1e-2, ("adam", True): 1e-2, ("adam"
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseErrors:
     """Errors of a net before it is pruned, fractions; ``test`` is None without test data."""
 
     train: float
@@ -63,7 +60,7 @@ class Evidence:
     test: tuple[float, ...] | None
 
 
-def retraining(
+def default_retraining(
     examples: int,
     batch_norm: bool,
     epochs: int | None = None,
@@ -102,8 +99,19 @@ def retraining(
     )
 
 
+class _Bar(Callback):
+    """Moves a progress bar at every step."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+
+    def on_step_end(self, run: TrainingRun) -> None:
+        """Move it on by one."""
+        self.bar.update()
+
+
 @dataclass
-class Live:
+class LiveTrials:
     """Candidates by name; a `threeregime.algorithms.selection.Trials`.
 
     Attributes:
@@ -119,16 +127,16 @@ class Live:
         steps: training steps of all copies so far.
     """
 
-    subject: Subject
+    subject: PrunableNet
     states: Mapping[str, State]
-    task: Examples
+    task: TensorTask
     density: float
     recipe: Retraining
     copies: int
     seed: int
     bar: Any
     evidence: dict[str, Evidence] = field(default_factory=dict)
-    dense: dict[str, Dense] = field(default_factory=dict)
+    dense: dict[str, DenseErrors] = field(default_factory=dict)
     steps: int = 0
 
     @property
@@ -146,55 +154,46 @@ class Live:
         if candidate not in self.dense:
             with self._reproducible(), self._enough_memory():
                 fleet = self._fleet(candidate, 1)
-                train = float(errors(fleet, self.task, train=True))
+                train = float(evaluate_errors(fleet, self.task, train=True))
                 tested = self.task.test is not None
-                test = float(errors(fleet, self.task, train=False)) if tested else None
-            self.dense[candidate] = Dense(train, test)
+                test = float(evaluate_errors(fleet, self.task, train=False)) if tested else None
+            self.dense[candidate] = DenseErrors(train, test)
         found = self.dense[candidate]
         return found.train if found.test is None else found.test
 
-    def retrain(self, candidate: str, epochs: int) -> Measured:
+    def retrain(self, candidate: str, epochs: int) -> Measurement:
         """Prune a candidate, retrain its copies and measure them; one that diverged has no LMC."""
         if np.isnan(self.dense_error(candidate)):
-            return Measured(np.nan, np.nan, np.nan)
+            return Measurement(np.nan, np.nan, np.nan)
         with self._reproducible(), self._enough_memory():
-            run = self.pruned(candidate)
-            self._train(run, candidate, epochs)
-            found = self._measured(run.fleet)
+            fleet = self._fleet(candidate, self.copies)
+            self._train(fleet, candidate, epochs)
+            found = self._measured(fleet)
         self.evidence[candidate] = found
         error = np.nan if found.test is None else float(np.mean(found.test))
-        return Measured(error, found.lmc, found.cka)
-
-    def pruned(self, candidate: str) -> Run:
-        """The copies of a candidate, pruned alike and about to be retrained."""
-        fleet = self._fleet(candidate, self.copies)
-        seeds = [stream("copy", self.seed, number) for number in range(self.copies)]
-        run = Run(fleet, self.task.loader(seeds, self.recipe.batch_size), self.recipe)
-        state = fleet.state()
-        # Copies have the same weights, and so the same mask.
-        one = {name: state[name][:1] for name in self.subject.prunable}
-        kept = magnitude.masks(one, ["uniform"], [self.density])
-        run.prune({n: mask.expand(self.copies, *mask.shape[1:]) for n, mask in kept.items()})
-        return run
+        return Measurement(error, found.lmc, found.cka)
 
     def _fleet(self, candidate: str, copies: int) -> Fleet:
         state = {n: torch.stack([t] * copies) for n, t in self.states[candidate].items()}
         device = self.task.train.inputs.device
-        return Fleet(lambda: self.subject.net, state, device, mechanism="separate")
+        return Fleet(lambda: self.subject.net, state, device, backend="separate")
 
-    def _train(self, run: Run, candidate: str, epochs: int) -> None:
-        steps = epochs * run.loader.steps
+    def _train(self, fleet: Fleet, candidate: str, epochs: int) -> None:
+        """Prune all copies alike and retrain them, each on its own order of the data."""
+        steps = epochs * (self.task.count // self.recipe.batch_size)
         self.bar.set_description(f"{candidate}: retraining {self.copies} copies")
         self.bar.total = self.bar.n + steps
         self.bar.refresh()
-
-        def advance(*drawn: Tensor) -> None:
-            run.step(*drawn)
-            self.bar.update()
-
-        run.advance = advance
-        while run.epoch < epochs:
-            run.run_epoch()
+        train(
+            fleet,
+            self.task,
+            self.recipe,
+            [stream_seed("copy", self.seed, number) for number in range(self.copies)],
+            masks=prune_masks(fleet, self.density, names=self.subject.prunable),
+            epochs=epochs,
+            threads=None,
+            callback=_Bar(self.bar),
+        )
         self.steps += steps * self.copies
 
     def _measured(self, fleet: Fleet) -> Evidence:
@@ -203,14 +202,14 @@ class Live:
         with warnings.catch_warnings():
             # Copies whose outputs are constant have no CKA; the answer says so in its own words.
             warnings.filterwarnings("ignore", "CKA is undefined", RuntimeWarning)
-            found = measure_pairs(fleet, pairs, self.task)
+            found = measure_pairs(fleet, pairs, self.task, threads=None)
         tested = self.task.test is not None
         return Evidence(
             float(found.lmc.mean()),
             float(found.cka_softmax.mean()),
             tuple(tuple(curve) for curve in found.curve.tolist()),
-            tuple(errors(fleet, self.task, train=True).tolist()),
-            tuple(errors(fleet, self.task, train=False).tolist()) if tested else None,
+            tuple(evaluate_errors(fleet, self.task, train=True).tolist()),
+            tuple(evaluate_errors(fleet, self.task, train=False).tolist()) if tested else None,
         )
 
     @contextmanager
@@ -219,7 +218,7 @@ class Live:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with undisturbed(stream("live", self.seed)):
+            with random_state_kept(stream_seed("live", self.seed)):
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
@@ -229,7 +228,7 @@ class Live:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise ThreeRegimeError(
                 f"{self.task.train.inputs.device} has no memory left for {self.copies} copies at "
@@ -238,7 +237,7 @@ class Live:
 
 
 @contextmanager
-def undisturbed(seed: int) -> Iterator[None]:
+def random_state_kept(seed: int) -> Iterator[None]:
     """Inside, random numbers of PyTorch start from a seed; outside they go on as if nothing was."""
     theirs = random.getstate(), np.random.get_state()  # noqa: NPY002 - what a user's code draws on
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from threeregime.data.tensors import Split, typed
+from threeregime.data import TensorSplit, cast_inputs
 from threeregime.errors import ThreeRegimeError
 
 PROBED = 8
@@ -22,7 +22,7 @@ COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Subject:
+class PrunableNet:
     """A net to be pruned.
 
     Attributes:
@@ -49,7 +49,7 @@ class Subject:
         return sum(named[name].numel() for name in self.prunable)
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_net(model: nn.Module) -> nn.Module:
     """A copy that can be trained, on the CPU and in float32; the model itself is left alone.
 
     Raises:
@@ -75,7 +75,7 @@ def copied(model: nn.Module) -> nn.Module:
     return net
 
 
-def examined(model: nn.Module, train: Split, own: bool = True) -> Subject:
+def inspect_net(model: nn.Module, train: TensorSplit, own: bool = True) -> PrunableNet:
     """Look a net over.
 
     Args:
@@ -87,11 +87,11 @@ def examined(model: nn.Module, train: Split, own: bool = True) -> Subject:
         ThreeRegimeError: it does not take these inputs, its outputs are not one number a class, or
             it has no weights to prune.
     """
-    net = copied(model)
+    net = copy_net(model)
     broken = [n for n, p in net.named_parameters() if not p.isfinite().all()]
     if own and broken:
         raise ThreeRegimeError(f"the net has diverged: {broken[0]} is not finite")
-    inputs = typed(train.inputs[:PROBED], torch.float32)
+    inputs = cast_inputs(train.inputs[:PROBED], torch.float32)
     # Probed are copies of the copy: in training mode statistics change.
     outputs, called = _probed(copy.deepcopy(net).eval(), inputs, train.truth[:PROBED])
     _probed(copy.deepcopy(net).train(), inputs, train.truth[:PROBED])
@@ -103,10 +103,10 @@ def examined(model: nn.Module, train: Split, own: bool = True) -> Subject:
             "the net has no convolution or linear layer besides its last linear one: there is "
             "nothing to prune"
         )
-    return Subject(net, prunable, classifier, outputs.shape[-1])
+    return PrunableNet(net, prunable, classifier, outputs.shape[-1])
 
 
-def grey(model: nn.Module) -> bool:
+def is_grey(model: nn.Module) -> bool:
     """Whether a net wants pictures of one channel: its first convolution says so."""
     layers = model.modules() if isinstance(model, nn.Module) else ()
     first = next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
@@ -119,7 +119,7 @@ def state_of(net: nn.Module) -> dict[str, Tensor]:
     return {n: t.detach().clone() for n, t in named.items() if n.rpartition(".")[2] != COUNT}
 
 
-def loaded(net: nn.Module, weights: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+def load_weights(net: nn.Module, weights: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """The state of a net with the weights of a checkpoint.
 
     Args:

@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from threeregime.data.folders import FolderSplit, check_same_classes, open_split
-from threeregime.data.task import EVALUATION_BATCH, stream
-from threeregime.data.tensors import Split
+from threeregime.data import FolderSplit, TensorSplit, check_same_classes, open_split, stream_seed
+from threeregime.data.task import EVALUATION_BATCH
 from threeregime.errors import ThreeRegimeError
 
-MOST = 10_000
+MAX_EXAMPLES = 10_000
 """Examples of a split that are kept by default."""
-MOST_BYTES = 2 << 30
+MAX_BYTES = 2 << 30
 """What they may take in memory, as floats: large pictures are fewer."""
 
 
-def draw(data: Any, most: int, seed: int, what: str) -> Split:
+def draw_split(data: Any, most: int, seed: int, what: str) -> TensorSplit:
     """Draw examples at random, without repetition.
 
     Args:
@@ -41,7 +40,7 @@ def draw(data: Any, most: int, seed: int, what: str) -> Split:
     Raises:
         ThreeRegimeError: data of another kind, that cannot be read, or are unfit to learn from.
     """
-    if isinstance(data, Split):
+    if isinstance(data, TensorSplit):
         return data
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
         inputs, truth = (torch.as_tensor(part) for part in data)
@@ -66,13 +65,13 @@ def draw(data: Any, most: int, seed: int, what: str) -> Split:
 
 def _order(count: int, seed: int) -> Tensor:
     """All of so many examples, mixed: CKA takes the first, and data may come class by class."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(stream("draw", seed)))
+    return torch.randperm(count, generator=torch.Generator().manual_seed(stream_seed("draw", seed)))
 
 
 def _room(inputs: Tensor) -> int:
     """How many of such inputs fit in `MOST_BYTES`; bytes of pixels become floats."""
     each = 4 * inputs[:1].numel()
-    return max(1, MOST_BYTES // max(1, each))
+    return max(1, MAX_BYTES // max(1, each))
 
 
 def _in_random_order(data: Any, seed: int) -> tuple[DataLoader[Any], int | None]:
@@ -123,7 +122,7 @@ def _first(loader: DataLoader[Any], most: int) -> list[tuple[Tensor, Tensor]]:
     return batches or [(torch.empty(0), torch.empty(0, dtype=torch.int64))]
 
 
-def _checked(inputs: Tensor, truth: Tensor, found: int | None, what: str) -> Split:
+def _checked(inputs: Tensor, truth: Tensor, found: int | None, what: str) -> TensorSplit:
     """A split that nets can learn from."""
     if not len(inputs):
         raise ThreeRegimeError(f"the {what} data are empty: give some examples")
@@ -141,15 +140,15 @@ def _checked(inputs: Tensor, truth: Tensor, found: int | None, what: str) -> Spl
         )
     if inputs.is_floating_point() and not inputs.isfinite().all():
         raise ThreeRegimeError(f"the {what} inputs hold NaN or infinite values: mend these first")
-    return Split(inputs.detach().cpu(), truth.detach().cpu().long(), found)
+    return TensorSplit(inputs.detach().cpu(), truth.detach().cpu().long(), found)
 
 
-Sides = tuple[Split, Split | None]
+Sides = tuple[TensorSplit, TensorSplit | None]
 
 
-def folder(
+def load_folder(
     path: Path,
-    most: int = MOST,
+    most: int = MAX_EXAMPLES,
     seed: int = 0,
     grey: bool = False,
     mean: Sequence[float] | None = None,
@@ -189,7 +188,7 @@ def folder(
         _by_channel(given, fallback) for given, fallback in zip((mean, std), own, strict=True)
     )
 
-    def normalised(split: Split) -> Split:
+    def normalised(split: TensorSplit) -> TensorSplit:
         return replace(split, inputs=((split.inputs / 255) - shift) / scale)
 
     return normalised(train), None if test is None else normalised(test)
@@ -206,7 +205,7 @@ def _by_channel(given: Sequence[float] | None, measured: Tensor) -> Tensor:
     return values.float().view(-1, 1, 1)
 
 
-def _images(split: FolderSplit, most: int, seed: int, grey: bool) -> Split:
+def _images(split: FolderSplit, most: int, seed: int, grey: bool) -> TensorSplit:
     """Pixels of a split, uint8, drawn at random."""
     first = torch.from_numpy(split.read([0], grey))
     order = _order(len(split.files), seed)[: min(most, _room(first))]

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from threeregime.advice.model import grey
-from threeregime.advice.user_data import folder
+from threeregime.advice.model import is_grey
+from threeregime.advice.user_data import load_folder
 from threeregime.errors import ThreeRegimeError
 
 
-def made(spec: str) -> Any:
+def call_function(spec: str) -> Any:
     """What a function of a user's own returns.
 
     Args:
@@ -107,7 +107,7 @@ def _by_number(path: str) -> list[tuple[int, str]]:
     return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", path)]
 
 
-def named(paths: Sequence[Path]) -> dict[str, Path]:
+def name_files(paths: Sequence[Path]) -> dict[str, Path]:
     """Files by as much of their name as tells them apart."""
     for name in (lambda p: p.stem, lambda p: p.name, str):
         by_name = {name(path): path for path in paths}
@@ -116,7 +116,7 @@ def named(paths: Sequence[Path]) -> dict[str, Path]:
     return by_name
 
 
-def read(path: Path) -> Mapping[str, Any]:
+def read_weights(path: Path) -> Mapping[str, Any]:
     """Weights from a file of ``torch.save(net.state_dict(), path)``, or from .safetensors.
 
     No code of the file's is run.
@@ -156,13 +156,13 @@ def check_figure(path: Path) -> None:
         )
 
 
-def data(
+def load_data(
     spec: str, net: nn.Module, most: int, seed: int, mean: str = "", std: str = ""
 ) -> tuple[Any, Any]:
     """Training and test data of the command line; None where there are no test data.
 
     Args:
-        spec: a folder of images, or a function as in `made` that returns training data.
+        spec: a folder of images, or a function as in `call_function` that returns training data.
         net: what is to read them.
         most: as in `threeregime.advice.user_data.folder`.
         seed: likewise.
@@ -174,13 +174,13 @@ def data(
     """
     path = Path(spec.removeprefix("folder:"))
     if not path.is_dir() and ":" in spec and not spec.startswith("folder:"):
-        return made(spec), None
+        return call_function(spec), None
     if not spec or not path.is_dir():
         raise ThreeRegimeError(
             f"data = {spec!r} is not there: name a folder with train/CLASS/IMAGE in it, or "
             "FILE.py:function"
         )
-    return folder(path, most, seed, grey(net), _numbers("mean", mean), _numbers("std", std))
+    return load_folder(path, most, seed, is_grey(net), _numbers("mean", mean), _numbers("std", std))
 
 
 def _numbers(name: str, text: str) -> list[float] | None:

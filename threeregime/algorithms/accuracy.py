@@ -9,16 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import in_print
-from threeregime.analysis.intervals import spread
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import Array, PhaseDiagram, format_value, interval_half_width, mean
 
 THRESHOLDS = tuple(np.round(np.linspace(-0.3, 0.0, 13), 3).tolist())
 
 
 @dataclass(frozen=True)
-class Turned:
+class HeatingOutcomes:
     """What happens when the temperature is raised from cells of a diagram.
 
     Attributes:
@@ -37,7 +34,7 @@ class Turned:
     truth: NDArray[np.float64]
 
 
-def turned(diagram: PhaseDiagram) -> Turned:
+def heating_outcomes(diagram: PhaseDiagram) -> HeatingOutcomes:
     """Raise the temperature by half the grid, from every cell where the grid goes that far.
 
     The best of all hotter temperatures is no fair truth, since where errors are flat one of many
@@ -52,10 +49,10 @@ def turned(diagram: PhaseDiagram) -> Turned:
         [mean(np.delete(gain, d, axis=0) if len(gain) > 1 else gain, 0) for d in range(len(gain))]
     )
     truth = np.where(np.isfinite(others), others > 0, np.nan)
-    return Turned(start, end, lmc[:, start], gain, truth)
+    return HeatingOutcomes(start, end, lmc[:, start], gain, truth)
 
 
-def accuracy(diagram: PhaseDiagram, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFrame:
+def accuracy_table(diagram: PhaseDiagram, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFrame:
     """Share of cells where Algorithm 1 points the right way, over the threshold of LMC.
 
     Returns:
@@ -63,11 +60,11 @@ def accuracy(diagram: PhaseDiagram, thresholds: Sequence[float] = THRESHOLDS) ->
         interval by Student's t over dense seeds; ``always hotter`` and ``never hotter``, the
         accuracies of rules that do not look.
     """
-    hotter = float(mean(turned(diagram).truth.ravel(), 0))
+    hotter = float(mean(heating_outcomes(diagram).truth.ravel(), 0))
     rows = []
     for threshold in thresholds:
         by_seed = accuracy_by_seed(diagram, threshold)
-        middle, half = float(mean(by_seed, 0)), spread(by_seed)
+        middle, half = float(mean(by_seed, 0)), interval_half_width(by_seed)
         rows.append(
             {
                 "threshold": threshold,
@@ -83,13 +80,13 @@ def accuracy(diagram: PhaseDiagram, thresholds: Sequence[float] = THRESHOLDS) ->
 
 def accuracy_by_seed(diagram: PhaseDiagram, threshold: float) -> Array:
     """Share of cells where Algorithm 1, asked by one dense seed, points the right way [D]."""
-    found = turned(diagram)
+    found = heating_outcomes(diagram)
     known = np.isfinite(found.truth) & np.isfinite(found.lmc)
     right = (found.lmc < threshold) == (found.truth > 0)
     return mean(np.where(known, right, np.nan), (1, 2))
 
 
-def confusion(diagram: PhaseDiagram, threshold: float | None = None) -> pd.DataFrame:
+def confusion_table(diagram: PhaseDiagram, threshold: float | None = None) -> pd.DataFrame:
     """What Algorithm 1 says against what is so, in cells times dense seeds.
 
     Args:
@@ -100,7 +97,7 @@ def confusion(diagram: PhaseDiagram, threshold: float | None = None) -> pd.DataF
         Counts; rows "raise" and "keep" as the rule says, columns as it is.
     """
     threshold = diagram.lmc_threshold if threshold is None else threshold
-    found = turned(diagram)
+    found = heating_outcomes(diagram)
     known = np.isfinite(found.truth) & np.isfinite(found.lmc)
     said, so = found.lmc[known] < threshold, found.truth[known] > 0
     counts = [[int((said == a)[so == b].sum()) for b in (True, False)] for a in (True, False)]
@@ -111,7 +108,7 @@ def confusion(diagram: PhaseDiagram, threshold: float | None = None) -> pd.DataF
     )
 
 
-def mistakes(diagrams: Mapping[str, PhaseDiagram], most: int = 8) -> pd.DataFrame:
+def costliest_mistakes(diagrams: Mapping[str, PhaseDiagram], most: int = 8) -> pd.DataFrame:
     """The cells where Algorithm 1, asked for the mean over seeds, costs most test error.
 
     Args:
@@ -124,7 +121,7 @@ def mistakes(diagrams: Mapping[str, PhaseDiagram], most: int = 8) -> pd.DataFram
     """
     rows = []
     for heading, diagram in diagrams.items():
-        found = turned(diagram)
+        found = heating_outcomes(diagram)
         lmc, gain = mean(found.lmc, 0), mean(found.gain, 0)
         for (i, j), value in np.ndenumerate(gain):
             hotter = lmc[i, j] < diagram.lmc_threshold
@@ -133,9 +130,9 @@ def mistakes(diagrams: Mapping[str, PhaseDiagram], most: int = 8) -> pd.DataFram
                 rows.append(
                     {
                         "diagram": heading,
-                        "load": in_print(diagram.load, diagram.loads[j]),
-                        "from": in_print(diagram.temperature, start),
-                        "to": in_print(diagram.temperature, end),
+                        "load": format_value(diagram.load, diagram.loads[j]),
+                        "from": format_value(diagram.temperature, start),
+                        "to": format_value(diagram.temperature, end),
                         "LMC": f"{lmc[i, j]:+.3f}",
                         "the rule says": "raise" if hotter else "keep",
                         "points lost": round(100 * abs(float(value)), 2),

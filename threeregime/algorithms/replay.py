@@ -16,8 +16,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from threeregime.algorithms.selection import Decision, Measured, Trials
-from threeregime.analysis.intervals import spread
+from threeregime.algorithms.selection import Decision, Measurement, Trials
+from threeregime.analysis import interval_half_width
 from threeregime.errors import ThreeRegimeError
 from threeregime.results.tables import Results
 
@@ -56,7 +56,7 @@ class Replay:
         return dict(zip(keys, nets["test_error"].astype(float), strict=True))
 
     @cached_property
-    def _measured(self) -> dict[tuple[float, int], Measured]:
+    def _measured(self) -> dict[tuple[float, int], Measurement]:
         """What the pair showed, by candidate and epoch of retraining."""
         end = self._of_pair(self.tables.pairs)
         seen = [np.mean([self._errors[t, s] for s in self.pair]) for t in end[self._axis]]
@@ -66,7 +66,7 @@ class Replay:
             tables = [self._of_pair(self.tables.early), *tables]
         columns = [self._axis, "epoch", "test_error", "lmc", "cka_softmax"]
         return {
-            (candidate, epoch): Measured(error, lmc, cka)
+            (candidate, epoch): Measurement(error, lmc, cka)
             for table in tables
             for candidate, epoch, error, lmc, cka in table[columns].itertuples(index=False)
         }
@@ -92,7 +92,7 @@ class Replay:
                 here &= dense[axis] == value
         return float(dense.loc[here, "test_error"].mean())
 
-    def retrain(self, candidate: float, epochs: int) -> Measured:
+    def retrain(self, candidate: float, epochs: int) -> Measurement:
         """What the pair showed after so many epochs.
 
         Raises:
@@ -129,7 +129,7 @@ def replays(tables: Results, retraining_epochs: int) -> list[Replay]:
     ]
 
 
-def play(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFrame:
+def replay_rules(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFrame:
     """What each rule chooses in each trial, and how good that is.
 
     Args:
@@ -161,7 +161,7 @@ def play(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def outcome(played: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
+def summarize_rules(played: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
     """What some rules come to, over all loads: test error and cost.
 
     Args:
@@ -177,7 +177,7 @@ def outcome(played: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
     for rule in rules:
         own = played[played["rule"] == rule]
         by_seed = 100 * own.groupby("dense_seed")["test_error"].mean().to_numpy(dtype=float)
-        middle, half = by_seed.mean(), spread(by_seed)
+        middle, half = by_seed.mean(), interval_half_width(by_seed)
         ends = f" ({middle - half:.1f} to {middle + half:.1f})" if np.isfinite(half) else ""
         rows.append(
             {
@@ -190,7 +190,7 @@ def outcome(played: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def regrets(played: pd.DataFrame, load: str, rule: str) -> pd.DataFrame:
+def regret_table(played: pd.DataFrame, load: str, rule: str) -> pd.DataFrame:
     """Where a rule's choice was worse than grid search's, the worst first.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from threeregime.analysis.thresholds import LMC_THRESHOLD
+from threeregime.analysis import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
 
 EARLY_EPOCHS = 2  # alpha, Section 4.2
@@ -24,7 +24,7 @@ Candidate = TypeVar("Candidate", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What two retrained copies of a pruned net show.
 
     Attributes:
@@ -60,7 +60,7 @@ class Trials(Protocol[Candidate]):
         """Test error of a dense net, a fraction; NaN where it diverged."""
         ...
 
-    def retrain(self, candidate: Candidate, epochs: int) -> Measured:
+    def retrain(self, candidate: Candidate, epochs: int) -> Measurement:
         """Prune a candidate, retrain its copies for so many epochs and measure them."""
         ...
 
@@ -82,7 +82,7 @@ class Decision(Generic[Candidate]):
     rule: str
     chosen: Candidate
     hotter: bool | None
-    evidence: dict[Candidate, Measured]
+    evidence: dict[Candidate, Measurement]
     threshold: float
     epochs: int
     grid_epochs: int
@@ -150,7 +150,7 @@ def select_rho(trials: Trials[Candidate], epochs: int | None = None) -> Decision
     return _decided(trials, "highest CKA", chosen, evidence, np.nan, epochs)
 
 
-def baseline(trials: Trials[Candidate]) -> Decision[Candidate]:
+def select_best_dense(trials: Trials[Candidate]) -> Decision[Candidate]:
     """What is usually done: prune the dense net of lowest test error."""
     chosen = _highest({c: -trials.dense_error(c) for c in trials.candidates})
     return _decided(trials, "best dense net", chosen, {}, np.nan, 0)
@@ -167,12 +167,12 @@ def grid_search(trials: Trials[Candidate]) -> Decision[Candidate]:
 def _select(
     trials: Trials[Candidate],
     rule: str,
-    score: Callable[[Measured], float],
+    score: Callable[[Measurement], float],
     threshold: float,
     epochs: int,
 ) -> Decision[Candidate]:
     """The frame of Algorithms 2 and 2.1, which differ in what is best after a few epochs."""
-    chosen = baseline(trials).chosen
+    chosen = select_best_dense(trials).chosen
     evidence = {chosen: trials.retrain(chosen, epochs)}
     if _poor(evidence[chosen], threshold):
         evidence |= {c: trials.retrain(c, epochs) for c in trials.candidates if c != chosen}
@@ -180,7 +180,7 @@ def _select(
     return _decided(trials, rule, chosen, evidence, threshold, epochs)
 
 
-def _poor(measured: Measured, threshold: float) -> bool:
+def _poor(measured: Measurement, threshold: float) -> bool:
     """Whether a net is in Regime I. Copies that diverged have no LMC, and are not connected."""
     return not measured.lmc >= threshold
 
@@ -197,7 +197,7 @@ def _decided(
     trials: Trials[Candidate],
     rule: str,
     chosen: Candidate,
-    evidence: dict[Candidate, Measured],
+    evidence: dict[Candidate, Measurement],
     threshold: float,
     epochs: int,
     hotter: bool | None = None,

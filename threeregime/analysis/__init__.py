@@ -1,1 +1,67 @@
-"""Phase diagrams and what can be read off them."""
+"""Phase diagrams, and what can be read off them."""
+
+from threeregime.analysis.bootstrap import Array, mean
+from threeregime.analysis.boundary import (
+    Boundary,
+    describe_boundary,
+    follow_boundary,
+    follow_boundary_of,
+)
+from threeregime.analysis.cells import METRICS, format_value
+from threeregime.analysis.intervals import (
+    contrast,
+    held_out_error,
+    held_out_gain,
+    interval_half_width,
+    spearman,
+    t_half_width,
+)
+from threeregime.analysis.phase_diagram import PROBABILITY_COLUMNS, PhaseDiagram
+from threeregime.analysis.separation import areas_by_metric, separation_table
+from threeregime.analysis.study import Study, best_temperature_table
+from threeregime.analysis.thresholds import LMC_THRESHOLD, REGIMES, classify, otsu
+from threeregime.analysis.transitions import (
+    Transition,
+    best_temperatures,
+    compare_cells,
+    diagram_agreement,
+    favourable_transitions,
+    regime_boundaries,
+    regime_label_positions,
+    temperature_gains,
+)
+
+__all__ = [
+    "LMC_THRESHOLD",
+    "METRICS",
+    "PROBABILITY_COLUMNS",
+    "REGIMES",
+    "Array",
+    "Boundary",
+    "PhaseDiagram",
+    "Study",
+    "Transition",
+    "areas_by_metric",
+    "best_temperature_table",
+    "best_temperatures",
+    "classify",
+    "compare_cells",
+    "contrast",
+    "describe_boundary",
+    "diagram_agreement",
+    "favourable_transitions",
+    "follow_boundary",
+    "follow_boundary_of",
+    "format_value",
+    "held_out_error",
+    "held_out_gain",
+    "interval_half_width",
+    "mean",
+    "otsu",
+    "regime_boundaries",
+    "regime_label_positions",
+    "separation_table",
+    "spearman",
+    "t_half_width",
+    "temperature_gains",
+]

@@ -15,16 +15,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.analysis.cells import in_print
+from threeregime.analysis.cells import format_value
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.axes import hot_to_cold
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import Experiment, hot_to_cold
 from threeregime.results import tables
 from threeregime.results.tables import Results
-from threeregime.sweep import compute
-from threeregime.sweep.plan import is_complete
+from threeregime.sweep import is_complete, obtain_results
 
 Cell = tuple[float, float]
 Measure = Callable[[Sequence[Cell]], Mapping[Cell, float]]
@@ -70,13 +68,13 @@ class Boundary:
         rows = []
         for load, crossing in zip(self.loads, self.crossing, strict=True):
             sides = [
-                in_print(self.temperature, self.temperatures[i])
+                format_value(self.temperature, self.temperatures[i])
                 if 0 <= i < len(self.temperatures)
                 else "none"
                 for i in (crossing - 1, crossing)
             ]
             measured = sum(x == load for _, x in self.measured)
-            rows.append((in_print(self.load, load), *sides, measured))
+            rows.append((format_value(self.load, load), *sides, measured))
         columns = [self.load, "coldest of II", "hottest of I", "cells measured"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -87,7 +85,7 @@ class Boundary:
         return float(((regime == "I") == self.in_one)[known].mean())
 
 
-def trace(
+def follow_boundary(
     temperatures: Sequence[float],
     loads: Sequence[float],
     measure: Measure,
@@ -145,7 +143,7 @@ def _levels(count: int) -> list[list[int]]:
     return levels
 
 
-def of_experiment(
+def describe_boundary(
     experiment: Experiment,
     variant: str = "",
     threshold: float = LMC_THRESHOLD,
@@ -169,7 +167,7 @@ def of_experiment(
     if not -1 <= threshold <= 0:
         raise ThreeRegimeError(f"lmc_threshold = {threshold} is not allowed: from -1 to 0")
     one = experiment.variant(variant)
-    found = trace_experiment(one, lambda e: compute.obtain(e, device, recompute), threshold)
+    found = follow_boundary_of(one, lambda e: obtain_results(e, device, recompute), threshold)
     lines = [
         found.table().to_string(index=False),
         f"{len(found.measured)} of {found.in_one.size} cells measured ({found.share:.0%}), in "
@@ -184,7 +182,7 @@ def of_experiment(
     return "\n".join(lines)
 
 
-def trace_experiment(
+def follow_boundary_of(
     experiment: Experiment,
     obtain: Callable[[Experiment], Results],
     threshold: float = LMC_THRESHOLD,
@@ -198,10 +196,10 @@ def trace_experiment(
     """
 
     def measure(cells: Sequence[Cell]) -> dict[Cell, float]:
-        pairs = obtain(experiment.choosing(cells)).variant(next(iter(experiment.variants))).pairs
+        pairs = obtain(experiment.with_cells(cells)).variant(next(iter(experiment.variants))).pairs
         means = pairs.groupby([experiment.temperature, experiment.load])["lmc"].mean()
         return {cell: float(means.get(cell, np.nan)) for cell in cells}
 
     names = (experiment.temperature, experiment.load)
     temperatures = hot_to_cold(experiment.temperature, experiment.temperatures)
-    return trace(temperatures, sorted(experiment.loads), measure, threshold, names)
+    return follow_boundary(temperatures, sorted(experiment.loads), measure, threshold, names)

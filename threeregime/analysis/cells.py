@@ -10,7 +10,7 @@ import pandas as pd
 from threeregime.analysis import bootstrap as boot
 from threeregime.analysis.bootstrap import Array
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.axes import AXES
+from threeregime.experiments import AXES
 from threeregime.results import tables
 
 # The columns of the nets and of the pairs that become numbers of a cell.
@@ -44,7 +44,7 @@ class Cells:
     by_seed: dict[str, Array] = field(default_factory=dict)
 
 
-def from_results(results: tables.Results, bootstrap: int, seed: int) -> Cells:
+def cells_from_results(results: tables.Results, bootstrap: int, seed: int) -> Cells:
     """Gather the cells of an experiment; see
     `threeregime.analysis.phase_diagram.PhaseDiagram.from_results`.
     """
@@ -77,7 +77,7 @@ def from_results(results: tables.Results, bootstrap: int, seed: int) -> Cells:
     return _normalize(cells, results.load)
 
 
-def from_means(table: pd.DataFrame, temperature: str, load: str) -> Cells:
+def cells_from_means(table: pd.DataFrame, temperature: str, load: str) -> Cells:
     """Cells of which nothing is known but the means, columns test_error, lmc and cka."""
     table = table.sort_values([temperature, load], ignore_index=True)
     rows = table[[temperature, load]].assign(n_nets=0, n_pairs=0, n_diverged=0)
@@ -110,7 +110,7 @@ def _normalize(cells: Cells, load: str) -> Cells:
     return cells
 
 
-def in_print(axis: str, value: float) -> str:
+def format_value(axis: str, value: float) -> str:
     """A temperature or load as figures and tables print it: densities in percent, bits by name."""
     known = AXES[axis]
     if known.percent:

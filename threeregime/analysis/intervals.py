@@ -25,7 +25,7 @@ def contrast(of: NDArray[np.bool_], minus: NDArray[np.bool_]) -> Callable[[Array
     return contrast
 
 
-def held_out(values: Array) -> Array:
+def held_out_gain(values: Array) -> Array:
     """Gain of the best hotter temperature, chosen on all units but the one it is measured on.
 
     Args:
@@ -34,10 +34,10 @@ def held_out(values: Array) -> Array:
     Returns:
         Error at the coldest minus that at the chosen temperature [units, n].
     """
-    return values[:, -1] - chosen_elsewhere(values[:, :-1])
+    return values[:, -1] - held_out_error(values[:, :-1])
 
 
-def chosen_elsewhere(values: Array) -> Array:
+def held_out_error(values: Array) -> Array:
     """Error of each unit at the temperature that is best on all the others.
 
     Args:
@@ -63,7 +63,7 @@ def spearman(error: Array) -> float:
     return float(np.corrcoef(np.arange(len(known)), pd.Series(known).rank())[0, 1])
 
 
-def spread(values: Array) -> float:
+def interval_half_width(values: Array) -> float:
     """Half of the 95 % interval of a mean over dense seeds, from a value of each [D].
 
     Those that are no number are left out; NaN for fewer than two.
@@ -71,9 +71,9 @@ def spread(values: Array) -> float:
     known = values[np.isfinite(values)]
     if len(known) < 2:
         return np.nan
-    return half_width(known.std(ddof=1) / np.sqrt(len(known)), len(known))
+    return t_half_width(known.std(ddof=1) / np.sqrt(len(known)), len(known))
 
 
-def half_width(error: float, seeds: int) -> float:
+def t_half_width(error: float, seeds: int) -> float:
     """Half of a 95 % interval from a standard error and the dense seeds behind it; NaN for one."""
     return float(stdtrit(seeds - 1, 0.975) * error) if seeds > 1 else np.nan

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from threeregime.analysis import cells as gather
 from threeregime.analysis.bootstrap import Array, interval
-from threeregime.analysis.cells import METRICS, PRINTED, in_print
+from threeregime.analysis.cells import METRICS, PRINTED, format_value
 from threeregime.analysis.thresholds import LMC_THRESHOLD, classify, otsu
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.axes import AXES, hot_to_cold
+from threeregime.experiments import AXES, hot_to_cold
 from threeregime.results import tables
 
-CHANCES = {"I": "p_I", "II-A": "p_IIA", "II-B": "p_IIB"}
+PROBABILITY_COLUMNS = {"I": "p_I", "II-A": "p_IIA", "II-B": "p_IIB"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class PhaseDiagram:
     by_seed: Mapping[str, Array]
     total: float
     error: str = "%"
-    made_from: tables.Name | None = None
+    tables_id: tables.Name | None = None
 
     @classmethod
     def from_results(
@@ -104,11 +104,11 @@ class PhaseDiagram:
         Raises:
             ThreeRegimeError: no nets, a row twice, or a threshold out of its range.
         """
-        found = gather.from_results(results, bootstrap, seed)
+        found = gather.cells_from_results(results, bootstrap, seed)
         title = f"{results.experiment}, {results.scale}"
         axes = (results.temperature, results.load)
         made = _assemble(title, axes, found, lmc_threshold, cka_threshold, total)
-        return replace(made, error=results.error, made_from=results.name)
+        return replace(made, error=results.error, tables_id=results.name)
 
     @classmethod
     def from_reference(
@@ -126,7 +126,7 @@ class PhaseDiagram:
             cka_threshold: as in `from_results`.
         """
         axes = ("epochs", "density")
-        found = gather.from_means(tables.reference() if table is None else table, *axes)
+        found = gather.cells_from_means(tables.reference() if table is None else table, *axes)
         return _assemble("the paper's Figure 2", axes, found, lmc_threshold, cka_threshold, None)
 
     @property
@@ -134,7 +134,7 @@ class PhaseDiagram:
         """Whether there are replicates, thus intervals and probabilities."""
         return bool(self.replicates)
 
-    def printed(self, column: str) -> str:
+    def column_title(self, column: str) -> str:
         """The name of a column of ``cells`` in print."""
         return PRINTED[column][0].replace("%", self.error) if column in PRINTED else column
 
@@ -153,11 +153,11 @@ class PhaseDiagram:
         Args:
             columns: columns of ``cells``; test errors are printed in percent.
         """
-        head = [in_print(self.load, x) for x in self.loads]
+        head = [format_value(self.load, x) for x in self.loads]
         parts = []
         for column in columns:
             _, factor, form = PRINTED.get(column, (column, 1, ".2f"))
-            name = self.printed(column)
+            name = self.column_title(column)
             form = "" if column == "regime" else form
             text = [
                 ["-" if pd.isna(x) else format(x * factor if form else x, form) for x in row]
@@ -194,11 +194,11 @@ def _assemble(
         rows[name], rows[f"{name}_low"], rows[f"{name}_high"] = means[name], low, high
     regime = classify(means["lmc"], means["cka_softmax"], lmc_threshold, cka_threshold)
     rows["regime"] = pd.Series(regime, index=rows.index, dtype=object)
-    for column in CHANCES.values():
+    for column in PROBABILITY_COLUMNS.values():
         rows[column] = np.nan
     if drawn:
         votes = classify(drawn["lmc"], drawn["cka_softmax"], lmc_threshold, cka_threshold)
-        wins = {column: (votes == name).sum(0) for name, column in CHANCES.items()}
+        wins = {column: (votes == name).sum(0) for name, column in PROBABILITY_COLUMNS.items()}
         known = np.maximum(sum(wins.values()), 1)
         for column, count in wins.items():
             rows[column] = np.where(rows["regime"].notna(), count / known, np.nan)
@@ -229,10 +229,7 @@ def _assemble(
 
 
 def _places(
-    rows: pd.DataFrame,
-    axes: tuple[str, str],
-    temperatures: Sequence[float],
-    loads: Sequence[float],
+    rows: pd.DataFrame, axes: tuple[str, str], temperatures: Sequence[float], loads: Sequence[float]
 ) -> tuple[list[int], list[int]]:
     """Row and column of each cell in the grid."""
     row, col = ({x: i for i, x in enumerate(values)} for values in (temperatures, loads))

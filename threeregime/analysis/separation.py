@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from threeregime.experiments.axes import AXES
+from threeregime.experiments import AXES
 from threeregime.results.tables import Results
 
 SIGNS = {
@@ -42,7 +42,7 @@ def hotter_is_better(results: Results) -> pd.Series:
     return gain > 0
 
 
-def separation(results: Results) -> pd.DataFrame:
+def separation_table(results: Results) -> pd.DataFrame:
     """How well each metric separates the cells where hotter is better from the others.
 
     Defined by a threshold on LMC, Regime I is told by LMC without a fault. So the truth here is
@@ -88,6 +88,6 @@ def _score(truth: pd.Series, metric: pd.Series) -> dict[str, float]:
 
 def areas_by_metric(tables: Results, epoch: int | None = None) -> pd.Series:
     """Area under the ROC curve of each metric, after an epoch of retraining or at its end."""
-    found = separation(tables)
+    found = separation_table(tables)
     at = found["epoch"].isna() if epoch is None else found["epoch"] == epoch
     return found[at].set_index("metric")["auc"]

@@ -10,22 +10,20 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from threeregime.analysis.cells import in_print
+from threeregime.analysis.cells import format_value
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.analysis.transitions import best_temperatures
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import Experiment, load_experiment
 from threeregime.results import marks, provenance
 from threeregime.results import tables as results
 from threeregime.results.tables import Results
-from threeregime.sweep import compute
-from threeregime.sweep.plan import is_complete
+from threeregime.sweep import is_complete, obtain_results
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Study:
     """An experiment with its tables and the diagram of each of its variants.
 
     Attributes:
@@ -77,6 +75,115 @@ class Report:
         text = "\n".join(["```text", counts, *provenance.lines(tables.origins), "```"])
         return marks.mark(Markdown(text), tables=names)
 
+    @classmethod
+    def obtain(
+        cls,
+        name: str,
+        scale: str,
+        *,
+        temperatures: Sequence[float] = (),
+        loads: Sequence[float] = (),
+        dense_seeds: int = 0,
+        retrain_seeds: int = 0,
+        lmc_threshold: float = LMC_THRESHOLD,
+        cka_threshold: float = 0.0,
+        device: str = "auto",
+        recompute: bool = False,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Study:
+        """Read the shipped tables of an experiment, compute what is missing, make its diagrams.
+
+        Args:
+            name: the experiment.
+            scale: one of its scales.
+            temperatures: values of its temperature; none: its grid's.
+            loads: values of its load; none: its grid's.
+            dense_seeds: number of dense seeds; 0: its own.
+            retrain_seeds: number of retraining seeds; 0: its own.
+            lmc_threshold: below it a cell is in Regime I.
+            cka_threshold: from it on a connected cell is in II-B; 0: by Otsu's rule.
+            device: cpu, cuda or auto.
+            recompute: leave the shipped tables aside.
+            fields: fields of the protocol to change.
+
+        Raises:
+            ThreeRegimeError: a value that is not allowed.
+        """
+        experiment = load_experiment(name, scale).with_fields(fields or {})
+        chosen = {experiment.temperature: temperatures, experiment.load: loads}
+        experiment = experiment.with_values(
+            **{axis: values for axis, values in chosen.items() if values}
+        )
+        if dense_seeds or retrain_seeds:
+            experiment = experiment.with_seeds(
+                dense_seeds or len(experiment.dense_seeds),
+                retrain_seeds or len(experiment.retrain_seeds),
+            )
+        tables = obtain_results(experiment, device, recompute)
+        return cls.from_results(experiment, tables, lmc_threshold, cka_threshold)
+
+    @classmethod
+    def from_results(
+        cls,
+        experiment: Experiment,
+        tables: Results,
+        lmc_threshold: float = LMC_THRESHOLD,
+        cka_threshold: float = 0.0,
+    ) -> Study:
+        """Make the diagram of each variant from tables.
+
+        Args:
+            experiment: what the tables are of.
+            tables: its rows.
+            lmc_threshold: below it a cell is in Regime I.
+            cka_threshold: from it on a connected cell is in II-B; 0: by Otsu's rule.
+        """
+        total = experiment.protocol.dense.epochs if experiment.temperature == "epochs" else None
+        diagrams = {
+            variant: PhaseDiagram.from_results(
+                tables.variant(variant), lmc_threshold, cka_threshold or None, total=total
+            )
+            for variant in experiment.variants
+        }
+        return cls(experiment, tables, diagrams)
+
+    @classmethod
+    def shipped(cls, experiment: Experiment, root: Path | None = None) -> Study | None:
+        """Return the study of an experiment from tables that hold all of it, else None.
+
+        Args:
+            experiment: what is wanted.
+            root: where tables lie; None: the shipped ones.
+        """
+        at = root or results.ROOT
+        if not is_complete(experiment, at):
+            return None
+        tables = results.load(experiment, at)
+        return cls.from_results(experiment, tables)
+
+    @classmethod
+    def at_paper_scale(
+        cls, name: str, lmc_threshold: float = LMC_THRESHOLD, cka_threshold: float = 0.0
+    ) -> list[Study]:
+        """What is shipped of an experiment at the paper's own scale; nothing is computed.
+
+        The original data set and, of CIFAR-10, its JPEG copy are looked for; prints a line where
+        there is nothing yet.
+        """
+        found = []
+        for chosen in load_experiment(name, "paper").data_variants():
+            source = chosen.protocol.data.name
+            try:
+                tables = results.load(chosen)
+            except ThreeRegimeError:
+                print(f"{source}: not yet measured")
+                continue
+            cells = len(tables.nets.drop_duplicates("cell"))
+            whole = len(chosen.units()) // len(chosen.dense_seeds)
+            print(f"{source}: {cells} of {whole} cells")
+            found.append(cls.from_results(chosen, tables, lmc_threshold, cka_threshold))
+        return found
+
 
 def _training(training: Any) -> str:
     length = f"{training.iterations} steps" if training.iterations else f"{training.epochs} epochs"
@@ -86,101 +193,7 @@ def _training(training: Any) -> str:
     )
 
 
-def make(
-    name: str,
-    scale: str,
-    temperatures: Sequence[float] = (),
-    loads: Sequence[float] = (),
-    dense_seeds: int = 0,
-    retrain_seeds: int = 0,
-    lmc_threshold: float = LMC_THRESHOLD,
-    cka_threshold: float = 0.0,
-    device: str = "auto",
-    recompute: bool = False,
-    fields: Mapping[str, Any] | None = None,
-) -> Report:
-    """Read what is shipped of an experiment, compute now what is missing, and make its diagrams.
-
-    Args:
-        name: the experiment.
-        scale: one of its scales.
-        temperatures: values of its temperature; none: its grid's.
-        loads: values of its load; none: its grid's.
-        dense_seeds: number of dense seeds; 0: its own.
-        retrain_seeds: number of retraining seeds; 0: its own.
-        lmc_threshold: below it a cell is in Regime I.
-        cka_threshold: from it on a connected cell is in II-B; 0: by Otsu's rule.
-        device: cpu, cuda or auto.
-        recompute: leave the shipped tables aside.
-        fields: fields of the protocol to change.
-
-    Raises:
-        ThreeRegimeError: a value that is not allowed.
-    """
-    experiment = catalogue.experiment(name, scale).override(fields or {})
-    chosen = {experiment.temperature: temperatures, experiment.load: loads}
-    experiment = experiment.only(**{axis: values for axis, values in chosen.items() if values})
-    if dense_seeds or retrain_seeds:
-        experiment = experiment.with_seeds(
-            dense_seeds or len(experiment.dense_seeds),
-            retrain_seeds or len(experiment.retrain_seeds),
-        )
-    tables = compute.obtain(experiment, device, recompute)
-    return Report(experiment, tables, diagrams(experiment, tables, lmc_threshold, cka_threshold))
-
-
-def diagrams(
-    experiment: Experiment, tables: Results, lmc_threshold: float, cka_threshold: float
-) -> dict[str, PhaseDiagram]:
-    """The diagram of each variant, by its name; a ``cka_threshold`` of 0 takes Otsu's."""
-    total = experiment.protocol.dense.epochs if experiment.temperature == "epochs" else None
-    return {
-        variant: PhaseDiagram.from_results(
-            tables.variant(variant), lmc_threshold, cka_threshold or None, total=total
-        )
-        for variant in experiment.variants
-    }
-
-
-def shipped(experiment: Experiment, root: Path | None = None) -> Report | None:
-    """The study of an experiment from tables that hold all of it; None where they do not.
-
-    Args:
-        experiment: what is wanted.
-        root: where tables lie; None: the shipped ones.
-    """
-    at = root or results.ROOT
-    if not is_complete(experiment, at):
-        return None
-    tables = results.load(experiment, at)
-    return Report(experiment, tables, diagrams(experiment, tables, LMC_THRESHOLD, 0.0))
-
-
-def at_paper_scale(
-    name: str, lmc_threshold: float = LMC_THRESHOLD, cka_threshold: float = 0.0
-) -> list[Report]:
-    """What is shipped of an experiment at the paper's own scale; nothing is computed.
-
-    The original data set and, of CIFAR-10, its JPEG copy are looked for; prints a line where there
-    is nothing yet.
-    """
-    found = []
-    for chosen in catalogue.experiment(name, "paper").on_copies():
-        source = chosen.protocol.data.name
-        try:
-            tables = results.load(chosen)
-        except ThreeRegimeError:
-            print(f"{source}: not yet measured")
-            continue
-        cells = len(tables.nets.drop_duplicates("cell"))
-        whole = len(chosen.units()) // len(chosen.dense_seeds)
-        print(f"{source}: {cells} of {whole} cells")
-        made = diagrams(chosen, tables, lmc_threshold, cka_threshold)
-        found.append(Report(chosen, tables, made))
-    return found
-
-
-def best(diagram: PhaseDiagram) -> pd.DataFrame:
+def best_temperature_table(diagram: PhaseDiagram) -> pd.DataFrame:
     """Best temperature of each load with its error beside the hottest's and the coldest's."""
     found = best_temperatures(diagram)
     names = ("hottest", "best", "coldest")
@@ -192,7 +205,7 @@ def best(diagram: PhaseDiagram) -> pd.DataFrame:
     regimes = [
         " / ".join(str(row[f"regime_{name}"]) for name in names) for _, row in found.iterrows()
     ]
-    loads = [in_print(diagram.load, x) for x in found[diagram.load]]
-    best_at = [in_print(diagram.temperature, x) for x in found["best"]]
+    loads = [format_value(diagram.load, x) for x in found[diagram.load]]
+    best_at = [format_value(diagram.temperature, x) for x in found["best"]]
     head = {diagram.load.replace("_", " "): loads}
     return pd.DataFrame({**head, "best": best_at, **errors, "regimes there": regimes})

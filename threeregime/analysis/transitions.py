@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from threeregime.analysis.bootstrap import Array, mean
 from threeregime.analysis.cells import METRICS
-from threeregime.analysis.intervals import chosen_elsewhere, half_width
+from threeregime.analysis.intervals import held_out_error, t_half_width
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import REGIMES
 from threeregime.errors import ThreeRegimeError
@@ -62,7 +62,7 @@ def best_temperatures(diagram: PhaseDiagram) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def gains(diagram: PhaseDiagram) -> tuple[NDArray[np.int64], Array, Array, Array]:
+def temperature_gains(diagram: PhaseDiagram) -> tuple[NDArray[np.int64], Array, Array, Array]:
     """What each cell would gain from its load's best temperature, without the bias of choosing it.
 
     The best of many noisy numbers looks better than it is. So for each dense seed the temperature
@@ -82,15 +82,15 @@ def gains(diagram: PhaseDiagram) -> tuple[NDArray[np.int64], Array, Array, Array
     gain, half = np.full(error.shape, np.nan), np.full(error.shape, np.nan)
     if seeds is None or len(seeds) < 2:
         return best, gain, gain - half, gain + half
-    each = seeds - chosen_elsewhere(seeds)[:, None]
+    each = seeds - held_out_error(seeds)[:, None]
     gain, count = mean(each, 0), np.isfinite(each).sum(0)
     spread = np.sqrt(mean((each - gain) ** 2, 0) / np.maximum(count - 1, 1))
     for n in np.unique(count):
-        half[count == n] = half_width(1.0, int(n)) * spread[count == n]
+        half[count == n] = t_half_width(1.0, int(n)) * spread[count == n]
     return best, gain, gain - half, gain + half
 
 
-def favourable(diagram: PhaseDiagram) -> tuple[Transition | None, Transition | None]:
+def favourable_transitions(diagram: PhaseDiagram) -> tuple[Transition | None, Transition | None]:
     """The two favourable transitions of the paper's Figures 1 and 2, at the load of largest gain.
 
     Returns:
@@ -119,7 +119,7 @@ def _favourable(diagram: PhaseDiagram, before: str, after: str, start: int) -> T
     return best if best and best.gain > 0 else None
 
 
-def boundaries(diagram: PhaseDiagram) -> dict[str, Array]:
+def regime_boundaries(diagram: PhaseDiagram) -> dict[str, Array]:
     """Edges between cells of different regimes, for drawing.
 
     Returns:
@@ -148,7 +148,7 @@ def _edge(
         lines["I|II" if "I" in (one, other) else "II-A|II-B"].append(ends)
 
 
-def middles(diagram: PhaseDiagram) -> dict[str, tuple[float, float]]:
+def regime_label_positions(diagram: PhaseDiagram) -> dict[str, tuple[float, float]]:
     """Where to write each regime's name: the cell deepest inside it, as (x, y) of its middle.
 
     Depth is the distance to the nearest cell of another regime or beyond the diagram's edge, in
@@ -157,7 +157,9 @@ def middles(diagram: PhaseDiagram) -> dict[str, tuple[float, float]]:
     have no entry.
     """
     regime = np.pad(diagram.grid("regime").astype(str), 1, constant_values="")
-    arrows = [diagram.loads.index(t.load) + 1 for t in favourable(diagram) if t is not None]
+    arrows = [
+        diagram.loads.index(t.load) + 1 for t in favourable_transitions(diagram) if t is not None
+    ]
     spots = {}
     for name in REGIMES:
         inside, outside = np.argwhere(regime == name), np.argwhere(regime != name)
@@ -171,7 +173,7 @@ def middles(diagram: PhaseDiagram) -> dict[str, tuple[float, float]]:
     return spots
 
 
-def compare(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
+def compare_cells(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
     """Two diagrams at the cells in common.
 
     Loads must be equal. Epochs are compared as fractions of the whole dense run, since runs differ
@@ -209,7 +211,7 @@ def compare(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
     return both.assign(same_regime=both["regime"] == both["regime_reference"])
 
 
-def agreement(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
+def diagram_agreement(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
     """How two diagrams agree at the cells in common: one row a metric.
 
     Columns: metric (of those that both have), number of cells, means of both and of their
@@ -219,7 +221,7 @@ def agreement(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.DataFrame:
     Raises:
         ThreeRegimeError: as :func:`compare`.
     """
-    both = compare(diagram, reference)
+    both = compare_cells(diagram, reference)
     rows: list[dict[str, object]] = [
         {
             "metric": name,

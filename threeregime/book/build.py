@@ -106,12 +106,13 @@ def draw_picture(path: Path) -> None:
     """
     from PIL import Image
 
-    from threeregime.analysis.phase_diagram import PhaseDiagram
-    from threeregime.experiments import catalogue
-    from threeregime.figures import diagrams
+    # Slow to import, and not needed to run notebooks.
+    from threeregime.analysis import PhaseDiagram
+    from threeregime.experiments import load_experiment
+    from threeregime.figures import regime_map
     from threeregime.results import tables
 
-    shown = tables.load(catalogue.experiment("figure_02", "digits"))
+    shown = tables.load(load_experiment("figure_02", "digits"))
     assert shown.name is not None
     if path.exists():
         with Image.open(path) as picture:
@@ -119,7 +120,7 @@ def draw_picture(path: Path) -> None:
                 return
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Software": None, "Source": shown.name.mark}
-    figure = diagrams.regime_map(PhaseDiagram.from_results(shown))
+    figure = regime_map(PhaseDiagram.from_results(shown))
     figure.savefig(path, dpi=110, metadata=metadata)
 
 

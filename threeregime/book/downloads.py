@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from threeregime.experiments import catalogue
-from threeregime.experiments.experiment import Experiment, Unit
+from threeregime.experiments import Experiment, Unit, load_experiment
 from threeregime.results import provenance, status
 from threeregime.results import tables as results
 from threeregime.results.tables import Name, Results
@@ -87,7 +86,7 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def _export(folder: Path, experiment: Experiment, tables: Results) -> Export:
     assert tables.name is not None
-    own = catalogue.experiment(experiment.name, experiment.scale).protocol.data.name
+    own = load_experiment(experiment.name, experiment.scale).protocol.data.name
     data = experiment.protocol.data.name
     stem = "-".join([experiment.name, experiment.scale, *([data] if data != own else [])])
     parts = {kind: part for kind in results.KINDS if len(part := getattr(tables, kind))}
@@ -107,7 +106,9 @@ def _file(folder: Path, name: str, kind: str, table: pd.DataFrame) -> File:
 
 def _facts(experiment: Experiment, tables: Results) -> dict[str, str]:
     """Return hashes of the experiment and its protocols, the seeds, and the fleets' provenance."""
-    protocols = {v: experiment.base(cell.protocol) for v, cell in _first_cells(experiment).items()}
+    protocols = {
+        v: experiment.base_hash(cell.protocol) for v, cell in _first_cells(experiment).items()
+    }
     dense, retrain = (_span(tables.nets[c]) for c in ("dense_seed", "retrain_seed"))
     return {
         "experiment": _identity(experiment, protocols),

@@ -12,72 +12,78 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
 
-from threeregime.data.registry import DATA_DIR, resident
-from threeregime.data.task import stream
-from threeregime.fleet.fleet import Fleet
-from threeregime.metrics.pairs import measure_pairs
-from threeregime.models.registry import builder
-from threeregime.protocol import Protocol
-from threeregime.pruning.magnitude import masks
+from threeregime.data import DATA_DIR, load_task, stream_seed
+from threeregime.fleet import Fleet, candidate_engines
+from threeregime.metrics import measure_pairs
+from threeregime.models import net_builder
+from threeregime.protocol import Protocol, Pruning
+from threeregime.pruning import prune_masks
 from threeregime.results.tables import Results
-from threeregime.training.run import Run
+from threeregime.training import train
 
 KINDS = {True: "one dense run", False: "two dense runs"}
 
 
 def pairs_of_copies(
-    protocol: Protocol, dense_seeds: Sequence[int], retrain_seeds: Sequence[int]
+    protocol: Protocol,
+    prunings: Sequence[Pruning],
+    dense_seeds: Sequence[int],
+    retrain_seeds: Sequence[int],
 ) -> pd.DataFrame:
-    """Train, prune and retrain a few nets here and now, and measure every pair of them.
+    """Train, prune and retrain a few nets now, and measure every pair of copies pruned alike.
 
     Args:
-        protocol: what to do; its data must be here.
+        protocol: data, net, dense run, retraining and metrics.
+        prunings: how the dense nets are pruned or quantized; one group of copies each.
         dense_seeds: one dense run each.
-        retrain_seeds: copies retrained from each.
+        retrain_seeds: copies retrained from each dense run, in each group.
 
     Returns:
-        One row a pair: ``from`` (whether the copies share a dense run), ``lmc``, ``cka``.
+        One row a pair: ``pruning`` (index of the group), ``from`` (whether the copies share a dense
+        run), ``lmc``, ``cka``.
     """
-    data = resident(protocol.data, DATA_DIR, False, "cpu")
-    build = builder(protocol.net, data)
-    seeds = [stream("initial", seed) for seed in dense_seeds]
-    dense = Fleet.initial(build, seeds)
-    streams = [stream("dense", seed) for seed in dense_seeds]
-    loader = data.loader(streams, protocol.dense.batch_size, protocol.data)
-    _train(Run(dense, loader, protocol.dense), protocol.dense.stopped)
-    members = list(itertools.product(range(len(dense_seeds)), retrain_seeds))
-    state = {
-        name: torch.stack([tensor[at] for at, _ in members])
-        for name, tensor in dense.state().items()
-    }
-    fleet = Fleet(build, state)
-    streams = [stream("retrain", dense_seeds[at], seed) for at, seed in members]
-    loader = data.loader(streams, protocol.retraining.batch_size, protocol.data)
-    run = Run(fleet, loader, protocol.retraining)
-    pruning = protocol.pruning
-    weights = {name: state[name] for name in fleet.prunable()}
-    each = len(members)
-    run.prune(masks(weights, [pruning.method] * each, [pruning.density] * each))
-    _train(run, run.epochs)
-    pairs = list(itertools.combinations(range(each), 2))
-    found = measure_pairs(fleet, pairs, data, protocol.metrics.points, protocol.metrics.samples)
+    task = load_task(protocol.data, DATA_DIR, False, "cpu")
+    initial = [stream_seed("initial", seed) for seed in dense_seeds]
+    dense = Fleet.initial(net_builder(protocol.net, task), initial)
+    seeds = [stream_seed("dense", seed) for seed in dense_seeds]
+    train(dense, task, protocol.dense, seeds, epochs=protocol.dense.stopped)
+    groups, runs = range(len(prunings)), range(len(dense_seeds))
+    members = list(itertools.product(groups, runs, retrain_seeds))
+    state = dense.select([run for _, run, _ in members]).state()
+    engine = candidate_engines("cpu", len(members))[0]
+    copies = Fleet(net_builder(protocol.net, task), state, **engine.fleet_options)
+    chosen = [prunings[group] for group, _, _ in members]
+    masks = prune_masks(
+        copies, [p.density for p in chosen], [p.method for p in chosen], [p.group for p in chosen]
+    )
+    run = train(
+        copies,
+        task,
+        protocol.retraining,
+        [stream_seed("retrain", dense_seeds[run], seed) for _, run, seed in members],
+        masks=masks,
+        bits=[p.bits for p in chosen],
+    )
+    pairs = [
+        (a, b)
+        for a, b in itertools.combinations(range(len(members)), 2)
+        if members[a][0] == members[b][0]
+    ]
+    metrics = protocol.metrics
+    with run.compressed():
+        found = measure_pairs(copies, pairs, task, metrics.points, metrics.samples)
     return pd.DataFrame(
         {
-            "from": [KINDS[members[a][0] == members[b][0]] for a, b in pairs],
+            "pruning": [members[a][0] for a, _ in pairs],
+            "from": [KINDS[members[a][1] == members[b][1]] for a, b in pairs],
             "lmc": found.lmc.numpy(),
             "cka": found.cka_softmax.numpy(),
         }
     )
 
 
-def _train(run: Run, until: int) -> None:
-    while run.epoch < until:
-        run.run_epoch()
-
-
-def shuffled(tables: Results, seed: int) -> Results:
+def shuffle_temperatures(tables: Results, seed: int) -> Results:
     """The same tables with the temperatures shuffled, in each dense seed in another way."""
     generator = np.random.default_rng(seed)
     axis = tables.temperature

@@ -14,11 +14,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import in_print
-from threeregime.analysis.intervals import contrast, held_out, spearman, spread
-from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.claims.statement import Statement, decide, judge
+from threeregime.analysis import (
+    Array,
+    PhaseDiagram,
+    contrast,
+    format_value,
+    held_out_gain,
+    interval_half_width,
+    mean,
+    spearman,
+)
+from threeregime.claims.statement import Statement, judge_effect, judge_grid_effect
 
 __all__ = ["Statement", "figure_2"]
 
@@ -55,10 +61,10 @@ def lmc_boundary(diagram: PhaseDiagram) -> Statement:
     if k and (not poor[:k].any() or sure[:, -k:].any()):
         also = False
     counts = ", ".join(
-        f"{in_print(diagram.load, x)}: {n} of {m}"
+        f"{format_value(diagram.load, x)}: {n} of {m}"
         for x, n, m in zip(diagram.loads, poor, known, strict=True)
     )
-    return judge(
+    return judge_grid_effect(
         diagram,
         "lmc_boundary",
         "Regime I (poor LMC) lies at low densities and is absent at high densities.",
@@ -82,7 +88,7 @@ def similarity_lower_in_one(diagram: PhaseDiagram) -> Statement:
             f"all pairs of a cell in I and one in II, {100 * below:.0f} % have the lower CKA in I. "
             f"At equal {diagram.load} the difference is {within:.3f}."
         )
-    return judge(
+    return judge_grid_effect(
         diagram,
         "similarity_lower_in_one",
         "CKA similarity is lower in Regime I than in Regime II.",
@@ -122,7 +128,7 @@ def lmc_sharper(diagram: PhaseDiagram) -> Statement:
             "Effect: largest single step as a share of the range, LMC minus CKA; "
             f"{'; '.join(parts)}."
         )
-    return judge(
+    return judge_grid_effect(
         diagram,
         "lmc_sharper",
         "Between regimes LMC changes sharply, CKA smoothly.",
@@ -145,12 +151,12 @@ def _beats(diagram: PhaseDiagram, name: str, worse: str, better: str) -> Stateme
     regime, error = diagram.grid("regime"), diagram.grid("normalized_test_error")
     one, other = regime == worse, regime == better
     parts = [
-        f"{in_print(diagram.load, x)}: {100 * float(mean(error[a, j], 0)):.2f} against "
+        f"{format_value(diagram.load, x)}: {100 * float(mean(error[a, j], 0)):.2f} against "
         f"{100 * float(mean(error[b, j], 0)):.2f} %"
         for j, (x, a, b) in enumerate(zip(diagram.loads, one.T, other.T, strict=True))
         if a.any() and b.any()
     ]
-    return judge(
+    return judge_grid_effect(
         diagram,
         name,
         f"Regime {better} has a lower normalized test error than Regime {worse}.",
@@ -173,7 +179,7 @@ def heating_helps(diagram: PhaseDiagram) -> Statement:
     regime = diagram.grid("regime")
     at = np.flatnonzero(regime[-1] == "I") if len(regime) > 1 else np.empty(0, int)
     gain, half, detail = heating(diagram, at)
-    return decide(
+    return judge_effect(
         diagram,
         "heating_helps",
         "Where the coldest cell is in Regime I, raising the temperature lowers the test error.",
@@ -196,19 +202,22 @@ def heating(diagram: PhaseDiagram, at: NDArray[np.intp]) -> tuple[float, float, 
     """
     error, seeds = diagram.grid("test_error"), diagram.by_seed.get("test_error")
     if seeds is not None:
-        gains = held_out(seeds[:, :, at])
+        gains = held_out_gain(seeds[:, :, at])
         how = "chosen on the other dense seeds"
     else:
         # Loads take the seeds' place: [L, T, 1], normalised since loads differ in level.
-        gains = held_out(diagram.grid("normalized_test_error")[:, at].T[..., None]).T
+        gains = held_out_gain(diagram.grid("normalized_test_error")[:, at].T[..., None]).T
         how = "chosen on the other loads"
     by_load, by_seed = mean(gains, 0), mean(gains, 1)
     naive = error[-1, at] - np.min(error[:-1, at], axis=0, initial=np.inf)
     parts = "; ".join(
-        f"{in_print(diagram.load, diagram.loads[j])}: {g:+.2f} ({n:+.2f} if chosen on all)"
+        f"{format_value(diagram.load, diagram.loads[j])}: {g:+.2f} ({n:+.2f} if chosen on all)"
         for j, g, n in zip(at, 100 * by_load, 100 * naive, strict=True)
     )
-    effect, half = float(mean(by_load, 0)), np.nan if seeds is None else spread(by_seed)
+    effect, half = (
+        float(mean(by_load, 0)),
+        np.nan if seeds is None else interval_half_width(by_seed),
+    )
     words = (
         f"test error at the coldest minus that at the best hotter temperature, {how}, mean over "
         f"loads; in points of percent, {parts}"
@@ -221,7 +230,8 @@ def cooling_helps(diagram: PhaseDiagram) -> Statement:
     k, error = third(diagram), diagram.grid("test_error")
     high = range(len(diagram.loads) - k, len(diagram.loads))
     parts = [
-        f"{in_print(diagram.load, diagram.loads[j])}: {100 * (error[0, j] - error[-1, j]):+.2f} "
+        f"{format_value(diagram.load, diagram.loads[j])}: "
+        f"{100 * (error[0, j] - error[-1, j]):+.2f} "
         f"(Spearman {spearman(error[:, j]):+.2f})"
         for j in high
     ]
@@ -230,7 +240,7 @@ def cooling_helps(diagram: PhaseDiagram) -> Statement:
         columns = values["test_error"][..., -k:]
         return mean(columns[..., 0, :] - columns[..., -1, :], -1)
 
-    return judge(
+    return judge_grid_effect(
         diagram,
         "cooling_helps",
         "At high densities, lowering the temperature lowers the test error.",

@@ -14,21 +14,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.algorithms.replay import play, replays
-from threeregime.algorithms.selection import (
+from threeregime.algorithms import (
     EARLY_EPOCHS,
-    baseline,
     grid_search,
+    replay_rules,
+    replays,
+    select_best_dense,
     select_by_error,
     select_by_similarity,
     select_rho,
 )
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import in_print
-from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.separation import areas_by_metric
+from threeregime.analysis import Array, PhaseDiagram, areas_by_metric, format_value, mean
 from threeregime.claims.diagram_statements import heating, heating_helps, third
-from threeregime.claims.statement import Statement, decide, judge_seeds
+from threeregime.claims.statement import Statement, judge_effect, judge_seed_effects
 from threeregime.results.tables import Results
 
 RECOVERED = 0.5  # of what grid search gains over the usual choice: what counts as close to it
@@ -44,7 +42,7 @@ def heating_elsewhere(diagram: PhaseDiagram) -> Statement:
     regime = diagram.grid("regime")
     at = np.flatnonzero(np.isin(regime[-1], ("II-A", "II-B")))
     gain, half, detail = heating(diagram, at)
-    return decide(
+    return judge_effect(
         diagram,
         "heating_elsewhere",
         "Where the coldest cell is in Regime II, raising the temperature does not lower the test "
@@ -59,10 +57,10 @@ def figure_15(diagram: PhaseDiagram) -> tuple[Statement, ...]:
     """At a density of 5 % nets of all depths are in Regime I (Appendix C.2)."""
     worst = diagram.by_seed["lmc"][:, -1]
     depths = "; ".join(
-        f"{in_print(diagram.load, x)}: {m:+.3f}"
+        f"{format_value(diagram.load, x)}: {m:+.3f}"
         for x, m in zip(diagram.loads, mean(worst, 0), strict=True)
     )
-    poor = judge_seeds(
+    poor = judge_seed_effects(
         "all_in_one",
         f"At the coldest temperature every {diagram.load} is in Regime I.",
         diagram.lmc_threshold - np.nanmax(worst, axis=1),
@@ -84,25 +82,25 @@ def figure_5(sgd: PhaseDiagram, sam: PhaseDiagram) -> tuple[Statement, ...]:
     inside, outside = over(one, gain), over(two, gain)
     cells = f"{one.sum()} of {one.size} cells of SGD are in Regime I"
     return (
-        judge_seeds(
+        judge_seed_effects(
             "sam_lowers_error",
             "Where SGD is in Regime I, SAM lowers the test error.",
             inside,
             f"Effect: test error of SGD minus SAM's, {_points(inside)} points; {cells}.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "sam_connects",
             "Where SGD is in Regime I, SAM raises LMC.",
             over(one, change["lmc"]),
             "Effect: LMC of SAM minus SGD's.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "sam_aligns",
             "Where SGD is in Regime I, SAM raises CKA.",
             over(one, change["cka_softmax"]),
             "Effect: CKA of SAM minus SGD's.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "sam_gains_in_one",
             "SAM gains more in Regime I than in Regime II.",
             inside - outside,
@@ -123,25 +121,25 @@ def figure_6(
     error = _by_seed(played)
     fixed = diagram.by_seed["test_error"][:, [0, -1]].mean(axis=(1, 2))
     return (
-        judge_seeds(
+        judge_seed_effects(
             "rho_helps_low",
             "At low densities the largest radius gives a lower test error than none.",
             low,
             f"Effect: test error without SAM minus that at the largest, {_points(low)} points.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "rho_hurts_high",
             "At high densities the largest radius gives a higher test error than none.",
             -high,
             f"Effect: test error at the largest minus that without, {_points(-high)} points.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "cka_beats_fixed",
             "The radius of highest CKA is better than always the largest or always none.",
             fixed - error["CKA"].to_numpy(),
             f"Effect: their mean test error minus the rule's, {_points(fixed - error['CKA'])}.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "cka_matches_grid",
             "The radius of highest CKA is at least as good as the one grid search finds.",
             (error["grid search"] - error["CKA"]).to_numpy(),
@@ -156,7 +154,7 @@ def radii(tables: Results, retraining_epochs: int) -> pd.DataFrame:
     returns it.
     """
     rules = {"CKA": select_rho, "grid search": grid_search}
-    return play(replays(tables, retraining_epochs), rules)
+    return replay_rules(replays(tables, retraining_epochs), rules)
 
 
 def figure_13(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Statement, ...]:
@@ -169,7 +167,7 @@ def figure_13(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Statement, ...]:
     for name, diagram in diagrams.items():
         gain, half, detail = heating(diagram, np.arange(len(diagram.loads)))
         found.append(
-            decide(
+            judge_effect(
                 diagram,
                 f"heating {name}",
                 f"{name}: raising the temperature lowers the test error.",
@@ -182,13 +180,13 @@ def figure_13(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Statement, ...]:
     dense = mean(np.stack([error[f"Adam, {r}"] - error[f"SGD, {r}"] for r in ("SGD", "Adam")]), 0)
     again = mean(np.stack([error[f"{d}, SGD"] - error[f"{d}, Adam"] for d in ("SGD", "Adam")]), 0)
     found += [
-        judge_seeds(
+        judge_seed_effects(
             "adam_dense",
             "A dense run with Adam is worse than one with SGD.",
             dense,
             f"Effect: test error with Adam minus SGD's, over all cells, {_points(dense)} points.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "adam_retraining",
             "Retraining with Adam is better than with SGD.",
             again,
@@ -203,11 +201,10 @@ def figure_14(diagram: PhaseDiagram) -> tuple[Statement, ...]:
     k = max(1, third(diagram))
     gain, half, detail = heating(diagram, np.arange(k))
     cooling = mean(
-        diagram.by_seed["test_error"][:, 0, -k:] - diagram.by_seed["test_error"][:, -1, -k:],
-        1,
+        diagram.by_seed["test_error"][:, 0, -k:] - diagram.by_seed["test_error"][:, -1, -k:], 1
     )
     return (
-        decide(
+        judge_effect(
             diagram,
             "heating_low",
             "At low densities raising the temperature raises BLEU.",
@@ -215,7 +212,7 @@ def figure_14(diagram: PhaseDiagram) -> tuple[Statement, ...]:
             half,
             f"Effect: {detail}.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "cooling_high",
             "At high densities lowering the temperature raises BLEU.",
             cooling,
@@ -239,12 +236,12 @@ def selections(
         As `threeregime.algorithms.replay.play`.
     """
     rules: dict[str, Callable[..., object]] = {
-        "best dense net": baseline,
+        "best dense net": select_best_dense,
         "Algorithm 2": lambda t: select_by_error(t, threshold, alpha),
         "Algorithm 2.1": lambda t: select_by_similarity(t, threshold, alpha),
         "grid search": grid_search,
     }
-    return play(replays(tables, retraining_epochs), rules)  # type: ignore[arg-type]
+    return replay_rules(replays(tables, retraining_epochs), rules)  # type: ignore[arg-type]
 
 
 def figure_4(played: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> tuple[Statement, ...]:
@@ -268,20 +265,20 @@ def figure_4(played: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> tuple[St
     spent = played[played["rule"] == rule].groupby("dense_seed")[["epochs", "grid_epochs"]].sum()
     share = spent["epochs"] / spent["grid_epochs"]
     return (
-        judge_seeds(
+        judge_seed_effects(
             "better_than_usual",
             f"At low densities {rule} chooses a better net than the dense test error does.",
             better,
             f"Effect: test error of the usual choice minus the rule's, {_points(better)} points.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "close_to_grid",
             f"{rule} gains more than half of what grid search gains over the usual choice.",
             close,
             f"Effect: its gain minus half of grid search's, over all loads, {_points(close)} "
             f"points. At high densities the rule gains {_points(same)} points.",
         ),
-        judge_seeds(
+        judge_seed_effects(
             "cheaper_than_grid",
             f"{rule} needs less than a tenth of the training epochs of grid search.",
             0.1 - share,
@@ -301,7 +298,7 @@ def local_metrics(tables: Results) -> tuple[Statement, ...]:
             continue
         for metric, printed in (("lmc", "LMC"), ("cka_softmax", "CKA")):
             found.append(
-                judge_seeds(
+                judge_seed_effects(
                     f"{metric}_beats_{local}",
                     f"{printed} tells where hotter is better, the Hessian's {name} less well.",
                     (areas[metric] - areas[local]).to_numpy(),
@@ -329,13 +326,13 @@ def early_metrics(tables: Results, alpha: int = EARLY_EPOCHS) -> tuple[Statement
     for metric, name in (("lmc", "LMC"), ("cka_softmax", "CKA")):
         known = f"on all seeds together {whole[metric]:.2f}, at the end {at_end[metric]:.2f}"
         found += [
-            judge_seeds(
+            judge_seed_effects(
                 f"{metric}_early",
                 f"After {alpha} epochs of retraining {name} tells where hotter is better.",
                 (early[metric] - 0.5).to_numpy(),
                 f"Effect: area under the ROC curve, by dense seed, minus 0.5; {known}.",
             ),
-            judge_seeds(
+            judge_seed_effects(
                 f"{metric}_early_as_at_end",
                 f"After {alpha} epochs {name} tells it better than at the end.",
                 (early[metric] - end[metric]).to_numpy(),

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from threeregime.algorithms import accuracy
-from threeregime.algorithms.selection import EARLY_EPOCHS
-from threeregime.analysis.study import Report
+from threeregime.algorithms import EARLY_EPOCHS, accuracy_by_seed, accuracy_table
+from threeregime.analysis import Study
 from threeregime.claims import diagram_statements, figure_statements
-from threeregime.claims.statement import Statement, judge_seeds
+from threeregime.claims.statement import Statement, judge_seed_effects
 
-Studies = Mapping[str, Report]
+Studies = Mapping[str, Study]
 Parts = Callable[[Studies], Sequence[Statement]]
 
 
@@ -80,7 +79,7 @@ def _figure_6(studies_: Studies) -> Sequence[Statement]:
 
 
 @functools.lru_cache(maxsize=8)
-def _played(study: Report) -> pd.DataFrame:
+def _played(study: Study) -> pd.DataFrame:
     """What all rules choose on a study: several claims ask for it."""
     epochs, threshold = study.experiment.protocol.retraining.epochs, study.diagram.lmc_threshold
     return figure_statements.selections(study.tables, epochs, EARLY_EPOCHS, threshold)
@@ -104,10 +103,10 @@ def _robust_threshold(studies_: Studies) -> Sequence[Statement]:
     """Between half and twice the threshold Algorithm 1 is right about as often (Appendix C.1)."""
     by_seed = []
     for threshold in (*NEAR, studies_["figure_02"].diagram.lmc_threshold):
-        by_seed.append(accuracy.accuracy_by_seed(studies_["figure_02"].diagram, threshold))
+        by_seed.append(accuracy_by_seed(studies_["figure_02"].diagram, threshold))
     moved = np.ptp(np.stack(by_seed), axis=0)
     return [
-        judge_seeds(
+        judge_seed_effects(
             "robust_threshold",
             f"From {NEAR[0]:g} to {NEAR[1]:g} the threshold moves Algorithm 1's accuracy by less "
             f"than {100 * STEADY:.0f} points.",
@@ -120,11 +119,11 @@ def _robust_threshold(studies_: Studies) -> Sequence[Statement]:
 def _better_than_blind(studies_: Studies) -> Sequence[Statement]:
     """Algorithm 1 is right more often than a rule that does not look at the net (Section 4.1)."""
     diagram = studies_["figure_02"].diagram
-    right = accuracy.accuracy_by_seed(diagram, diagram.lmc_threshold)
-    table = accuracy.accuracy(diagram, [diagram.lmc_threshold]).iloc[0]
+    right = accuracy_by_seed(diagram, diagram.lmc_threshold)
+    table = accuracy_table(diagram, [diagram.lmc_threshold]).iloc[0]
     blind = max(table["always hotter"], table["never hotter"])
     return [
-        judge_seeds(
+        judge_seed_effects(
             "better_than_blind",
             "Algorithm 1 points the right way more often than the better of two blind rules.",
             right - blind,

@@ -21,10 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import METRICS
-from threeregime.analysis.intervals import half_width, spread
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import (
+    METRICS,
+    Array,
+    PhaseDiagram,
+    interval_half_width,
+    mean,
+    t_half_width,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Statement:
     detail: str
 
 
-def judge(
+def judge_grid_effect(
     diagram: PhaseDiagram,
     name: str,
     statement: str,
@@ -65,11 +69,11 @@ def judge(
         if diagram.has_seeds and np.isfinite(value):
             drawn = effect(diagram.replicates)
             seeds = len(next(iter(diagram.by_seed.values())))
-            half = half_width(drawn[np.isfinite(drawn)].std(), seeds)
-    return decide(diagram, name, statement, value, half, detail, also)
+            half = t_half_width(drawn[np.isfinite(drawn)].std(), seeds)
+    return judge_effect(diagram, name, statement, value, half, detail, also)
 
 
-def decide(
+def judge_effect(
     diagram: PhaseDiagram,
     name: str,
     statement: str,
@@ -88,7 +92,7 @@ def decide(
     return Statement(name, statement, holds, effect, effect - half, effect + half, detail)
 
 
-def judge_seeds(name: str, statement: str, effects: ArrayLike, detail: str) -> Statement:
+def judge_seed_effects(name: str, statement: str, effects: ArrayLike, detail: str) -> Statement:
     """Judge an effect that each dense seed gives by itself, by Student's t over the dense seeds.
 
     Args:
@@ -99,7 +103,7 @@ def judge_seeds(name: str, statement: str, effects: ArrayLike, detail: str) -> S
     """
     known = np.asarray(effects, dtype=float)
     known = known[np.isfinite(known)]
-    effect, half = float(mean(known, 0)), spread(known)
+    effect, half = float(mean(known, 0)), interval_half_width(known)
     ends = (effect - half, effect + half)
     return Statement(name, statement, _verdict(effect, half), effect, *ends, detail)
 

@@ -11,7 +11,7 @@ from threeregime.claims.statement import Statement
 VERDICTS = {True: "holds", False: "does not hold", None: "open"}
 
 
-def verdicts(*groups: Iterable[Statement], heads: Sequence[str] = ("here",)) -> Markdown:
+def statement_table(*groups: Iterable[Statement], heads: Sequence[str] = ("here",)) -> Markdown:
     """Statements with their verdicts, effects and 95 % intervals, a line each.
 
     Args:
@@ -19,17 +19,14 @@ def verdicts(*groups: Iterable[Statement], heads: Sequence[str] = ("here",)) -> 
         heads: what these diagrams are called.
     """
     columns = [column for head in heads for column in (head, "effect (95 % interval)")]
-    lines = [
-        f"| statement | {' | '.join(columns)} |",
-        "|:--|" + ":--|" * len(columns),
-    ]
+    lines = [f"| statement | {' | '.join(columns)} |", "|:--|" + ":--|" * len(columns)]
     for same in zip(*groups, strict=True):
-        parts = [f"**{VERDICTS[s.holds]}** | {effect(s)}" for s in same]
+        parts = [f"**{VERDICTS[s.holds]}** | {format_effect(s)}" for s in same]
         lines.append(f"| {same[0].statement} | {' | '.join(parts)} |")
     return Markdown("\n".join(lines))
 
 
-def effect(statement: Statement) -> str:
+def format_effect(statement: Statement) -> str:
     """A statement's effect with its 95 % interval, as far as there are these."""
     if statement.effect != statement.effect:
         return "no such cells"
@@ -38,6 +35,6 @@ def effect(statement: Statement) -> str:
     return f"{statement.effect:+.3f} ({statement.low:+.3f} to {statement.high:+.3f})"
 
 
-def details(statements: Iterable[Statement]) -> Markdown:
+def statement_details(statements: Iterable[Statement]) -> Markdown:
     """The numbers behind each statement's effect."""
     return Markdown("\n".join(f"* *{s.statement}* {s.detail}" for s in statements))

@@ -18,13 +18,12 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown
 
-from threeregime.analysis import study as report
-from threeregime.analysis.study import Report
+from threeregime.analysis import Study
 from threeregime.claims import tables
 from threeregime.claims.ledger import CLAIMS, Claim
 from threeregime.claims.statement import Statement
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
+from threeregime.experiments import list_scales, load_experiment, load_scale
 from threeregime.results import marks
 from threeregime.results import tables as results
 
@@ -52,7 +51,7 @@ def verdict_of(parts: Sequence[Statement]) -> str:
     return "does not hold" if False in kinds else "open"
 
 
-def judge(
+def judge_claims(
     scale: str = "digits", root: Path | None = None, names: Iterable[str] = ()
 ) -> list[Verdict]:
     """Judge the claims on the tables there are; nothing is computed.
@@ -65,7 +64,7 @@ def judge(
     Raises:
         ThreeRegimeError: an unknown claim or scale.
     """
-    catalogue.protocol(scale)  # refuses one that there is not
+    load_scale(scale)  # refuses one that there is not
     wanted = list(names) or list(CLAIMS)
     if unknown := set(wanted) - set(CLAIMS):
         known = ", ".join(CLAIMS)
@@ -74,15 +73,15 @@ def judge(
     return [_judged(CLAIMS[name], scale, read) for name in wanted]
 
 
-def _study(scale: str, root: Path, name: str) -> Report | None:
+def _study(scale: str, root: Path, name: str) -> Study | None:
     """The whole shipped study of an experiment; None where a part of it is missing."""
-    if scale not in catalogue.scales(name):
+    if scale not in list_scales(name):
         return None
-    experiment = catalogue.experiment(name, scale)
-    return report.shipped(experiment, root)
+    experiment = load_experiment(name, scale)
+    return Study.shipped(experiment, root)
 
 
-def _judged(claim: Claim, scale: str, read: Callable[[str], Report | None]) -> Verdict:
+def _judged(claim: Claim, scale: str, read: Callable[[str], Study | None]) -> Verdict:
     found = {name: read(name) for name in claim.experiments}
     there = {name: study for name, study in found.items() if study is not None}
     if len(there) < len(found):
@@ -105,7 +104,7 @@ def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     )
 
 
-def ledger(verdicts: Iterable[Verdict]) -> Markdown:
+def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
     """The verdicts as the ledger's page shows them; other pages quote it by what it says."""
     verdicts = list(verdicts)
     shown = table(verdicts).drop(columns="tables")
@@ -126,7 +125,7 @@ def ledger(verdicts: Iterable[Verdict]) -> Markdown:
     return marks.mark(Markdown("\n".join(f"| {line} |" for line in lines)), claims=said)
 
 
-def lines(verdicts: Iterable[Verdict]) -> list[str]:
+def verdict_lines(verdicts: Iterable[Verdict]) -> list[str]:
     """The verdicts for a terminal, one line each, their counts last."""
     verdicts = list(verdicts)
     wide = max(len(v.claim.name) for v in verdicts)
@@ -151,7 +150,7 @@ def effects(verdict: Verdict) -> str:
         experiments = ", ".join(verdict.claim.experiments)
         return f"some tables of {experiments} are missing at scale {verdict.scale}"
     if len(verdict.parts) == 1:
-        return tables.effect(verdict.parts[0])
+        return tables.format_effect(verdict.parts[0])
     hold = sum(part.holds is True for part in verdict.parts)
     fail = sum(part.holds is False for part in verdict.parts)
     return f"{hold} of {len(verdict.parts)} parts hold, {fail} do not"

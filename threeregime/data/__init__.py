@@ -1,1 +1,39 @@
-"""Data sets as tasks: examples, batches, losses and errors."""
+"""Tasks: examples of both splits, batches, losses and errors."""
+
+from threeregime.data.folders import FolderSplit, check_same_classes, open_split
+from threeregime.data.images import Dataset, ImageBatches, plain_images
+from threeregime.data.registry import (
+    DATA_DIR,
+    DATASETS,
+    dataset_from_arrays,
+    load_images,
+    load_task,
+)
+from threeregime.data.task import IGNORED_TARGET, Batches, Task, stream_seed
+from threeregime.data.tensors import TensorSplit, TensorTask, cast_inputs
+from threeregime.data.translation import TRANSLATIONS, Translation
+from threeregime.data.vocabulary import PAD
+
+__all__ = [
+    "DATASETS",
+    "DATA_DIR",
+    "IGNORED_TARGET",
+    "PAD",
+    "TRANSLATIONS",
+    "Batches",
+    "Dataset",
+    "FolderSplit",
+    "ImageBatches",
+    "Task",
+    "TensorSplit",
+    "TensorTask",
+    "Translation",
+    "cast_inputs",
+    "check_same_classes",
+    "dataset_from_arrays",
+    "load_images",
+    "load_task",
+    "open_split",
+    "plain_images",
+    "stream_seed",
+]

@@ -15,7 +15,7 @@ from threeregime.data.task import EVALUATION_BATCH, Batches, Draws, Task
 from threeregime.errors import ThreeRegimeError
 
 if TYPE_CHECKING:
-    from threeregime.protocol import Data
+    pass
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Dataset(Task):
     """Images and labels of both splits.
 
     ``train_images`` and ``test_images`` are uint8 [count, channels, height, width]; labels are
-    int64 [count]; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1].
+    int64 [count]; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]. ``crop`` and
+    ``flip`` augment the training images, see :meth:`augmented`.
     """
 
-    of: ClassVar[str] = "images"
+    kind: ClassVar[str] = "images"
     name: str
     train_images: Tensor
     train_labels: Tensor
@@ -35,6 +36,8 @@ class Dataset(Task):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: int
+    crop: int = 0
+    flip: bool = False
 
     @property
     def channels(self) -> int:
@@ -47,7 +50,7 @@ class Dataset(Task):
         return len(self.train_labels)
 
     @property
-    def sides(self) -> tuple[int, int]:
+    def net_sizes(self) -> tuple[int, int]:
         """Channels and classes."""
         return self.channels, self.classes
 
@@ -87,15 +90,19 @@ class Dataset(Task):
             )
         return made
 
-    def blank(self, batch: int) -> Tensor:
+    def dummy_input(self, batch: int) -> Tensor:
         """Images [batch, channels, height, width]."""
         return torch.empty(batch, *self.train_images.shape[1:])
 
-    def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Loader:
-        """Images cropped and flipped at random."""
-        return Loader(self, seeds, batch_size, wanted.crop, wanted.flip)
+    def augmented(self, crop: int, flip: bool) -> Dataset:
+        """Return the same data set, its training images cropped and flipped at random."""
+        return replace(self, crop=crop, flip=flip)
 
-    def examples(
+    def loader(self, seeds: Sequence[int], batch_size: int) -> ImageBatches:
+        """Return batches of training images, augmented as the data set says."""
+        return ImageBatches(self, seeds, batch_size, self.crop, self.flip)
+
+    def evaluation_batches(
         self, train: bool, dtype: torch.dtype, first: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images as they are, normalised [batch, channels, height, width], with labels [batch]."""
@@ -105,7 +112,7 @@ class Dataset(Task):
         for pixels, truth in zip(images.split(size), labels.split(size), strict=True):
             yield plain_images(self, pixels, dtype), truth
 
-    def inputs(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    def input_batches(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
         """Images as they are, normalised [most or fewer, channels, height, width]."""
         for pixels in self.train_images.tensor_split(-(-self.count // most)):
             yield plain_images(self, pixels, dtype)
@@ -123,7 +130,7 @@ class Dataset(Task):
         return (pixels.to(dtype) / 255 - mean) / std
 
 
-class Loader(Batches):
+class ImageBatches(Batches):
     """Batches of images, each cropped at random after zero padding, and flipped."""
 
     def __init__(
@@ -135,7 +142,7 @@ class Loader(Batches):
         padded = F.pad(data.train_images, (crop, crop, crop, crop))
         self.padded = padded.permute(0, 2, 3, 1).contiguous()
 
-    def drawn(self, generator: torch.Generator) -> Draws:
+    def draw_member(self, generator: torch.Generator) -> Draws:
         """Draw one member's epoch: order [count], crop offsets [count, 2], flips [count]."""
         count = self.data.count
         order = torch.randperm(count, generator=generator)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 DATA_DIR = Path("data")
 
 
-Loads = Callable[[Path, bool], Dataset]
+ImageLoader = Callable[[Path, bool], Dataset]
 """Loads a data set, given the folder of downloaded ones and whether to fetch what is missing."""
 
 
-def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
+def load_images(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
     """Load a data set by its protocol name.
 
     Args:
@@ -53,9 +53,9 @@ def load(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
     return DATASETS[name](root, download)
 
 
-def _of_digits(name: str, make: Callable[[], digits.Splits], classes: int) -> Loads:
+def _of_digits(name: str, make: Callable[[], digits.Splits], classes: int) -> ImageLoader:
     """A data set of :mod:`threeregime.data.digits`: there wherever scikit-learn is."""
-    return lambda root, download: measured(name, *make(), classes=classes)
+    return lambda root, download: dataset_from_arrays(name, *make(), classes=classes)
 
 
 def _cifar10_jpeg(root: Path, download: bool) -> Dataset:
@@ -76,7 +76,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 def _torchvision(
     kind: str, mean: tuple[float, ...], std: tuple[float, ...], classes: int, first_file: str
-) -> Loads:
+) -> ImageLoader:
     def loader(root: Path, download: bool) -> Dataset:
         import torchvision
 
@@ -101,7 +101,7 @@ def _torchvision(
     return loader
 
 
-DATASETS: dict[str, Loads] = {
+DATASETS: dict[str, ImageLoader] = {
     "digits": _of_digits("digits", digits.plain, 10),
     # Stand-ins for CIFAR-100 and SVHN.
     "digits-pairs": _of_digits("digits-pairs", digits.pairs, 100),
@@ -110,11 +110,7 @@ DATASETS: dict[str, Loads] = {
     "cifar10-jpeg": _cifar10_jpeg,
     # Mean and std of its own training set.
     "cifar100": _torchvision(
-        "CIFAR100",
-        (0.5071, 0.4867, 0.4408),
-        (0.2675, 0.2565, 0.2761),
-        100,
-        "cifar-100-python",
+        "CIFAR100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 100, "cifar-100-python"
     ),
     "svhn": _torchvision(
         "SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10, "train_32x32.mat"
@@ -123,13 +119,13 @@ DATASETS: dict[str, Loads] = {
 
 
 @functools.cache
-def resident(wanted: Data, data_dir: Path, download: bool, device: str) -> Task:
+def load_task(wanted: Data, data_dir: Path, download: bool, device: str) -> Task:
     """The data set of a protocol on the device, loaded once a process."""
     if wanted.name in TRANSLATIONS:
         whole: Task = TRANSLATIONS[wanted.name](data_dir, download)
     else:
-        whole = load(wanted.name, data_dir, download)
-    return whole.reduced(wanted.images, wanted.size).to(device)
+        whole = load_images(wanted.name, data_dir, download)
+    return whole.reduced(wanted.images, wanted.size).augmented(wanted.crop, wanted.flip).to(device)
 
 
 def _folder(path: Path) -> Dataset:
@@ -141,7 +137,7 @@ def _folder(path: Path) -> Dataset:
         raise ThreeRegimeError(f"{path}: train and test images differ in size; resize them first")
     # Folders come class by class: CKA, which takes the first images, wants them mixed.
     mixed = np.random.default_rng(0).permutation(len(images))
-    return measured(
+    return dataset_from_arrays(
         f"folder:{path}",
         images[mixed],
         train.labels[mixed],
@@ -151,7 +147,7 @@ def _folder(path: Path) -> Dataset:
     )
 
 
-def measured(
+def dataset_from_arrays(
     name: str,
     train: np.ndarray,
     train_labels: np.ndarray,

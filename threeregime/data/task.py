@@ -10,18 +10,15 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from threeregime.errors import ThreeRegimeError
 
-if TYPE_CHECKING:
-    from threeregime.protocol import Data
-
 EVALUATION_BATCH = 256
-UNKNOWN = -100
+IGNORED_TARGET = -100
 """The class of what is not to be guessed: the padding of a sentence. PyTorch's losses skip it."""
 
 
@@ -32,7 +29,7 @@ class Nets(Protocol):
     device: torch.device
     dtype: torch.dtype
 
-    def alike(self, inputs: Tensor) -> Tensor:
+    def broadcast(self, inputs: Tensor) -> Tensor:
         """Return inputs [batch, ...] for every member: [batch, M, ...]."""
         ...
 
@@ -47,7 +44,7 @@ class Task(ABC):
     A truth is int64: the class of an example, [], or of each place of a sentence, [places].
     """
 
-    of: ClassVar[str]
+    kind: ClassVar[str]
     """What the examples are: "images" or "sentences"."""
     name: str
 
@@ -58,7 +55,7 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def sides(self) -> tuple[int, int]:
+    def net_sizes(self) -> tuple[int, int]:
         """What a net has to know of what goes in, and the number of classes that come out.
 
         Of images it is the channels, of sentences the number of places of the source.
@@ -73,37 +70,50 @@ class Task(ABC):
         """The same with fewer training examples, and smaller ones; None: as they are."""
 
     @abstractmethod
-    def blank(self, batch: int) -> Tensor:
+    def dummy_input(self, batch: int) -> Tensor:
         """A plain net's input of the right shape, [batch, ...], with nothing in it."""
 
-    def check(self, batch_size: int, wanted: Data) -> None:
-        """Refuse what no loader can do with these data.
+    def augmented(self, crop: int, flip: bool) -> Task:
+        """Return the same task, its training examples augmented at random.
+
+        Args:
+            crop: zero padding of the random crop, in pixels.
+            flip: whether to mirror half of the images left to right.
 
         Raises:
-            ThreeRegimeError: more examples a batch than there are, or an unfit augmentation.
+            ThreeRegimeError: the examples are not images.
         """
-        self.check_batch(batch_size)
+        if crop or flip:
+            raise ThreeRegimeError(
+                f"data.crop = {crop}, data.flip = {flip} are not allowed: {self.name} holds "
+                f"{self.kind}; set them to 0 and false"
+            )
+        return self
 
     def check_batch(self, batch_size: int) -> None:
-        """Refuse a batch for which there are not enough training examples."""
+        """Refuse a batch for which there are not enough training examples.
+
+        Raises:
+            ThreeRegimeError: more examples in a batch than there are.
+        """
         if batch_size > self.count:
             raise ThreeRegimeError(
                 f"batch_size = {batch_size} is not allowed: {self.name} has {self.count} training "
-                f"{self.of}"
+                f"{self.kind}"
             )
 
     @abstractmethod
-    def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Batches:
-        """Batches of training examples for a fleet, augmented as the protocol wants."""
+    def loader(self, seeds: Sequence[int], batch_size: int) -> Batches:
+        """Return batches of training examples for a fleet, one random stream a member."""
 
     @abstractmethod
-    def examples(
+    def evaluation_batches(
         self, train: bool, dtype: torch.dtype, first: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """A whole split, or the first of it, un-augmented: inputs [batch, ...] with their truth."""
 
     @abstractmethod
-    def inputs(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    def input_batches(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
         """The training inputs, un-augmented, in batches of nearly equal size: [most or fewer, ...].
 
         Statistics that weigh each batch alike, or by its size, want no small one at the end.
@@ -126,10 +136,10 @@ class Task(ABC):
         """
         wrong = torch.zeros(fleet.members, dtype=torch.float64, device=fleet.device)
         known = torch.zeros((), dtype=torch.int64, device=fleet.device)
-        for inputs, truth in self.examples(train, fleet.dtype):
-            guess = fleet.logits(fleet.alike(inputs)).argmax(dim=-1)
-            wrong += ((guess != truth) & (truth != UNKNOWN)).flatten(1).sum(dim=1)
-            known += (truth != UNKNOWN).sum()
+        for inputs, truth in self.evaluation_batches(train, fleet.dtype):
+            guess = fleet.logits(fleet.broadcast(inputs)).argmax(dim=-1)
+            wrong += ((guess != truth) & (truth != IGNORED_TARGET)).flatten(1).sum(dim=1)
+            known += (truth != IGNORED_TARGET).sum()
         return wrong / known
 
     def outputs(self, fleet: Nets, samples: int) -> Tensor:
@@ -138,14 +148,14 @@ class Task(ABC):
         [M, samples, classes], or fewer where there are not that many.
         """
         parts: list[Tensor] = []
-        for inputs, truth in self.examples(True, fleet.dtype, samples):
-            parts.append(fleet.logits(fleet.alike(inputs))[:, truth != UNKNOWN])
+        for inputs, truth in self.evaluation_batches(True, fleet.dtype, samples):
+            parts.append(fleet.logits(fleet.broadcast(inputs))[:, truth != IGNORED_TARGET])
             if sum(part.shape[1] for part in parts) >= samples:
                 break
         return torch.cat(parts, dim=1)[:, :samples]
 
 
-def stream(*parts: str | int) -> int:
+def stream_seed(*parts: str | int) -> int:
     """Seed of the random stream with the given name: 63 bits, the same on every machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
@@ -171,7 +181,7 @@ class Batches(ABC):
         self._drawn: tuple[int, Draws] | None = None
 
     @abstractmethod
-    def drawn(self, generator: torch.Generator) -> Draws:
+    def draw_member(self, generator: torch.Generator) -> Draws:
         """Draw one member's epoch, the order first: tensors [count, ...]."""
 
     @abstractmethod
@@ -189,14 +199,15 @@ class Batches(ABC):
 
     def _draw(self, epoch: int) -> Draws:
         draws = [
-            self.drawn(torch.Generator().manual_seed(stream(seed, epoch))) for seed in self.seeds
+            self.draw_member(torch.Generator().manual_seed(stream_seed(seed, epoch)))
+            for seed in self.seeds
         ]
         stacked = [torch.stack(part) for part in zip(*draws, strict=True)]
         if self.device.type == "cuda":  # a copy from pinned memory does not wait for steps queued
             stacked = [part.pin_memory().to(self.device, non_blocking=True) for part in stacked]
         return tuple(stacked)
 
-    def part(self, draws: Draws, step: int) -> Draws:
+    def step_draws(self, draws: Draws, step: int) -> Draws:
         """What a step needs of an epoch's draws: the same with [batch, members] in front."""
         part = slice(step * self.batch_size, (step + 1) * self.batch_size)
         # The batch comes first because a fleet's nets lie side by side in it.

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from threeregime.data.task import EVALUATION_BATCH, UNKNOWN, Batches, Draws, Task
+from threeregime.data.task import EVALUATION_BATCH, IGNORED_TARGET, Batches, Draws, Task
 from threeregime.errors import ThreeRegimeError
 
 if TYPE_CHECKING:
-    from threeregime.protocol import Data
+    pass
 
 
 @dataclass(frozen=True)
-class Split:
+class TensorSplit:
     """Inputs [n, ...] with their truth, int64 [n] or [n, places], in random order.
 
     ``found`` is how many there were to draw them from; None where that is not known.
@@ -28,23 +28,23 @@ class Split:
     truth: Tensor
     found: int | None
 
-    def to(self, device: torch.device | str) -> Split:
+    def to(self, device: torch.device | str) -> TensorSplit:
         """Return the same on ``device``."""
         return replace(self, inputs=self.inputs.to(device), truth=self.truth.to(device))
 
 
 @dataclass(frozen=True)
-class Examples(Task):
+class TensorTask(Task):
     """Examples of a user's own as a task; ``test`` may be missing.
 
     Raises:
         ThreeRegimeError: a label that is none of the classes, or test examples unlike the others.
     """
 
-    of: ClassVar[str] = "examples"
+    kind: ClassVar[str] = "examples"
     name: str
-    train: Split
-    test: Split | None
+    train: TensorSplit
+    test: TensorSplit | None
     classes: int
 
     def __post_init__(self) -> None:
@@ -53,14 +53,14 @@ class Examples(Task):
                 continue
             wrong = (split.truth < 0) | (split.truth >= self.classes)
             if split.truth.dim() == 2:  # some places of a sentence may be none to guess
-                wrong &= split.truth != UNKNOWN
+                wrong &= split.truth != IGNORED_TARGET
             if wrong.any():
                 raise ThreeRegimeError(
                     f"the {what} label {int(split.truth[wrong][0])} is not allowed: the net has "
                     f"{self.classes} outputs, for the labels 0 to {self.classes - 1}"
                 )
-            if (split.truth == UNKNOWN).all():
-                raise ThreeRegimeError(f"no {what} label is known: all are {UNKNOWN}")
+            if (split.truth == IGNORED_TARGET).all():
+                raise ThreeRegimeError(f"no {what} label is known: all are {IGNORED_TARGET}")
             shapes = [tuple(s.inputs.shape[1:]) for s in (split, self.train)]
             if shapes[0] != shapes[1]:
                 raise ThreeRegimeError(
@@ -74,17 +74,17 @@ class Examples(Task):
         return len(self.train.truth)
 
     @property
-    def sides(self) -> tuple[int, int]:
+    def net_sizes(self) -> tuple[int, int]:
         """First side of an input, 1 where it has none, and classes."""
         shape = self.train.inputs.shape
         return shape[1] if len(shape) > 1 else 1, self.classes
 
-    def to(self, device: torch.device | str) -> Examples:
+    def to(self, device: torch.device | str) -> TensorTask:
         """Return the same with its tensors on ``device``."""
         test = None if self.test is None else self.test.to(device)
         return replace(self, train=self.train.to(device), test=test)
 
-    def reduced(self, examples: int | None, size: int | None) -> Examples:
+    def reduced(self, examples: int | None, size: int | None) -> TensorTask:
         """The same with the first so many training examples; they cannot be made smaller."""
         if size is not None:
             raise ThreeRegimeError(f"data.size = {size} is not allowed: {self.name} is as it is")
@@ -93,15 +93,15 @@ class Examples(Task):
         )
         return replace(self, train=kept)
 
-    def blank(self, batch: int) -> Tensor:
+    def dummy_input(self, batch: int) -> Tensor:
         """Inputs [batch, ...] of the right kind."""
         return torch.zeros_like(self.train.inputs[:1]).expand(batch, *self.train.inputs.shape[1:])
 
-    def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data | None = None) -> Orders:
+    def loader(self, seeds: Sequence[int], batch_size: int) -> TensorBatches:
         """Examples as they are, in an order of each member's own."""
-        return Orders(self, seeds, batch_size)
+        return TensorBatches(self, seeds, batch_size)
 
-    def examples(
+    def evaluation_batches(
         self, train: bool, dtype: torch.dtype, first: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """A split in its order."""
@@ -109,39 +109,39 @@ class Examples(Task):
         assert split is not None, "there are no test examples"
         parts = (t[:first].split(EVALUATION_BATCH) for t in (split.inputs, split.truth))
         for inputs, truth in zip(*parts, strict=True):
-            yield typed(inputs, dtype), truth
+            yield cast_inputs(inputs, dtype), truth
 
-    def inputs(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    def input_batches(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
         """The training inputs as they are."""
         for part in self.train.inputs.tensor_split(-(-self.count // most)):
-            yield typed(part, dtype)
+            yield cast_inputs(part, dtype)
 
     def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
         """Mean over all that a member is to guess, summed over members."""
         each = F.cross_entropy(
             outputs.flatten(0, -2), truth.flatten(), reduction="none", label_smoothing=smoothing
         )
-        each, known = each.view(len(truth), -1), (truth != UNKNOWN).flatten(1)
+        each, known = each.view(len(truth), -1), (truth != IGNORED_TARGET).flatten(1)
         return (each.sum(dim=1) / known.sum(dim=1).clamp(min=1)).sum()
 
 
-class Orders(Batches):
+class TensorBatches(Batches):
     """Batches of examples as they are."""
 
-    def __init__(self, data: Examples, seeds: Sequence[int], batch_size: int) -> None:
+    def __init__(self, data: TensorTask, seeds: Sequence[int], batch_size: int) -> None:
         super().__init__(data, seeds, batch_size, data.train.inputs.device)
         self.split = data.train
 
-    def drawn(self, generator: torch.Generator) -> Draws:
+    def draw_member(self, generator: torch.Generator) -> Draws:
         """Draw one member's epoch: its order [count]."""
         return (torch.randperm(self.task.count, generator=generator),)
 
     def batch(self, part: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Inputs [batch, members, ...] and truth [members, batch, ...]."""
         (order,) = part
-        return typed(self.split.inputs[order], dtype), self.split.truth[order].transpose(0, 1)
+        return cast_inputs(self.split.inputs[order], dtype), self.split.truth[order].transpose(0, 1)
 
 
-def typed(inputs: Tensor, dtype: torch.dtype) -> Tensor:
+def cast_inputs(inputs: Tensor, dtype: torch.dtype) -> Tensor:
     """Inputs in the precision that nets compute in; whole numbers, e.g. of words, stay such."""
     return inputs.to(dtype) if inputs.is_floating_point() else inputs

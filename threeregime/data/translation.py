@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from threeregime.data.decoding import beam_search, bleu
-from threeregime.data.task import EVALUATION_BATCH, UNKNOWN, Batches, Draws, Nets, Task
-from threeregime.data.vocabulary import PAD, Numerals, SubWords, Vocabulary, rows
+from threeregime.data.task import EVALUATION_BATCH, IGNORED_TARGET, Batches, Draws, Nets, Task
+from threeregime.data.vocabulary import PAD, Numerals, SubWords, Vocabulary, encode_pairs
 from threeregime.errors import ThreeRegimeError
 
 if TYPE_CHECKING:
-    from threeregime.protocol import Data
+    pass
 
 Pairs = list[tuple[str, str]]
 
@@ -41,22 +41,22 @@ class Translation(Task):
         beam: candidates that the search for a translation follows; 1 is greedy search.
     """
 
-    of: ClassVar[str] = "sentences"
+    kind: ClassVar[str] = "sentences"
     name: str
     vocabulary: Vocabulary
     train: Tensor
     test: Tensor
-    places: int
+    source_length: int
     references: tuple[str, ...]
     beam: int = 4
 
     @classmethod
-    def of_pairs(
+    def from_pairs(
         cls, name: str, vocabulary: Vocabulary, train: Pairs, test: Pairs, most: int | None = None
     ) -> Translation:
         """Make one of text; training pairs with a sentence of more than ``most`` pieces go."""
-        fitting = rows(vocabulary, train, most)[2]
-        source, target, _ = rows(vocabulary, [train[n] for n in fitting] + test)
+        fitting = encode_pairs(vocabulary, train, most)[2]
+        source, target, _ = encode_pairs(vocabulary, [train[n] for n in fitting] + test)
         whole, count = torch.cat([source, target], dim=1), len(fitting)
         references = tuple(target for _, target in test)
         return cls(name, vocabulary, whole[:count], whole[count:], source.shape[1], references)
@@ -67,9 +67,9 @@ class Translation(Task):
         return len(self.train)
 
     @property
-    def sides(self) -> tuple[int, int]:
+    def net_sizes(self) -> tuple[int, int]:
         """Places of the source and pieces of the vocabulary."""
-        return self.places, self.vocabulary.size
+        return self.source_length, self.vocabulary.size
 
     def to(self, device: torch.device | str) -> Translation:
         """Return the same with its rows on ``device``."""
@@ -92,52 +92,42 @@ class Translation(Task):
             )
         return replace(self, train=self.train[:examples])
 
-    def blank(self, batch: int) -> Tensor:
+    def dummy_input(self, batch: int) -> Tensor:
         """Rows without the last piece, [batch, places + t - 1]."""
         return torch.zeros(batch, self.train.shape[1] - 1, dtype=torch.int64)
 
-    def loader(self, seeds: Sequence[int], batch_size: int, wanted: Data) -> Sentences:
-        """Pairs in an order of each member's own."""
-        self.check(batch_size, wanted)
-        return Sentences(self, seeds, batch_size)
+    def loader(self, seeds: Sequence[int], batch_size: int) -> SentenceBatches:
+        """Return batches of pairs, in an order of each member's own."""
+        return SentenceBatches(self, seeds, batch_size)
 
-    def check(self, batch_size: int, wanted: Data) -> None:
-        """Sentences cannot be cropped or mirrored."""
-        super().check(batch_size, wanted)
-        if wanted.crop or wanted.flip:
-            raise ThreeRegimeError(
-                f"data.crop = {wanted.crop}, data.flip = {wanted.flip} are not allowed: "
-                f"{self.name} holds sentences; set them to 0 and false"
-            )
-
-    def taught(self, taken: Tensor) -> tuple[Tensor, Tensor]:
+    def shifted(self, taken: Tensor) -> tuple[Tensor, Tensor]:
         """What a net is told [..., places + t - 1], and which piece comes next [..., t - 1].
 
         Of each target it is told the true beginning, whatever it would have said itself (teacher
         forcing). Nothing is to be guessed where the target is filled up.
         """
         whole = taken.long()
-        following = whole[..., self.places + 1 :]
-        return whole[..., :-1], following.masked_fill(following == PAD, UNKNOWN)
+        following = whole[..., self.source_length + 1 :]
+        return whole[..., :-1], following.masked_fill(following == PAD, IGNORED_TARGET)
 
-    def examples(
+    def evaluation_batches(
         self, train: bool, dtype: torch.dtype, first: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows of a split in their order."""
         for part in (self.train if train else self.test)[:first].split(EVALUATION_BATCH):
-            yield self.taught(part)
+            yield self.shifted(part)
 
-    def inputs(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    def input_batches(self, most: int, dtype: torch.dtype) -> Iterator[Tensor]:
         """What a net is told of the training pairs."""
         for part in self.train.tensor_split(-(-self.count // most)):
-            yield self.taught(part)[0]
+            yield self.shifted(part)[0]
 
     def loss(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
         """Mean over the pieces that a member is to guess, summed over members."""
         each = F.cross_entropy(
             outputs.flatten(0, -2), truth.flatten(), reduction="none", label_smoothing=smoothing
         )
-        each, known = each.view(len(truth), -1), (truth != UNKNOWN).flatten(1)
+        each, known = each.view(len(truth), -1), (truth != IGNORED_TARGET).flatten(1)
         return (each.sum(dim=1) / known.sum(dim=1)).sum()
 
     def errors(self, fleet: Nets, train: bool) -> Tensor:
@@ -150,12 +140,12 @@ class Translation(Task):
     def translate(self, fleet: Nets, taken: Tensor) -> list[list[str]]:
         """Each member's translations of the sources of some rows."""
         members = fleet.members
-        longest = taken.shape[1] - self.places - 1
+        longest = taken.shape[1] - self.source_length - 1
         made: list[list[str]] = [[] for _ in range(members)]
-        for part in taken[:, : self.places].long().split(EVALUATION_BATCH):
+        for part in taken[:, : self.source_length].long().split(EVALUATION_BATCH):
             # [batch x beam, M, ...]: the search sees the members as so many more sentences
-            source = fleet.alike(part.repeat_interleave(self.beam, dim=0))
-            memory = fleet.logits(fleet.alike(part)).transpose(0, 1)
+            source = fleet.broadcast(part.repeat_interleave(self.beam, dim=0))
+            memory = fleet.logits(fleet.broadcast(part)).transpose(0, 1)
             memory = memory.repeat_interleave(self.beam, dim=0)
             following = self._following(fleet, source, memory)
             found = beam_search(following, members * len(part), longest, self.beam)
@@ -172,20 +162,20 @@ class Translation(Task):
         return following
 
 
-class Sentences(Batches):
+class SentenceBatches(Batches):
     """Batches of pairs."""
 
     def __init__(self, data: Translation, seeds: Sequence[int], batch_size: int) -> None:
         super().__init__(data, seeds, batch_size, data.train.device)
         self.data = data
 
-    def drawn(self, generator: torch.Generator) -> Draws:
+    def draw_member(self, generator: torch.Generator) -> Draws:
         """Draw one member's epoch: its order [count]."""
         return (torch.randperm(self.data.count, generator=generator),)
 
     def batch(self, part: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Rows [batch, members, places + t - 1], next pieces [members, batch, t - 1]."""
-        told, following = self.data.taught(self.data.train[part[0]])
+        told, following = self.data.shifted(self.data.train[part[0]])
         return told, following.transpose(0, 1)
 
 
@@ -201,7 +191,7 @@ def number_words(root: Path, download: bool) -> Translation:
     pairs = [(num2words(int(n), lang="de"), num2words(int(n), lang="en")) for n in drawn]
     train, test = pairs[:2000], pairs[2000:]
     vocabulary = Numerals(sentence for pair in train for sentence in pair)
-    return Translation.of_pairs("number-words", vocabulary, train, test)
+    return Translation.from_pairs("number-words", vocabulary, train, test)
 
 
 WMT14_PIECES, WMT14_LONGEST = 32_000, 64
@@ -219,7 +209,7 @@ def wmt14(root: Path, download: bool) -> Translation:
         _fetch(at)
     train, test = (_parallel(at, part) for part in ("train", "test"))
     vocabulary = SubWords([at / "train.de", at / "train.en"], WMT14_PIECES)
-    return Translation.of_pairs("wmt14", vocabulary, train, test, WMT14_LONGEST)
+    return Translation.from_pairs("wmt14", vocabulary, train, test, WMT14_LONGEST)
 
 
 def _parallel(at: Path, part: str) -> Pairs:

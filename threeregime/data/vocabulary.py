@@ -16,7 +16,7 @@ from threeregime.errors import ThreeRegimeError
 PAD, BOS, EOS, UNKNOWN_TOKEN = range(4)
 """Tokens of every vocabulary that are no text: padding, a target's first and last one, and the one
 for what is not in the vocabulary."""
-SPECIAL = 4
+SPECIAL_TOKENS = 4
 """Number of these tokens."""
 
 
@@ -39,7 +39,7 @@ class Vocabulary(ABC):
         for number in numbers:
             if number == EOS:
                 break
-            if number >= SPECIAL:
+            if number >= SPECIAL_TOKENS:
                 kept.append(number)
         return self.join(kept)
 
@@ -52,7 +52,7 @@ _STEMS = (
 _NUMERAL = re.compile(f"({_STEMS}|[-,])| ?([a-z]+)")
 
 
-def numerals(sentence: str) -> list[str]:
+def split_numeral(sentence: str) -> list[str]:
     """Pieces of a number in words: German stems; English words, each after a space; signs.
 
     >>> numerals("dreiundvierzig"), numerals("forty-three")
@@ -69,17 +69,17 @@ class Numerals(Vocabulary):
     """
 
     def __init__(self, sentences: Iterable[str]) -> None:
-        self.pieces = sorted({piece for sentence in sentences for piece in numerals(sentence)})
-        self.number = {piece: SPECIAL + n for n, piece in enumerate(self.pieces)}
-        self.size = SPECIAL + len(self.pieces)
+        self.pieces = sorted({piece for sentence in sentences for piece in split_numeral(sentence)})
+        self.number = {piece: SPECIAL_TOKENS + n for n, piece in enumerate(self.pieces)}
+        self.size = SPECIAL_TOKENS + len(self.pieces)
 
     def encode(self, sentence: str) -> list[int]:
         """The numbers of a sentence's pieces."""
-        return [self.number.get(piece, UNKNOWN_TOKEN) for piece in numerals(sentence)]
+        return [self.number.get(piece, UNKNOWN_TOKEN) for piece in split_numeral(sentence)]
 
     def join(self, numbers: list[int]) -> str:
         """The sentence that pieces of text make."""
-        text = "".join(self.pieces[number - SPECIAL] for number in numbers)
+        text = "".join(self.pieces[number - SPECIAL_TOKENS] for number in numbers)
         return text.strip().replace("- ", "-")
 
 
@@ -131,7 +131,7 @@ def _sentencepiece(files: Sequence[Path], size: int) -> Any:
     return sentencepiece.SentencePieceProcessor(model_file=str(path))
 
 
-def rows(
+def encode_pairs(
     vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]], most: int | None = None
 ) -> tuple[Tensor, Tensor, list[int]]:
     """Sentences as rows of numbers, filled up by PAD.

@@ -38,12 +38,12 @@ from threeregime.experiments.validate import validate
 from threeregime.protocol import Protocol
 
 
-def names() -> list[str]:
+def list_experiments() -> list[str]:
     """Names of all experiments."""
     return sorted(path.stem for path in PROTOCOLS.glob("*.toml"))
 
 
-def scales(name: str) -> list[str]:
+def list_scales(name: str) -> list[str]:
     """Scales at which an experiment can run, smallest first."""
     table = _table(name)
     return [scale for scale in SCALES if scale in table]
@@ -51,34 +51,35 @@ def scales(name: str) -> list[str]:
 
 def _table(name: str) -> dict[str, Any]:
     if name.endswith(".toml"):
-        return files.read(Path(name))
-    if name not in names():
+        return files.read_experiment(Path(name))
+    if name not in list_experiments():
         raise ThreeRegimeError(
-            f"experiment {name!r} is not known: one of {', '.join(names())}, or a TOML file"
+            f"experiment {name!r} is not known: one of {', '.join(list_experiments())}, or a TOML "
+            "file"
         )
-    return files.read(PROTOCOLS / f"{name}.toml")
+    return files.read_experiment(PROTOCOLS / f"{name}.toml")
 
 
-def protocol(scale: str) -> Protocol:
+def load_scale(scale: str) -> Protocol:
     """The protocol of a scale."""
     known = sorted(path.stem for path in (PROTOCOLS / "scales").glob("*.toml"))
     if scale not in known:
         raise ThreeRegimeError(f"scale = {scale!r} is not allowed: one of {', '.join(known)}")
-    table = files.parsed(PROTOCOLS / "scales" / f"{scale}.toml")
+    table = files.parse_toml(PROTOCOLS / "scales" / f"{scale}.toml")
     table.pop("description")
     return validate(Protocol.from_dict(table))
 
 
-def experiment(name: str, scale: str) -> Experiment:
+def load_experiment(name: str, scale: str) -> Experiment:
     """Look an experiment up, by its name or by the path of its TOML file.
 
     Raises:
         ThreeRegimeError: unknown experiment or scale, or a value its protocol does not allow.
     """
     table = _table(name)
-    if scale not in scales(name):
+    if scale not in list_scales(name):
         raise ThreeRegimeError(
-            f"scale = {scale!r} is not allowed: {name} has {', '.join(scales(name))}"
+            f"scale = {scale!r} is not allowed: {name} has {', '.join(list_scales(name))}"
         )
     grid = table[scale]
     temperature, load = table["temperature"], table["load"]
@@ -89,7 +90,9 @@ def experiment(name: str, scale: str) -> Experiment:
         source=table["source"],
         temperature=temperature,
         load=load,
-        protocol=validate(protocol(scale).update({**table.get("set", {}), **grid.get("set", {})})),
+        protocol=validate(
+            load_scale(scale).update({**table.get("set", {}), **grid.get("set", {})})
+        ),
         temperatures=tuple(axis_value(temperature, v) for v in grid[temperature]),
         loads=tuple(axis_value(load, v) for v in grid[load]),
         dense_seeds=tuple(grid["dense_seeds"]),

@@ -82,7 +82,7 @@ class Experiment:
         protocol = validate(self.protocol.update({**self.variants[variant], **place}))
         return Unit(variant, temperature, load, protocol, dense_seed, self.retrain_seeds)
 
-    def base(self, protocol: Protocol, *sections: str) -> str:
+    def base_hash(self, protocol: Protocol, *sections: str) -> str:
         """Hash of a protocol, or of some sections, without its place on the axes.
 
         All cells of a diagram have the same.
@@ -90,12 +90,12 @@ class Experiment:
         axes = (self.temperature, self.load)
         return protocol.hash(*sections, without=[AXES[axis].field for axis in axes])
 
-    def place(self, protocol: Protocol, *sections: str) -> dict[str, Any]:
+    def coordinates(self, protocol: Protocol, *sections: str) -> dict[str, Any]:
         """Where a protocol lies on those axes that are fields of the given sections."""
         fields = {axis: AXES[axis].field for axis in (self.temperature, self.load)}
         return {a: protocol.get(f) for a, f in fields.items() if f.partition(".")[0] in sections}
 
-    def only(self, **values: Sequence[float]) -> Experiment:
+    def with_values(self, **values: Sequence[float]) -> Experiment:
         """The same experiment at the given values of its axes alone, on its grid or off it.
 
         Raises:
@@ -110,7 +110,7 @@ class Experiment:
             axes[axis] = tuple(axis_value(axis, v) for v in dict.fromkeys(chosen))
         return replace(self, temperatures=axes[self.temperature], loads=axes[self.load])
 
-    def choosing(self, chosen: Collection[tuple[float, float]] | None) -> Experiment:
+    def with_cells(self, chosen: Collection[tuple[float, float]] | None) -> Experiment:
         """The same experiment at some cells (temperature, load) of its grid alone; None: all.
 
         Unlike with :meth:`only`, dense runs are still stopped wherever the grid wants it, so that
@@ -132,11 +132,11 @@ class Experiment:
             )
         return replace(self, variants={name: self.variants[name]})
 
-    def on_copies(self) -> list[Experiment]:
+    def data_variants(self) -> list[Experiment]:
         """The same and, where it is of CIFAR-10, the same on its JPEG copy: what may be there."""
         data = self.protocol.data.name
         sources = [data, "cifar10-jpeg"] if data == "cifar10" else [data]
-        return [self.override({"data.name": source}) for source in sources]
+        return [self.with_fields({"data.name": source}) for source in sources]
 
     def with_seeds(self, dense: int, retrain: int) -> Experiment:
         """The same experiment with so many dense and retraining seeds, counted from its first."""
@@ -148,12 +148,10 @@ class Experiment:
         first = (self.dense_seeds[0], self.retrain_seeds[0])
         dense_seeds = tuple(range(first[0], first[0] + dense))
         return replace(
-            self,
-            dense_seeds=dense_seeds,
-            retrain_seeds=tuple(range(first[1], first[1] + retrain)),
+            self, dense_seeds=dense_seeds, retrain_seeds=tuple(range(first[1], first[1] + retrain))
         )
 
-    def override(self, fields: Mapping[str, Any]) -> Experiment:
+    def with_fields(self, fields: Mapping[str, Any]) -> Experiment:
         """The same experiment with fields of its protocol changed, e.g. {"net.width": 0.5}.
 
         Raises:

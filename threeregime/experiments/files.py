@@ -16,7 +16,7 @@ FEWEST = {"retrain_seeds": 2}
 """Values that a list has at least; others one. LMC and CKA compare two copies."""
 
 
-def parsed(path: Path) -> dict[str, Any]:
+def parse_toml(path: Path) -> dict[str, Any]:
     """What a TOML file holds.
 
     Raises:
@@ -28,13 +28,13 @@ def parsed(path: Path) -> dict[str, Any]:
         raise ThreeRegimeError(f"{path} cannot be read: {error}") from error
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_experiment(path: Path) -> dict[str, Any]:
     """The file of an experiment, once nothing is missing in it.
 
     Raises:
         ThreeRegimeError: it cannot be read, or something in it is missing or of the wrong kind.
     """
-    table = parsed(path)
+    table = parse_toml(path)
     for axis in ("temperature", "load"):
         if table.get(axis) not in list(AXES):
             raise ThreeRegimeError(f"{path}: {axis} is to be one of {', '.join(AXES)}")

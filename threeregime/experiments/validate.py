@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from threeregime._fields import require
-from threeregime.data.registry import DATASETS
-from threeregime.data.translation import TRANSLATIONS
-from threeregime.models.registry import NETS
+from threeregime.data import DATASETS, TRANSLATIONS
+from threeregime.models import NETS
 from threeregime.protocol import Protocol
-from threeregime.pruning.magnitude import METHODS
+from threeregime.pruning import METHODS
 
 
 def validate(protocol: Protocol) -> Protocol:

@@ -1,1 +1,30 @@
-"""Figures."""
+"""Figures of phase diagrams and case studies; the explorer is `threeregime.figures.explorer`."""
+
+from threeregime.figures.case_studies import accuracy, comparison, heating, sam_radius, selection
+from threeregime.figures.diagrams import (
+    barrier,
+    difference,
+    error_curves,
+    phase_diagram,
+    regime_map,
+)
+from threeregime.figures.metrics import boundary_search, local_metrics, separation
+from threeregime.figures.style import COLOURS, axis_label
+
+__all__ = [
+    "COLOURS",
+    "accuracy",
+    "axis_label",
+    "barrier",
+    "boundary_search",
+    "comparison",
+    "difference",
+    "error_curves",
+    "heating",
+    "local_metrics",
+    "phase_diagram",
+    "regime_map",
+    "sam_radius",
+    "selection",
+    "separation",
+]

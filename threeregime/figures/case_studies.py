@@ -17,16 +17,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from threeregime.analysis.bootstrap import Array, mean
-from threeregime.analysis.cells import PRINTED, in_print
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import Array, PhaseDiagram, format_value, mean
+from threeregime.analysis.cells import PRINTED
 from threeregime.figures import style
 
 BOX: Any = {"fill": False, "ec": "black", "lw": 1.8, "zorder": 6, "clip_on": False}
 
 
-@style.names_tables
-def tuning(diagrams: Mapping[str, PhaseDiagram]) -> Figure:
+@style.attach_tables
+def heating(diagrams: Mapping[str, PhaseDiagram]) -> Figure:
     """LMC at the coldest temperature, and what raising it does; Algorithm 1's loads are boxed.
 
     Args:
@@ -41,7 +40,7 @@ def tuning(diagrams: Mapping[str, PhaseDiagram]) -> Figure:
     ):
         changes = {name: _changes(diagram) for name, diagram in diagrams.items()}
         # Gains of half a point matter beside those of ten.
-        most = style.scale(changes.values(), centred=True).vmax or 1.0
+        most = style.colour_scale(changes.values(), centred=True).vmax or 1.0
         norm = colors.SymLogNorm(0.5, vmin=-most, vmax=most)
         for k, (name, diagram) in enumerate(diagrams.items()):
             above, below = axes[2 * (k // columns) : 2 * (k // columns) + 2, k % columns]
@@ -80,16 +79,12 @@ def _coldest_lmc(ax: Axes, diagram: PhaseDiagram, boxed: NDArray[np.intp]) -> No
     ax.set_ylim(bottom, top)
     ax.set_xlim(0, len(at))
     style.ticks(ax, "x", diagram.load, diagram.loads)
-    coldest = in_print(diagram.temperature, diagram.temperatures[-1])
+    coldest = format_value(diagram.temperature, diagram.temperatures[-1])
     ax.set_ylabel(f"LMC at {coldest} {diagram.temperature.replace('_', ' ')}")
 
 
 def _heated(
-    ax: Axes,
-    diagram: PhaseDiagram,
-    change: Array,
-    norm: colors.Normalize,
-    boxed: NDArray[np.intp],
+    ax: Axes, diagram: PhaseDiagram, change: Array, norm: colors.Normalize, boxed: NDArray[np.intp]
 ) -> QuadMesh:
     mesh = ax.pcolormesh(np.ma.masked_invalid(change), cmap="RdBu_r", norm=norm, rasterized=True)
     ax.set_ylim(len(change), 0)
@@ -115,7 +110,7 @@ def _heated(
     return mesh
 
 
-@style.names_tables
+@style.attach_tables
 def comparison(
     groups: Mapping[str, Mapping[str, PhaseDiagram]],
     load: float,
@@ -136,7 +131,7 @@ def comparison(
                 any_one = next(iter(diagrams.values()))
                 style.ticks(ax, "x", any_one.temperature, any_one.temperatures, offset=0)
                 ax.set_xlabel(f"{style.axis_label(any_one.temperature)}, hot ← → cold")
-                ax.set_title(any_one.printed(metric), loc="left")
+                ax.set_title(any_one.column_title(metric), loc="left")
                 ax.grid(alpha=0.3, lw=0.5)
                 if metric == "lmc":
                     ax.axhline(any_one.lmc_threshold, color="black", lw=0.9, ls=(0, (4, 2)))
@@ -165,8 +160,8 @@ def _line(ax: Axes, diagram: PhaseDiagram, metric: str, column: int, k: int, nam
     )
 
 
-@style.names_tables
-def radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
+@style.attach_tables
+def sam_radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
     """Test error without SAM, at the largest radius and at that of highest CKA; CKA with stars.
 
     Args:
@@ -198,11 +193,11 @@ def radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
             )
             _dots(left, at, 100 * values)
         left.set_ylim(bottom=0)
-        left.set_title(f"(a) {diagram.printed('test_error')}", loc="left")
+        left.set_title(f"(a) {diagram.column_title('test_error')}", loc="left")
         style.ticks(left, "x", diagram.load, diagram.loads, offset=0)
         left.set_xlabel(style.axis_label(diagram.load))
         left.legend(frameon=False, fontsize=7.5)
-        norm = style.scale([cka])
+        norm = style.colour_scale([cka])
         title = "(b) CKA, its highest starred"
         style.heat_map(right, diagram, cka, "cividis", norm, title, named=False)
         for j in range(len(diagram.loads)):
@@ -212,7 +207,7 @@ def radius(diagram: PhaseDiagram, played: pd.DataFrame) -> Figure:
     return fig
 
 
-@style.names_tables
+@style.attach_tables
 def selection(played: pd.DataFrame, diagrams: Mapping[str, PhaseDiagram], rule: str) -> Figure:
     """Test error of the net that each rule prunes, over the density; the colour is its LMC.
 
@@ -224,7 +219,7 @@ def selection(played: pd.DataFrame, diagrams: Mapping[str, PhaseDiagram], rule: 
         rule: the paper's rule to show beside the usual choice and grid search.
     """
     keys = ["study", "rule", next(iter(diagrams.values())).load]
-    norm = style.scale([played.groupby(keys)["lmc"].mean().to_numpy(dtype=float)])
+    norm = style.colour_scale([played.groupby(keys)["lmc"].mean().to_numpy(dtype=float)])
     marks = {"best dense net": "X", rule: "s"}
     with style.canvas(1, len(diagrams), 3.6) as (fig, axes):
         for ax, (heading, diagram) in zip(axes[0], diagrams.items(), strict=True):
@@ -252,7 +247,7 @@ def selection(played: pd.DataFrame, diagrams: Mapping[str, PhaseDiagram], rule: 
             ax.hlines(best, at - 0.4, at + 0.4, label="grid search", **line)
             style.ticks(ax, "x", diagram.load, diagram.loads, offset=0)
             ax.set_xlabel(f"{style.axis_label(diagram.load)}, high load ← → low load")
-            ax.set_ylabel(diagram.printed("test_error"))
+            ax.set_ylabel(diagram.column_title("test_error"))
             ax.set_title(heading, loc="left")
             ax.grid(axis="y", alpha=0.3, lw=0.5)
         fig.colorbar(points, ax=axes[0, -1], pad=0.02, aspect=28, label="LMC of the chosen net")
@@ -285,20 +280,10 @@ def accuracy(curves: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
         for ax, (heading, table) in zip(axes[0], curves.items(), strict=True):
             at = table["threshold"]
             ax.fill_between(
-                at,
-                100 * table["low"],
-                100 * table["high"],
-                color=style.LINES[0],
-                alpha=0.18,
-                lw=0,
+                at, 100 * table["low"], 100 * table["high"], color=style.LINES[0], alpha=0.18, lw=0
             )
             ax.plot(
-                at,
-                100 * table["accuracy"],
-                "-o",
-                ms=3.5,
-                color=style.LINES[0],
-                label="Algorithm 1",
+                at, 100 * table["accuracy"], "-o", ms=3.5, color=style.LINES[0], label="Algorithm 1"
             )
             for k, name in enumerate(("always hotter", "never hotter"), start=1):
                 ax.plot(at, 100 * table[name], color=style.LINES[k], ls=style.DASHES[k], label=name)

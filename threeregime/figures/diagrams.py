@@ -17,9 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from threeregime.analysis.cells import PRINTED, in_print
-from threeregime.analysis.phase_diagram import CHANCES, PhaseDiagram
-from threeregime.analysis.transitions import compare
+from threeregime.analysis import PROBABILITY_COLUMNS, PhaseDiagram, compare_cells, format_value
+from threeregime.analysis.cells import PRINTED
 from threeregime.errors import ThreeRegimeError
 from threeregime.figures import style
 from threeregime.figures.style import COLOURS, STYLE
@@ -33,7 +32,7 @@ MAPS = {
 MARKERS = {"I": "v", "II-A": "o", "II-B": "s"}
 
 
-@style.names_tables
+@style.attach_tables
 def phase_diagram(diagram: PhaseDiagram, paper: PhaseDiagram | None = None) -> Figure:
     """The four panels of the paper's Figure 2: test error, normalised test error, LMC and CKA.
 
@@ -46,9 +45,9 @@ def phase_diagram(diagram: PhaseDiagram, paper: PhaseDiagram | None = None) -> F
     with style.canvas(rows, 2, 3.1 * rows + 0.4) as (fig, axes):
         panels = axes.reshape(len(MAPS), len(sides))
         for letter, name, row in zip("abcd", MAPS, panels, strict=True):
-            label, factor = sides[0].printed(name), PRINTED[name][1]
+            label, factor = sides[0].column_title(name), PRINTED[name][1]
             values = [factor * side.grid(name) for side in sides]
-            norm = style.scale(values)
+            norm = style.colour_scale(values)
             for ax, side, value in zip(row, sides, values, strict=True):
                 head = f"{side.title}\n" if paper and letter == "a" else ""
                 marked = {"lmc": side.lmc_threshold, "cka_softmax": side.cka_threshold}.get(name)
@@ -56,16 +55,18 @@ def phase_diagram(diagram: PhaseDiagram, paper: PhaseDiagram | None = None) -> F
                     ax, side, value, MAPS[name], norm, f"{head}({letter}) {label}", marked
                 )
                 if name == "normalized_test_error":
-                    style.arrows(ax, side)
+                    style.draw_transitions(ax, side)
         for ax in axes[:-1].flat:
             ax.set_xlabel("")
         for ax in axes[:, 1]:
             ax.set_ylabel("")
-        fig.legend(handles=style.key(sides), loc="outside lower center", ncols=3, frameon=False)
+        fig.legend(
+            handles=style.legend_handles(sides), loc="outside lower center", ncols=3, frameon=False
+        )
     return fig
 
 
-@style.names_tables
+@style.attach_tables
 def regime_map(diagram: PhaseDiagram) -> Figure:
     """The regimes in one picture; the number in each cell is its test error in percent.
 
@@ -73,15 +74,15 @@ def regime_map(diagram: PhaseDiagram) -> Figure:
     """
     error, regime = diagram.grid("test_error"), diagram.grid("regime")
     image = np.ones((*regime.shape, 3))
-    for name, column in CHANCES.items():
+    for name, column in PROBABILITY_COLUMNS.items():
         chance = diagram.grid(column) if diagram.has_seeds else np.ones(regime.shape)
         here = regime == name
         image[here] = 1 - chance[here, None] * (1 - np.array(colors.to_rgb(COLOURS[name])))
     with style.canvas(height=0.28 * len(error) + 1.4) as (fig, axes):
         ax = axes[0, 0]
         ax.pcolormesh(image, rasterized=True)
-        style.furnish(ax, diagram, lower=0.5)
-        style.arrows(ax, diagram, across=0.85)
+        style.label_axes(ax, diagram, lower=0.5)
+        style.draw_transitions(ax, diagram, across=0.85)
         dark = image**2.2 @ (0.2126, 0.7152, 0.0722) < 0.18
         for (i, j), value in np.ndenumerate(100 * error):
             if np.isfinite(value):
@@ -89,15 +90,15 @@ def regime_map(diagram: PhaseDiagram) -> Figure:
                 here = (j + 0.5, i + 0.5)
                 ax.text(*here, f"{value:.1f}", color=shade, size=7.5, ha="center", va="center")
         patches = [Patch(color=c, label=f"Regime {name}") for name, c in COLOURS.items()]
-        handles = [*patches, *style.key([diagram])]
+        handles = [*patches, *style.legend_handles([diagram])]
         fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-        name = diagram.printed("test_error").replace("Test", "test")
+        name = diagram.column_title("test_error").replace("Test", "test")
         paler = "; paler: less certain over the seeds" if diagram.has_seeds else ""
         ax.set_title(f"Regimes, {diagram.title}; numbers: {name}{paler}", loc="left")
     return fig
 
 
-@style.names_tables
+@style.attach_tables
 def difference(diagram: PhaseDiagram, reference: PhaseDiagram) -> Figure:
     """Two diagrams and their difference at the cells in common.
 
@@ -107,7 +108,7 @@ def difference(diagram: PhaseDiagram, reference: PhaseDiagram) -> Figure:
     Raises:
         ThreeRegimeError: other axes, or no cell in common.
     """
-    both = compare(diagram, reference)
+    both = compare_cells(diagram, reference)
     loads = sorted(both[diagram.load].unique())
     colder = sorted(both["temperature"].unique())
     order = diagram.temperatures[0] > diagram.temperatures[-1]
@@ -115,7 +116,7 @@ def difference(diagram: PhaseDiagram, reference: PhaseDiagram) -> Figure:
     relative = diagram.temperature == "epochs"
     with style.canvas(4, 3, 9.2, sharex=True, sharey=True) as (fig, axes):
         for i, (row, name) in enumerate(zip(axes, MAPS, strict=True)):
-            label, factor = diagram.printed(name), PRINTED[name][1]
+            label, factor = diagram.column_title(name), PRINTED[name][1]
             columns = (name, f"{name}_reference", f"{name}_difference")
             grids = [
                 factor
@@ -124,7 +125,7 @@ def difference(diagram: PhaseDiagram, reference: PhaseDiagram) -> Figure:
                 .to_numpy()
                 for column in columns
             ]
-            norm, apart = style.scale(grids[:2]), style.scale(grids[2:], centred=True)
+            norm, apart = style.colour_scale(grids[:2]), style.colour_scale(grids[2:], centred=True)
             heads = (diagram.title, reference.title, "difference")
             for k, (ax, grid, head) in enumerate(zip(row, grids, heads, strict=True)):
                 last = k == 2
@@ -182,7 +183,7 @@ def barrier(curves: Mapping[str, ArrayLike]) -> Figure:
     return fig
 
 
-@style.names_tables
+@style.attach_tables
 def error_curves(diagram: PhaseDiagram, loads: Sequence[float] | None = None) -> Figure:
     """Test error over the temperature, one line a load, with its 95 % interval over seeds.
 
@@ -215,14 +216,14 @@ def error_curves(diagram: PhaseDiagram, loads: Sequence[float] | None = None) ->
                 ax.plot(at[here], error[here, j], marker, color=colour, ms=4.5)
             known = np.flatnonzero(np.isfinite(error[:, j]))
             if known.size:
-                last, label = int(known[-1]), in_print(diagram.load, x)
+                last, label = int(known[-1]), format_value(diagram.load, x)
                 ax.text(
                     last + 0.25, error[last, j], label, color=colour, weight="bold", va="center"
                 )
         style.ticks(ax, "x", diagram.temperature, diagram.temperatures, offset=0)
         ax.set_xlim(-0.4, len(at) + 0.2)
         ax.set_xlabel(f"{style.axis_label(diagram.temperature)}, hot ← → cold")
-        ax.set_ylabel(diagram.printed("test_error"))
+        ax.set_ylabel(diagram.column_title("test_error"))
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3, lw=0.5)
         handles = [

@@ -17,17 +17,16 @@ import anywidget
 import traitlets
 
 from threeregime._paths import WEB
-from threeregime.analysis.study import Report, diagrams
-from threeregime.analysis.thresholds import LMC_THRESHOLD
+from threeregime.analysis import LMC_THRESHOLD, Study
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
-from threeregime.figures.explorer_data import grid
+from threeregime.experiments import list_experiments, list_scales, load_experiment
+from threeregime.figures.explorer_data import explorer_data
 from threeregime.results import tables as results
 
 SCALES = ("digits", "mini", "paper")
 
 
-def script() -> str:
+def widget_script() -> str:
     """The widget's script: its parts as one module, since a module in a page can import none."""
     parts = ("grid.js", "drawing.js", "explorer.js")
     return "\n".join((WEB / name).read_text(encoding="utf-8") for name in parts)
@@ -51,7 +50,7 @@ class Explorer(anywidget.AnyWidget):
         paper: whether the paper's own values lie over ours.
     """
 
-    _esm = script()
+    _esm = widget_script()
     _css = (WEB / "explorer.css").read_text(encoding="utf-8")
 
     grid = traitlets.Dict().tag(sync=True, to_json=_as_text)
@@ -69,22 +68,20 @@ class Explorer(anywidget.AnyWidget):
 STATE = ("experiment", "row", "column", "lmc_threshold", "cka_threshold", "paper")
 
 
-def explorer(
-    reports: Sequence[Report],
-    temperature: float | None = None,
-    load: float | None = None,
+def make_explorer(
+    studies: Sequence[Study], temperature: float | None = None, load: float | None = None
 ) -> Explorer:
     """Make the widget over some diagrams, opened at one cell of the first.
 
     Args:
-        reports: what to show, the first one first.
+        studies: what to show, the first one first.
         temperature: where to begin, at the nearest there is; None: the coldest.
         load: where to begin, at the nearest there is; None: the highest load.
 
     Raises:
         ThreeRegimeError: nothing to show.
     """
-    made = grid(reports)
+    made = explorer_data(studies)
     first = made["diagrams"][0]
     temperatures, loads = first["temperature"]["values"], first["load"]["values"]
     return Explorer(
@@ -101,7 +98,7 @@ def _nearest(values: Sequence[float], wanted: float) -> int:
     return min(range(len(values)), key=lambda i: abs(values[i] - wanted))
 
 
-def stored(notebook: Path) -> dict[str, Any]:
+def stored_traits(notebook: Path) -> dict[str, Any]:
     """The traits of the `Explorer` that an executed notebook holds.
 
     Raises:
@@ -115,33 +112,34 @@ def stored(notebook: Path) -> dict[str, Any]:
     raise ThreeRegimeError(f"{notebook} holds no explorer: run `threeregime book`")
 
 
-def shipped(
+def shipped_studies(
     lmc_threshold: float = LMC_THRESHOLD,
     cka_threshold: float = 0.0,
     root: Path = results.ROOT,
     scales: Iterable[str] = SCALES,
-) -> list[Report]:
+) -> list[Study]:
     """Every experiment with results and a single variant, at every scale that has some.
 
     Where a protocol asks for CIFAR-10, results on its JPEG copy count as well.
     """
     found = []
-    for name in catalogue.names():
-        for scale in [s for s in catalogue.scales(name) if s in set(scales)]:
+    for name in list_experiments():
+        for scale in [s for s in list_scales(name) if s in set(scales)]:
             if not any(results.folder(root, name, scale).glob("nets-*.parquet")):
                 continue
-            for experiment in catalogue.experiment(name, scale).on_copies():
+            for experiment in load_experiment(name, scale).data_variants():
                 try:
                     tables = results.load(experiment, root)
                 except ThreeRegimeError:
                     continue
                 if len(experiment.variants) == 1 and len(tables.pairs):
-                    drawn = diagrams(experiment, tables, lmc_threshold, cka_threshold)
-                    found.append(Report(experiment, tables, drawn))
+                    found.append(
+                        Study.from_results(experiment, tables, lmc_threshold, cka_threshold)
+                    )
     return found
 
 
-def embed(state: Mapping[str, Any]) -> str:
+def embed_html(state: Mapping[str, Any]) -> str:
     """The explorer as a piece of HTML that needs nothing else, for one place in a page.
 
     Args:
@@ -155,6 +153,6 @@ def embed(state: Mapping[str, Any]) -> str:
             "<div data-explorer></div>",
             f"<style>{Explorer._css}</style>",
             f'<script type="application/json" id="explorer-grid">{data}</script>',
-            f'<script type="module">\n{script()}\nstandalone(document);\n</script>',
+            f'<script type="module">\n{widget_script()}\nstandalone(document);\n</script>',
         ]
     )

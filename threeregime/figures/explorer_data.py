@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from threeregime.analysis.cells import in_print
-from threeregime.analysis.phase_diagram import CHANCES, PhaseDiagram
-from threeregime.analysis.study import Report
-from threeregime.analysis.transitions import gains
+from threeregime.analysis import (
+    PROBABILITY_COLUMNS,
+    PhaseDiagram,
+    Study,
+    format_value,
+    temperature_gains,
+)
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import catalogue
-from threeregime.experiments.axes import AXES
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import AXES, Experiment, load_experiment
 from threeregime.figures.style import COLOURS, axis_label
 
 # Significant digits; LMC and CKA keep all of theirs, since thresholds are compared with them.
@@ -23,7 +24,7 @@ _DIGITS = 6
 _MEANS = ("test_error", "lmc", "cka_softmax")
 
 
-def grid(reports: Sequence[Report]) -> dict[str, Any]:
+def explorer_data(reports: Sequence[Study]) -> dict[str, Any]:
     """The numbers that the explorer shows, ready for JSON: one entry a diagram, and the paper's.
 
     Of two reports on the same experiment, scale and protocol the first counts.
@@ -31,7 +32,7 @@ def grid(reports: Sequence[Report]) -> dict[str, Any]:
     Raises:
         ThreeRegimeError: no diagram, or one of several variants.
     """
-    chosen: dict[str, Report] = {}
+    chosen: dict[str, Study] = {}
     for report in reports:
         chosen.setdefault(_key(report.experiment), report)
     if not chosen:
@@ -46,7 +47,7 @@ def _key(experiment: Experiment) -> str:
     return "/".join([experiment.name, experiment.scale, *map(str, _changes(experiment).values())])
 
 
-def _entry(key: str, report: Report) -> dict[str, Any]:
+def _entry(key: str, report: Study) -> dict[str, Any]:
     """One diagram with what there is to say about it."""
     experiment, diagram = report.experiment, report.diagram
     if len(report.diagrams) > 1:
@@ -59,7 +60,7 @@ def _entry(key: str, report: Report) -> dict[str, Any]:
     turned = AXES[diagram.temperature]
     source = "".join(f", {value}" for value in changes.values())
     options = "".join(f" --set {name}={value}" for name, value in changes.items())
-    best, *gained = gains(diagram)
+    best, *gained = temperature_gains(diagram)
     made = _diagram(diagram)
     for name, values in zip(("gain", "gain_low", "gain_high"), gained, strict=True):
         made["cells"][name] = _plain(values)
@@ -84,7 +85,7 @@ def _diagram(diagram: PhaseDiagram) -> dict[str, Any]:
     counts = ("n_nets", "n_pairs", "n_diverged")
     exact = ("lmc", "cka_softmax")
     return {
-        "error": diagram.printed("test_error"),
+        "error": diagram.column_title("test_error"),
         "temperature": _axis(diagram.temperature, diagram.temperatures),
         "load": _axis(diagram.load, diagram.loads),
         "total": diagram.total,
@@ -94,7 +95,7 @@ def _diagram(diagram: PhaseDiagram) -> dict[str, Any]:
         "cka_rule": diagram.cka_rule,
         "cells": {
             name: _plain(diagram.grid(name), 17 if name in exact else _DIGITS)
-            for name in (*columns, *CHANCES.values(), *counts)
+            for name in (*columns, *PROBABILITY_COLUMNS.values(), *counts)
         },
     }
 
@@ -107,13 +108,13 @@ def _axis(name: str, values: Sequence[float]) -> dict[str, Any]:
         "label": axis_label(name),
         "values": [AXES[name].kind(v) for v in values],
         "ticks": [f"{factor * v:g}" for v in values],
-        "phrases": [AXES[name].phrase.format(in_print(name, v)) for v in values],
+        "phrases": [AXES[name].phrase.format(format_value(name, v)) for v in values],
     }
 
 
 def _changes(experiment: Experiment) -> Mapping[str, Any]:
     """The fields in which it departs from the catalogue's experiment of that name and scale."""
-    listed = catalogue.experiment(experiment.name, experiment.scale).protocol.to_dict()
+    listed = load_experiment(experiment.name, experiment.scale).protocol.to_dict()
     changed = {}
     for section, fields in experiment.protocol.to_dict().items():
         for name, value in fields.items():
@@ -122,7 +123,7 @@ def _changes(experiment: Experiment) -> Mapping[str, Any]:
     return changed
 
 
-def _curves(report: Report) -> list[list[float | None] | None]:
+def _curves(report: Study) -> list[list[float | None] | None]:
     """Mean error along the line between two copies, cell by cell; None where there is none."""
     diagram, pairs = report.diagram, report.tables.pairs
     pairs = pairs[np.isfinite(pairs["lmc"].to_numpy(dtype=float))]

@@ -12,9 +12,7 @@ import pandas as pd
 from matplotlib import colors
 from matplotlib.figure import Figure
 
-from threeregime.analysis.bootstrap import Array
-from threeregime.analysis.boundary import Boundary
-from threeregime.analysis.phase_diagram import PhaseDiagram
+from threeregime.analysis import Array, Boundary, PhaseDiagram
 from threeregime.figures import style
 
 
@@ -62,8 +60,8 @@ def separation(areas: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     return fig
 
 
-@style.names_tables
-def local(diagram: PhaseDiagram, values: Mapping[str, Array]) -> Figure:
+@style.attach_tables
+def local_metrics(diagram: PhaseDiagram, values: Mapping[str, Array]) -> Figure:
     """Metrics of single nets over the diagram, on a logarithmic scale.
 
     Args:
@@ -80,8 +78,8 @@ def local(diagram: PhaseDiagram, values: Mapping[str, Array]) -> Figure:
     return fig
 
 
-@style.names_tables
-def traced(found: Mapping[str, tuple[PhaseDiagram, Boundary]]) -> Figure:
+@style.attach_tables
+def boundary_search(found: Mapping[str, tuple[PhaseDiagram, Boundary]]) -> Figure:
     """LMC of whole diagrams, the boundary found by bisection, and the cells that it measured.
 
     Args:
@@ -89,7 +87,7 @@ def traced(found: Mapping[str, tuple[PhaseDiagram, Boundary]]) -> Figure:
     """
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
-    norm = style.scale([diagram.grid("lmc") for diagram, _ in found.values()])
+    norm = style.colour_scale([diagram.grid("lmc") for diagram, _ in found.values()])
     with style.canvas(rows, columns, 3.6 * rows) as (fig, axes):
         for ax, (heading, (diagram, line)) in zip(axes.flat, found.items(), strict=False):
             lmc = np.ma.masked_invalid(diagram.grid("lmc"))

@@ -17,10 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from threeregime.analysis.bootstrap import Array
-from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.transitions import boundaries, favourable, middles
-from threeregime.experiments.axes import AXES
+from threeregime.analysis import (
+    Array,
+    PhaseDiagram,
+    favourable_transitions,
+    regime_boundaries,
+    regime_label_positions,
+)
+from threeregime.experiments import AXES
 from threeregime.results import marks
 
 WIDTH = 7.4  # inches, at 100 pixels to the inch on the page
@@ -61,14 +65,14 @@ def canvas(
             plt.close(fig)
 
 
-def names_tables(draw: Callable[_Given, Figure]) -> Callable[_Given, Figure]:
+def attach_tables(draw: Callable[_Given, Figure]) -> Callable[_Given, Figure]:
     """Have the figures of a function say which tables its diagrams were made from."""
 
     @functools.wraps(draw)
     def drawn(*args: _Given.args, **kwargs: _Given.kwargs) -> Figure:
         found = list(_diagrams([*args, *kwargs.values()]))
-        names = {d.made_from: asdict(d.made_from) for d in found if d.made_from}
-        paper = any(d.made_from is None for d in found)
+        names = {d.tables_id: asdict(d.tables_id) for d in found if d.tables_id}
+        paper = any(d.tables_id is None for d in found)
         return marks.mark(draw(*args, **kwargs), tables=list(names.values()), paper=paper)
 
     return drawn
@@ -113,7 +117,7 @@ def heat_map(
         named: whether to write the regimes' names.
     """
     mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap=colours, norm=norm, rasterized=True)
-    furnish(ax, diagram, named=named)
+    label_axes(ax, diagram, named=named)
     ax.set_title(title, loc="left")
     assert ax.figure is not None
     bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, aspect=28)
@@ -121,7 +125,7 @@ def heat_map(
         bar.ax.axhline(marked, color="black", lw=1.3, path_effects=halo())
 
 
-def furnish(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0, named: bool = True) -> None:
+def label_axes(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0, named: bool = True) -> None:
     """Axes in the paper's words, regime boundaries and names, on a panel in units of cells.
 
     Args:
@@ -136,13 +140,13 @@ def furnish(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0, named: bool = T
     ticks(ax, "y", diagram.temperature, diagram.temperatures)
     ax.set_xlabel(f"{axis_label(diagram.load)}, high load ← → low load")
     ax.set_ylabel(f"{axis_label(diagram.temperature)}, cold ← → hot")
-    for kind, segments in boundaries(diagram).items():
+    for kind, segments in regime_boundaries(diagram).items():
         edges = list(segments)
         ax.add_collection(LineCollection(edges, colors="white", linewidths=3.2))
         style = [EDGES[kind]]
         ax.add_collection(LineCollection(edges, colors="black", linewidths=1.5, linestyles=style))
     centred: Any = {"ha": "center", "va": "center", "path_effects": halo(3), "zorder": 5}
-    for name, (x, y) in middles(diagram).items() if named else ():
+    for name, (x, y) in regime_label_positions(diagram).items() if named else ():
         ax.text(x, y + lower, name, weight="bold", size=10, **centred)
 
 
@@ -162,9 +166,9 @@ def axis_label(axis: str) -> str:
     return f"{AXES[axis].label} (%)" if AXES[axis].percent else AXES[axis].label
 
 
-def arrows(ax: Axes, diagram: PhaseDiagram, across: float = 0.5) -> None:
+def draw_transitions(ax: Axes, diagram: PhaseDiagram, across: float = 0.5) -> None:
     """Draw the favourable transitions from cell to cell, at ``across`` of the cells' width."""
-    for change in favourable(diagram):
+    for change in favourable_transitions(diagram):
         if change is not None:
             x = diagram.loads.index(change.load) + across
             start, end = (diagram.temperatures.index(t) + 0.5 for t in (change.start, change.end))
@@ -174,7 +178,7 @@ def arrows(ax: Axes, diagram: PhaseDiagram, across: float = 0.5) -> None:
             arrow.arrow_patch.set_path_effects(halo(3.2))
 
 
-def key(diagrams: Iterable[PhaseDiagram], with_arrows: bool = True) -> list[Line2D]:
+def legend_handles(diagrams: Iterable[PhaseDiagram], with_arrows: bool = True) -> list[Line2D]:
     """Legend handles: both boundaries with their thresholds, and the arrows."""
     diagrams = list(diagrams)
     lmc = " and ".join(dict.fromkeys(f"{d.lmc_threshold:g}".replace("-", "−") for d in diagrams))
@@ -184,13 +188,13 @@ def key(diagrams: Iterable[PhaseDiagram], with_arrows: bool = True) -> list[Line
         Line2D([], [], ls=EDGES["I|II"], label=f"I | II: LMC = {lmc}", **line),
         Line2D([], [], ls=EDGES["II-A|II-B"], label=f"II-A | II-B: CKA = {cka}", **line),
     ]
-    if with_arrows and any(change for d in diagrams for change in favourable(d)):
+    if with_arrows and any(change for d in diagrams for change in favourable_transitions(d)):
         mark: Any = {"marker": "$\\uparrow$", "markersize": 8, "ls": "", "color": "black"}
         handles.append(Line2D([], [], label="favourable transition", **mark))
     return handles
 
 
-def scale(values: Iterable[Array], centred: bool = False) -> colors.Normalize:
+def colour_scale(values: Iterable[Array], centred: bool = False) -> colors.Normalize:
     """Colour scale over several grids, about 0 if centred; (0, 1) where there is no number."""
     flat = np.concatenate([v[np.isfinite(v)] for v in values])
     if not flat.size:

@@ -35,7 +35,7 @@ from threeregime.fleet.stacked import GROUPED, LANES, Layers
 Forward = Callable[..., Tensor]
 
 
-class Mechanism(ABC):
+class Backend(ABC):
     """How M copies of a plain net are stacked, run, and taken apart again."""
 
     name: ClassVar[str]
@@ -57,8 +57,8 @@ class Mechanism(ABC):
         """Function from what a net takes, each [batch, M, ...], to outputs [M, batch, ...]."""
 
 
-class Layout(Mechanism):
-    """A mechanism that exchanges a net's layers for stacked ones."""
+class Layout(Backend):
+    """A backend that exchanges a net's layers for stacked ones."""
 
     layers: ClassVar[Layers]
 
@@ -133,7 +133,7 @@ class Lanes(Layout):
         return outputs.unflatten(1, (-1, members)).permute(2, 0, 1)
 
 
-class Separate(Mechanism):
+class Separate(Backend):
     """Parameters [M, ...] of the plain net's own layers, each member run by itself."""
 
     name = "separate"
@@ -252,4 +252,4 @@ class Vmapped(Separate):
         return lambda *inputs: run(dict(stacked.named_parameters()), *inputs)
 
 
-MECHANISMS: dict[str, Mechanism] = {m.name: m for m in (Grouped(), Lanes(), Separate(), Vmapped())}
+BACKENDS: dict[str, Backend] = {m.name: m for m in (Grouped(), Lanes(), Separate(), Vmapped())}

@@ -15,7 +15,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threeregime"
 
 
-def kept(kind: str, facts: object, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def cached(kind: str, facts: object, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What was found out on this machine before, or now, and then kept for the next process.
 
     Written whole, and never over another process's: all go by what the first one found. Where

@@ -10,7 +10,7 @@ from torch import Tensor
 WARM_UP = 3
 
 
-class Graphed:
+class CudaGraphStep:
     """A function of tensors on a GPU that is recorded after a few calls and replayed from then on.
 
     It works on what it closes over (parameters, gradients, momentum) in place, returns nothing, and

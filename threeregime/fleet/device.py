@@ -1,4 +1,4 @@
-"""What there is to run on: its name, its memory, and where things are kept for it."""
+"""The device that fleets run on: its name, its free memory, the settings of PyTorch on it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import functools
 import os
 import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ import torch
 from threeregime.errors import ThreeRegimeError
 
 
-def device_here(name: str) -> str:
+def resolve_device(name: str) -> str:
     """Turn auto into cuda where there is one; refuse a device that is not there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -46,36 +48,94 @@ def free_memory(device: str) -> int:
     return min(psutil.virtual_memory().available, MEMORY_LIMIT)
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def prepare(device: str) -> None:
-    """Set this process up to train fleets on the device."""
-    if device.startswith("cuda"):
-        torch.backends.cudnn.benchmark = True
-        # What is measured in float32 shall be float32; training asks for less by itself.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+@contextmanager
+def compute_settings(device: torch.device | str, threads: int | None = 1) -> Iterator[None]:
+    """Set this process up to compute on a device, and put its settings back afterwards.
+
+    On a CPU: the number of threads, and freed memory stays in the process. On a GPU: cuDNN picks
+    its fastest kernels, and float32 is float32 (training asks for less by itself).
+
+    Args:
+        device: where fleets compute.
+        threads: of PyTorch on a CPU; None leaves them. One thread a fleet is the default: two
+            fleets on two cores do more than one fleet on two threads, and numbers do not depend
+            on how many workers there are.
+    """
+    if torch.device(device).type == "cuda":
+        with _cuda_settings():
+            yield
         return
-    # One thread a fleet: two fleets on two cores do more than one fleet on two threads, and
-    # the numbers do not depend on how many workers there are.
-    torch.set_num_threads(1)
-    _keep_memory()
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with _memory_kept():
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
-@functools.cache
-def _keep_memory() -> None:
+@contextmanager
+def _cuda_settings() -> Iterator[None]:
+    matmul = torch.backends.cuda.matmul
+    with torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled,
+        benchmark=True,
+        deterministic=torch.backends.cudnn.deterministic,
+        allow_tf32=False,
+    ):
+        before, matmul.allow_tf32 = matmul.allow_tf32, False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before
+
+
+# Parameters of glibc's mallopt, and the values that it starts with.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _INITIAL = -1, -3, 128 << 10
+
+
+@contextmanager
+def _memory_kept() -> Iterator[None]:
     """Keep freed memory in the process: glibc gives every large activation back at once.
 
     Faulting it in again takes a quarter of a step. Elsewhere than on glibc this does nothing.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = _mallopt()
+    if mallopt is None or _nesting.depth:
+        yield
         return
-    trim_threshold, mmap_threshold = -1, -3
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, (1 << 31) - 1)
+    _nesting.depth += 1
+    mallopt(_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+    try:
+        yield
+    finally:
+        _nesting.depth -= 1
+        mallopt(_MMAP_THRESHOLD, _INITIAL)
+        mallopt(_TRIM_THRESHOLD, _INITIAL)
+
+
+class _Nesting:
+    """How many contexts are open in this process, where glibc has one setting for all."""
+
+    depth = 0
+
+
+_nesting = _Nesting()
+
+
+@functools.cache
+def _mallopt() -> Callable[[int, int], int] | None:
+    try:
+        found: Callable[[int, int], int] = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return None
+    return found

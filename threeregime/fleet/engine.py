@@ -14,9 +14,9 @@ import torch
 
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import lanes
-from threeregime.fleet.backends import MECHANISMS
-from threeregime.fleet.cache import kept
-from threeregime.fleet.device import device_name, out_of_memory
+from threeregime.fleet.backends import BACKENDS
+from threeregime.fleet.cache import cached
+from threeregime.fleet.device import device_name, is_out_of_memory
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 FEWEST_LANES = 8
@@ -27,10 +27,10 @@ HOPELESS = 2.0
 """A candidate whose first step takes this many times the best one's is not tried further."""
 
 
-class OfFleet(TypedDict):
+class FleetOptions(TypedDict):
     """The part of an engine that decides how a fleet's nets are laid out and passed through."""
 
-    mechanism: str
+    backend: str
     compiled: bool
 
 
@@ -38,13 +38,13 @@ class OfFleet(TypedDict):
 class Engine:
     """How a fleet is run: its name lists what differs from the plainest way.
 
-    ``mechanism`` is an entry of :data:`threeregime.fleet.backends.MECHANISMS`. In ``bfloat16`` a
+    ``backend`` is an entry of :data:`threeregime.fleet.backends.BACKENDS`. In ``bfloat16`` a
     training step computes its products and keeps its activations in 16 bits; weights, momentum,
     statistics of batch norm, the loss and everything measured stay in 32. ``compiled`` passes the
     net through torch.compile, ``graphed`` records the whole step as a CUDA graph.
     """
 
-    mechanism: str = "grouped"
+    backend: str = "grouped"
     precision: str = "float32"
     compiled: bool = False
     graphed: bool = False
@@ -52,42 +52,42 @@ class Engine:
     @property
     def name(self) -> str:
         """E.g. "grouped bfloat16 compiled graphed"."""
-        words = [self.mechanism, self.precision]
+        words = [self.backend, self.precision]
         return " ".join(words + [w for w in ("compiled", "graphed") if getattr(self, w)])
 
     @property
-    def of_fleet(self) -> OfFleet:
+    def fleet_options(self) -> FleetOptions:
         """What a fleet has to know of it, as arguments of
         :class:`threeregime.fleet.fleet.Fleet`.
         """
-        return {"mechanism": self.mechanism, "compiled": self.compiled}
+        return {"backend": self.backend, "compiled": self.compiled}
 
     @classmethod
-    def named(cls, name: str) -> Engine:
+    def from_name(cls, name: str) -> Engine:
         """Look an engine up by its name; float32 where no precision is named.
 
         Raises:
             ThreeRegimeError: a word that is no part of any engine's name.
         """
         words = name.split()
-        known = [*MECHANISMS, *PRECISIONS, "compiled", "graphed"]
+        known = [*BACKENDS, *PRECISIONS, "compiled", "graphed"]
         unknown = [w for w in words if w not in known]
-        mechanisms = [w for w in words if w in MECHANISMS]
+        backends = [w for w in words if w in BACKENDS]
         precisions = [w for w in words if w in PRECISIONS] or ["float32"]
-        if unknown or len(mechanisms) != 1 or len(precisions) != 1:
+        if unknown or len(backends) != 1 or len(precisions) != 1:
             raise ThreeRegimeError(
-                f"engine = {name!r} is not allowed: one of {', '.join(MECHANISMS)}, then if "
+                f"engine = {name!r} is not allowed: one of {', '.join(BACKENDS)}, then if "
                 "wanted bfloat16, compiled, graphed"
             )
-        return cls(mechanisms[0], precisions[0], "compiled" in words, "graphed" in words)
+        return cls(backends[0], precisions[0], "compiled" in words, "graphed" in words)
 
 
-def candidates(device: torch.device | str, members: int) -> list[Engine]:
+def candidate_engines(device: torch.device | str, members: int) -> list[Engine]:
     """Engines worth a trial for a fleet of a size, the likeliest first."""
     if torch.device(device).type != "cpu":
         return [
-            Engine(mechanism, "bfloat16", compiled, graphed=True)
-            for mechanism in ("grouped", "separate", "vmapped")
+            Engine(backend, "bfloat16", compiled, graphed=True)
+            for backend in ("grouped", "separate", "vmapped")
             for compiled in (True, False)
         ]
     precisions = ["float32"] + ["bfloat16"] * _cpu_multiplies_bfloat16()
@@ -106,7 +106,7 @@ Trial = Callable[[Engine, float], float]
 """Seconds of a step in an engine; may give up early when a step takes longer than the limit."""
 
 
-def pick(device: str, members: int, kind: str, trial: Trial) -> Engine:
+def pick_engine(device: str, members: int, kind: str, trial: Trial) -> Engine:
     """The fastest engine for a kind of fleet on a device, from the cache or by a trial.
 
     Args:
@@ -118,11 +118,11 @@ def pick(device: str, members: int, kind: str, trial: Trial) -> Engine:
     Raises:
         torch.OutOfMemoryError: no candidate fits into memory.
     """
-    tried = candidates(device, members)
+    tried = candidate_engines(device, members)
     if len(tried) == 1:
         return tried[0]
     facts = (device_name(device), torch.__version__, members, kind, [e.name for e in tried])
-    return Engine.named(kept("engine", facts, lambda: _measure(tried, trial))["engine"])
+    return Engine.from_name(cached("engine", facts, lambda: _measure(tried, trial))["engine"])
 
 
 def _measure(tried: list[Engine], trial: Trial) -> dict[str, object]:
@@ -136,7 +136,7 @@ def _measure(tried: list[Engine], trial: Trial) -> dict[str, object]:
             limit = HOPELESS * seconds[best] if best else float("inf")
             seconds[engine.name] = trial(engine, limit)
         except (RuntimeError, ThreeRegimeError) as error:
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 memory = error
             reason = str(error).strip() or type(error).__name__
             failed[engine.name] = reason.splitlines()[0]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import lanes
-from threeregime.models.layers import Concat
+from threeregime.models import Concat
 
 Layers = dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
 
@@ -121,11 +121,7 @@ GROUPED: Layers = {
 :meta hide-value:
 """
 
-LANES: Layers = {
-    nn.Conv2d: _LanesConv,
-    nn.BatchNorm2d: _norm,
-    nn.Linear: _LanesLinear,
-}
+LANES: Layers = {nn.Conv2d: _LanesConv, nn.BatchNorm2d: _norm, nn.Linear: _LanesLinear}
 """By type of the plain layer: channel by channel, the members innermost.
 
 :meta hide-value:

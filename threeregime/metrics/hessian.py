@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from threeregime.data.task import Task, stream
-from threeregime.fleet.fleet import Fleet
-from threeregime.pruning.magnitude import Masks
+from threeregime.data import Task, stream_seed
+from threeregime.fleet import Fleet
+from threeregime.pruning import Masks
 
 SAMPLES = 256
 """Most training examples that the Hessian is taken on."""
@@ -52,8 +52,8 @@ class Hessian:
 
     def __init__(self, fleet: Fleet, kept: Masks, data: Task, samples: int) -> None:
         # The lanes' convolution can be differentiated once only.
-        mechanism = "grouped" if fleet.mechanism.name == "lanes" else fleet.mechanism.name
-        self.fleet = Fleet(fleet.build, fleet.state(), fleet.device, fleet.dtype, mechanism)
+        backend = "grouped" if fleet.backend.name == "lanes" else fleet.backend.name
+        self.fleet = Fleet(fleet.build, fleet.state(), fleet.device, fleet.dtype, backend)
         self.fleet.module.eval()
         named = dict(self.fleet.module.named_parameters())
         self.parameters = list(named.values())
@@ -64,7 +64,7 @@ class Hessian:
         self.data = data
         self.batches = [
             batch
-            for inputs, truth in data.examples(True, fleet.dtype, samples)
+            for inputs, truth in data.evaluation_batches(True, fleet.dtype, samples)
             for batch in zip(inputs.split(BATCH), truth.split(BATCH), strict=True)
         ]
         self.examples = sum(len(inputs) for inputs, _ in self.batches)
@@ -77,7 +77,7 @@ class Hessian:
 
     def random(self, number: int) -> Vector:
         """Signs at random (Rademacher), zero where weights are pruned; equal for all members."""
-        generator = torch.Generator().manual_seed(stream("hessian", number))
+        generator = torch.Generator().manual_seed(stream_seed("hessian", number))
         made = []
         for parameter, kept in zip(self.parameters, self.kept, strict=True):
             shape = self.fleet.by_member(parameter).shape[1:]
@@ -89,7 +89,7 @@ class Hessian:
         """The products of each member's Hessian with its vector."""
         total = [torch.zeros_like(parameter) for parameter in self.parameters]
         for inputs, truth in self.batches:
-            logits = self.fleet.logits(self.fleet.alike(inputs))
+            logits = self.fleet.logits(self.fleet.broadcast(inputs))
             everyone = truth.expand(self.fleet.members, *truth.shape)
             loss = self.data.loss(logits, everyone, 0.0) * (len(inputs) / self.examples)
             first = torch.autograd.grad(loss, self.parameters, create_graph=True)
@@ -135,7 +135,9 @@ class Hessian:
         return value
 
 
-def curvature(fleet: Fleet, kept: Masks, data: Task, vectors: int, samples: int) -> Curvature:
+def measure_curvature(
+    fleet: Fleet, kept: Masks, data: Task, vectors: int, samples: int
+) -> Curvature:
     """Trace and leading eigenvalue of every member's Hessian (Appendix A.2).
 
     Args:
@@ -149,6 +151,6 @@ def curvature(fleet: Fleet, kept: Masks, data: Task, vectors: int, samples: int)
         Float64 tensors on the CPU, NaN for members that diverged.
     """
     hessian = Hessian(fleet, kept, data, min(samples, SAMPLES))
-    broken = ~fleet.finite().cpu()
+    broken = ~fleet.finite_members().cpu()
     found = (part(vectors).cpu() for part in (hessian.trace, hessian.top))
     return Curvature(*(values.masked_fill(broken, torch.nan) for values in found))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from threeregime.data.task import Task
-from threeregime.fleet.fleet import Fleet, State
+from threeregime.data import Task
+from threeregime.fleet import Fleet, State, compute_settings
 from threeregime.metrics.functional import cka, line_points, lmc
-from threeregime.training.run import errors, outputs
+from threeregime.training import evaluate_errors, evaluate_outputs
 
 STATISTICS_BATCH = 256
 
@@ -28,23 +28,23 @@ class PairMetrics:
 
 
 @torch.no_grad()
-def reestimate_norms(fleet: Fleet, data: Task) -> None:
+def reestimate_batch_norm(fleet: Fleet, data: Task) -> None:
     """Set every batch norm's statistics to those of the un-augmented training set.
 
     The statistics of an interpolated net are not the interpolated statistics. Batches are of
     nearly equal size and weigh by it; each layer sees batch-normalised inputs (scripts).
     """
-    norms = fleet.norms()
+    norms = fleet.batch_norms()
     if not norms:
         return
-    fleet.module.train()
     kept = [norm.momentum for norm in norms]
     seen = 0
-    for inputs in data.inputs(STATISTICS_BATCH, fleet.dtype):
-        seen += len(inputs)
-        for norm in norms:
-            norm.momentum = len(inputs) / seen
-        fleet.logits(fleet.alike(inputs))
+    with fleet.mode(training=True):
+        for inputs in data.input_batches(STATISTICS_BATCH, fleet.dtype):
+            seen += len(inputs)
+            for norm in norms:
+                norm.momentum = len(inputs) / seen
+            fleet.logits(fleet.broadcast(inputs))
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
 
@@ -66,12 +66,12 @@ def line_errors(fleet: Fleet, a: State, b: State, data: Task, points: int) -> Te
 
     Statistics of batch norm are re-estimated at every point, both ends included.
     """
-    between = fleet.holding(a)
+    between = fleet.with_state(a)
     curve = []
     for t in line_points(points).tolist():
         between.load(interpolate(a, b, t))
-        reestimate_norms(between, data)
-        curve.append(errors(between, data, train=True))
+        reestimate_batch_norm(between, data)
+        curve.append(evaluate_errors(between, data, train=True))
     return torch.stack(curve, dim=1)
 
 
@@ -81,6 +81,7 @@ def measure_pairs(
     data: Task,
     points: int = 11,
     samples: int = 6464,
+    threads: int | None = 1,
 ) -> PairMetrics:
     """LMC (Equation 1) and CKA (Equation 2) of pairs of members of one fleet.
 
@@ -90,6 +91,7 @@ def measure_pairs(
         data: the training set that errors, statistics and outputs are taken on.
         points: number of points on the line.
         samples: number of training examples for CKA, or of places in sentences.
+        threads: of PyTorch on a CPU; None leaves them.
 
     Returns:
         float64 tensors on the CPU. Pairs with a diverged member are NaN throughout.
@@ -97,8 +99,9 @@ def measure_pairs(
     left, right = (torch.tensor([pair[side] for pair in pairs]) for side in (0, 1))
     state = fleet.state()
     a, b = ({n: t[side.to(t.device)] for n, t in state.items()} for side in (left, right))
-    curve = line_errors(fleet, a, b, data, points).cpu()
-    logits = outputs(fleet, data, samples).cpu()
+    with compute_settings(fleet.device, threads):
+        curve = line_errors(fleet, a, b, data, points).cpu()
+        logits = evaluate_outputs(fleet, data, samples).cpu()
     value, t_star = lmc(curve)
     similarity = {
         kind: cka(features[left], features[right])

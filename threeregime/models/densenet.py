@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime.models.layers import Concat, initialise, scaled
+from threeregime.models.layers import Concat, initialise, scaled_channels
 
 
 class DenseLayer(nn.Module):
@@ -45,7 +45,7 @@ class DenseNet(nn.Module):
 
     def __init__(self, depth: int, width: float, channels: int, classes: int) -> None:
         super().__init__()
-        growth, count = scaled(12, width), scaled(16, width)
+        growth, count = scaled_channels(12, width), scaled_channels(16, width)
         self.conv = nn.Conv2d(channels, count, 3, padding=1, bias=False)
         layers: list[nn.Module] = []
         for block in range(3):

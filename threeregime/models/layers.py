@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def scaled(channels: int, width: float) -> int:
+def scaled_channels(channels: int, width: float) -> int:
     """Number of channels of a layer at a width factor: rounded, at least one."""
     return max(1, round(channels * width))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime.models.layers import initialise, scaled
+from threeregime.models.layers import initialise, scaled_channels
 
 
 class PreActBlock(nn.Module):
@@ -38,7 +38,7 @@ class PreResNet(nn.Module):
     def __init__(self, depth: int, width: float, channels: int, classes: int) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
-        widths = [scaled(base, width) for base in (16, 32, 64)]
+        widths = [scaled_channels(base, width) for base in (16, 32, 64)]
         self.conv = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
         before = [widths[0], *widths[:-1]]
         self.stages = nn.Sequential(

@@ -23,7 +23,7 @@ from threeregime.models.transformer import Transformer
 from threeregime.models.vgg import VGG
 
 if TYPE_CHECKING:
-    from threeregime.data.task import Task
+    from threeregime.data import Task
     from threeregime.protocol import Net
 
 
@@ -58,7 +58,7 @@ def _at_least_one(depth: int) -> None:
 class NetKind:
     """How to build one kind of net, and what it reads.
 
-    ``build(depth, width, *sides)``, the sides being :attr:`threeregime.data.task.Task.sides`.
+    ``build(depth, width, *sides)``, the sides being :attr:`threeregime.data.task.Task.net_sizes`.
     """
 
     build: Callable[[int, float, int, int], nn.Module]
@@ -74,7 +74,7 @@ NETS: dict[str, NetKind] = {
 }
 
 
-def builder(net: Net, data: Task) -> Callable[[], nn.Module]:
+def net_builder(net: Net, data: Task) -> Callable[[], nn.Module]:
     """Function that builds one plain net of a protocol for a data set.
 
     Raises:
@@ -84,9 +84,9 @@ def builder(net: Net, data: Task) -> Callable[[], nn.Module]:
     require(net.name in NETS, "net.name", net.name, f"one of {', '.join(NETS)}")
     kind = NETS[net.name]
     kind.check_depth(net.depth)
-    if kind.reads != data.of:
-        known = ", ".join(name for name, other in NETS.items() if other.reads == data.of)
+    if kind.reads != data.kind:
+        known = ", ".join(name for name, other in NETS.items() if other.reads == data.kind)
         raise ThreeRegimeError(
-            f"net.name = {net.name!r} is not allowed: {data.name} holds {data.of}: {known}"
+            f"net.name = {net.name!r} is not allowed: {data.name} holds {data.kind}: {known}"
         )
-    return lambda: kind.build(net.depth, net.width, *data.sides)
+    return lambda: kind.build(net.depth, net.width, *data.net_sizes)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime.data.vocabulary import PAD
+from threeregime.data import PAD
 
 BASE, HEAD = 512, 64
 """Features of Transformer-base, and of each of its 8 heads."""
@@ -100,15 +100,15 @@ class Transformer(nn.Module):
     Args:
         depth: layers a side.
         width: factor of the features.
-        places: length of the source in a row.
+        source_length: length of the source in a row.
         pieces: size of the vocabulary.
     """
 
     prunable: ClassVar[type[nn.Module]] = nn.Linear
 
-    def __init__(self, depth: int, width: float, places: int, pieces: int) -> None:
+    def __init__(self, depth: int, width: float, source_length: int, pieces: int) -> None:
         super().__init__()
-        self.places = places
+        self.source_length = source_length
         heads = max(2, round(BASE * width / HEAD))
         self.features = heads * max(1, round(BASE * width / heads))
         self.embedding = nn.Embedding(pieces, self.features)
@@ -123,10 +123,11 @@ class Transformer(nn.Module):
         hands back so that it is not computed again for every piece.
 
         Args:
-            row: the source, padded to ``places``, and the target so far, [batch, places + t].
+            row: the source, padded to ``source_length``, and the target so far,
+                [batch, source_length + t].
             memory: the encoded source, if it is known.
         """
-        source, target = row[:, : self.places], row[:, self.places :]
+        source, target = row[:, : self.source_length], row[:, self.source_length :]
         hidden = (source == PAD)[:, None, None, :]
         if memory is None:
             memory = self.embed(source)

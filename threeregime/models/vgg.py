@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeregime.models.layers import initialise, scaled
+from threeregime.models.layers import initialise, scaled_channels
 
 
 class VGG(nn.Module):
@@ -34,7 +34,7 @@ class VGG(nn.Module):
         for count, base in zip(self.GROUPS[depth], (64, 128, 256, 512, 512), strict=True):
             layers: list[nn.Module] = []
             for _ in range(count):
-                made = scaled(base, width)
+                made = scaled_channels(base, width)
                 conv = nn.Conv2d(channels, made, 3, padding=1, bias=False)
                 layers += [conv, nn.BatchNorm2d(made), nn.ReLU()]
                 channels = made

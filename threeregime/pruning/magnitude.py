@@ -9,52 +9,85 @@ and keeps the same share of it, rounded up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from threeregime.errors import ThreeRegimeError
+from threeregime.fleet import Fleet
 
 Masks = dict[str, Tensor]
 """Kept weights by name, each bool [M, ...], True where a weight stays."""
 
 
-def masks(
-    weights: Mapping[str, Tensor],
-    methods: Sequence[str],
-    density: Sequence[float],
-    groups: Sequence[int | None] | None = None,
+def prune_masks(
+    fleet: Fleet,
+    density: float | Sequence[float],
+    method: str | Sequence[str] = "uniform",
+    group: int | Sequence[int | None] | None = None,
+    names: Collection[str] | None = None,
 ) -> Masks:
-    """Masks that keep each member's largest weights.
+    """Return masks that keep the largest weights of every member of a fleet.
+
+    UniformMP keeps
+    ``round(density * n)`` of each layer's n weights, GlobalMP that many of all, N:M that many of
+    each group of n; all keep at least one a layer or group. "quantization" keeps every weight.
 
     Args:
-        weights: convolution weights by name, each [M, outputs, inputs, ...].
-        methods: an entry of :data:`METHODS`, one a member.
-        density: kept fraction in (0, 1], one a member.
-        groups: weights in a group under "n:m", one a member; None: no member is of that method.
+        fleet: the nets.
+        density: kept fraction in (0, 1], one for all members or one each.
+        method: an entry of :data:`METHODS`, one for all members or one each.
+        group: weights in a group under "n:m", one for all members or one each; else None.
+        names: of the weights to prune; None: :meth:`threeregime.fleet.fleet.Fleet.prunable`.
 
     Returns:
-        Bool masks by name, [M, ...]. UniformMP keeps ``round(density * n)`` of each layer's n
-        weights, GlobalMP that many of all, N:M that many of each group of n; all at least one a
-        layer or group. "quantization" keeps every weight.
+        Bool masks by name, [M, ...], True where a weight stays.
 
     Raises:
         ThreeRegimeError: a density outside (0, 1], an unknown method, or N:M without a group.
     """
-    kept = []
-    groups = groups or [None] * len(methods)
-    for member, (method, fraction, group) in enumerate(zip(methods, density, groups, strict=True)):
-        if not 0 < fraction <= 1:
-            raise ThreeRegimeError(f"density = {fraction} is not allowed: a fraction in (0, 1]")
-        if method not in METHODS:
-            raise ThreeRegimeError(f"method = {method!r} is not allowed: {', '.join(METHODS)}")
-        if method == "n:m" and not group:
-            raise ThreeRegimeError(f"group = {group} is not allowed: 2 or more weights with n:m")
-        own = {name: weight[member] for name, weight in weights.items()}
-        kept.append(METHODS[method](own, fraction, group or 1))
-    return {name: torch.stack([mask[name] for mask in kept]) for name in weights}
+    count = fleet.members
+    pruned = fleet.prunable() if names is None else names
+    weights = {
+        name: fleet.by_member(weight)
+        for name, weight in fleet.module.named_parameters()
+        if name in pruned
+    }
+    return magnitude_masks(
+        weights,
+        [method] * count if isinstance(method, str) else method,
+        [density] * count if isinstance(density, float | int) else density,
+        [group] * count if group is None or isinstance(group, int) else group,
+    )
+
+
+def magnitude_masks(
+    weights: Mapping[str, Tensor],
+    methods: Sequence[str],
+    densities: Sequence[float],
+    groups: Sequence[int | None] | None = None,
+) -> Masks:
+    """Return masks of weights [M, outputs, inputs, ...] by name; as :func:`prune_masks`."""
+    recipes = zip(densities, methods, groups or [None] * len(methods), strict=True)
+    of_members = [
+        _masks_of_one({name: weight[member] for name, weight in weights.items()}, *recipe)
+        for member, recipe in enumerate(recipes)
+    ]
+    return {name: torch.stack([masks[name] for masks in of_members]) for name in weights}
+
+
+def _masks_of_one(
+    weights: dict[str, Tensor], density: float, method: str, group: int | None
+) -> Masks:
+    if not 0 < density <= 1:
+        raise ThreeRegimeError(f"density = {density} is not allowed: a fraction in (0, 1]")
+    if method not in METHODS:
+        raise ThreeRegimeError(f"method = {method!r} is not allowed: {', '.join(METHODS)}")
+    if method == "n:m" and not group:
+        raise ThreeRegimeError(f"group = {group} is not allowed: 2 or more weights with n:m")
+    return METHODS[method](weights, density, group or 1)
 
 
 def _largest(magnitude: Tensor, count: int) -> Tensor:

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from threeregime.fleet.fleet import Fleet
+from threeregime.fleet import Fleet
 
 CLIPPING = tuple(2 ** (-power / 2) for power in range(8))
 """Where weights of 2 bits or more may be clipped, as shares of a layer's largest: 1 to 1/11."""
 
 
-def quantized(weights: Tensor, bits: Tensor) -> Tensor:
+def quantize(weights: Tensor, bits: Tensor) -> Tensor:
     """The weights of one layer in so many bits: integers times a scale, of each member its own.
 
     One bit is the sign (XNOR-Net; Rastegari et al., 2016). More are the integers from -k to k with
@@ -93,7 +93,7 @@ class Quantizer:
             for weight in self.weights:
                 own = self.fleet.by_member(weight)
                 chosen = own.index_select(0, self.members)
-                own.index_copy_(0, self.members, quantized(chosen, self.bits))
+                own.index_copy_(0, self.members, quantize(chosen, self.bits))
         try:
             yield
         finally:

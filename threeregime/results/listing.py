@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from threeregime.experiments import catalogue
+from threeregime.experiments import list_experiments, list_scales, load_experiment
 from threeregime.results import tables
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import Experiment
 from threeregime.results.provenance import duration
 
 COLUMNS = "    {:8}{:>7}  {:>8}   {:14}{:>20}"
@@ -16,8 +16,8 @@ COLUMNS = "    {:8}{:>7}  {:>8}   {:14}{:>20}"
 def lines() -> Iterator[str]:
     """Yield the list, one line a scale, at most 100 columns wide."""
     yield COLUMNS.format("scale", "cells", "seeds", "tables", "computing took")
-    for name in catalogue.names():
-        found = [catalogue.experiment(name, scale) for scale in catalogue.scales(name)]
+    for name in list_experiments():
+        found = [load_experiment(name, scale) for scale in list_scales(name)]
         yield ""
         yield f"{name}: {found[0].title}"
         for experiment in found:
@@ -31,7 +31,7 @@ def lines() -> Iterator[str]:
 def _row(experiment: Experiment) -> str:
     cells = len(experiment.variants) * len(experiment.temperatures) * len(experiment.loads)
     seeds = f"{len(experiment.dense_seeds)} x {len(experiment.retrain_seeds)}"
-    best = max(experiment.on_copies(), key=coverage)
+    best = max(experiment.data_variants(), key=coverage)
     return COLUMNS.format(experiment.scale, cells, seeds, _tables(best, experiment), _took(best))
 
 

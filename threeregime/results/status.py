@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from threeregime.experiments import catalogue
+from threeregime.experiments import list_experiments, list_scales, load_experiment
 from threeregime.results import tables as results
 from threeregime._paths import PACKAGE
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.experiment import Experiment
+from threeregime.experiments import Experiment
 from threeregime.results.tables import Results
 
 
@@ -35,9 +35,9 @@ def table(root: Path = results.ROOT) -> pd.DataFrame:
 
 def shipped(root: Path = results.ROOT) -> Iterator[tuple[Experiment, Results]]:
     """Every experiment and scale of which there are tables, with these."""
-    for name in catalogue.names():
-        for scale in catalogue.scales(name):
-            for experiment in catalogue.experiment(name, scale).on_copies():
+    for name in list_experiments():
+        for scale in list_scales(name):
+            for experiment in load_experiment(name, scale).data_variants():
                 try:
                     yield experiment, results.load(experiment, root)
                 except ThreeRegimeError:

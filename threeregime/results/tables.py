@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from threeregime._paths import REFERENCE, RESULTS
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments.experiment import Experiment, Unit
+from threeregime.experiments import Experiment, Unit
 
 ROOT = RESULTS
 KINDS = ("dense", "nets", "pairs", "early")
@@ -154,7 +154,7 @@ def load(experiment: Experiment, *roots: Path) -> Results:
     for kind in KINDS:
         rows = found[kind]
         if len(rows):
-            bases = {v: experiment.base(p, *DETERMINES[kind]) for v, p in protocols.items()}
+            bases = {v: experiment.base_hash(p, *DETERMINES[kind]) for v, p in protocols.items()}
             keep = rows["base"] == rows["variant"].map(bases)
             keep &= rows["dense_seed"].isin(experiment.dense_seeds)
             for axis, values in axes.items():
@@ -237,8 +237,8 @@ def done(experiment: Experiment, *roots: Path) -> set[tuple[str, int, int]]:
 def dense_row(experiment: Experiment, unit: Unit) -> tuple[object, ...]:
     """What identifies the dense row of a unit: base hash, seed, place on the axes."""
     sections = DETERMINES["dense"]
-    place = experiment.place(unit.protocol, *sections).values()
-    return (experiment.base(unit.protocol, *sections), unit.dense_seed, *place)
+    place = experiment.coordinates(unit.protocol, *sections).values()
+    return (experiment.base_hash(unit.protocol, *sections), unit.dense_seed, *place)
 
 
 def done_dense(experiment: Experiment, *roots: Path) -> set[tuple[object, ...]]:

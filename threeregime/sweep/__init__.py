@@ -1,1 +1,17 @@
-"""Sweeps: computing an experiment, fleet by fleet."""
+"""Sweeps: compute the cells of an experiment, fleet by fleet."""
+
+from threeregime.sweep.compute import obtain_results, run_sweep
+from threeregime.sweep.jobs import run_job
+from threeregime.sweep.plan import MEMBERS, JobContext, Plan, is_complete, make_plan, state_folder
+
+__all__ = [
+    "MEMBERS",
+    "JobContext",
+    "Plan",
+    "is_complete",
+    "make_plan",
+    "obtain_results",
+    "run_job",
+    "run_sweep",
+    "state_folder",
+]

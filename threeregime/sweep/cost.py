@@ -4,101 +4,74 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 
 import torch
 
-from threeregime.data.registry import resident
-from threeregime.data.task import Task
-from threeregime.fleet.cuda_graph import WARM_UP
-from threeregime.fleet.device import prepare
-from threeregime.fleet.engine import Engine, pick
-from threeregime.fleet.fleet import Fleet
-from threeregime.models.registry import builder
+from threeregime.data import Task, load_task
+from threeregime.fleet import WARM_UP, Engine, Fleet, compute_settings, pick_engine
+from threeregime.models import net_builder
 from threeregime.protocol import Protocol, Training
-from threeregime.sweep.plan import DenseJob, Job, Place, Plan
-from threeregime.training.run import Run
+from threeregime.sweep.plan import DenseJob, Job, JobContext, Plan
+from threeregime.training import TrainingRun
 
 MEMBERS = 16
 """A larger fleet is tried with so many: what is fastest for these is for more."""
 STEPS = 3
 
 
-def engine_for(place: Place, protocol: Protocol, training: Training, members: int) -> Engine:
+def engine_for(context: JobContext, protocol: Protocol, training: Training, members: int) -> Engine:
     """The engine for a fleet: the one asked for, or the fastest in a trial that is kept."""
-    if place.engine != "auto":
-        return Engine.named(place.engine)
+    if context.engine != "auto":
+        return Engine.from_name(context.engine)
     tried = min(members, MEMBERS)
-    return pick(
-        place.device,
+    return pick_engine(
+        context.device,
         tried,
         f"{protocol.hash('data', 'net')} batch {training.batch_size}",
-        lambda engine, limit: step_seconds(place, protocol, training, tried, engine, limit),
+        lambda engine, limit: step_seconds(context, protocol, training, tried, engine, limit),
     )
 
 
 def step_seconds(
-    place: Place,
+    context: JobContext,
     protocol: Protocol,
     training: Training,
     members: int,
     engine: Engine,
     limit: float = math.inf,
 ) -> float:
-    """Measured seconds of a step of a fleet, the least of a few.
+    """Return the seconds of a step of a fleet, the least of a few.
 
     Args:
-        place, protocol, training: what is trained, and where.
+        context, protocol, training: what is trained, and where.
         members: nets in the fleet.
         engine: how it is run.
         limit: seconds; a step that takes longer is the last one.
     """
-    data = resident(protocol.data, place.data_dir, place.download, place.device)
-    return timed(data, place.device, protocol, training, members, engine, limit)
-
-
-def timed(
-    data: Task,
-    device: str,
-    protocol: Protocol,
-    training: Training,
-    members: int,
-    engine: Engine,
-    limit: float = math.inf,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """The same on given data, which lie on the device and may be no more than an outline.
-
-    Args:
-        clock: what tells seconds; :func:`time.process_time` leaves out what other processes take.
-    """
-    prepare(device)
-    seeds = range(members)
-    fleet = Fleet.initial(
-        builder(protocol.net, data),
-        seeds,
-        device,
-        **engine.of_fleet,
-    )
-    loader = data.loader(seeds, training.batch_size, protocol.data)
-    run = Run(fleet, loader, training, engine)
-    fleet.module.train()
-    draws = loader.draw(0)
+    device = context.device
+    task = load_task(protocol.data, context.data_dir, context.download, device)
     unmeasured = WARM_UP + 1 if engine.graphed else 1
     best = math.inf
-    for number in range(unmeasured + STEPS):
-        begin = clock()
-        run.advance(*loader.part(draws, number % loader.steps))
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        if number >= unmeasured:
-            best = min(best, clock() - begin)
-            if best > limit:
-                break
+    with compute_settings(device):
+        build = net_builder(protocol.net, task)
+        fleet = Fleet.initial(build, range(members), device, **engine.fleet_options)
+        loader = task.loader(range(members), training.batch_size)
+        run = TrainingRun(fleet, loader, training, engine)
+        draws = loader.draw(0)
+        with fleet.mode(training=True):
+            for number in range(unmeasured + STEPS):
+                begin = time.perf_counter()
+                run.advance(*loader.step_draws(draws, number % loader.steps))
+                if device != "cpu":
+                    torch.cuda.synchronize(device)
+                if number >= unmeasured:
+                    best = min(best, time.perf_counter() - begin)
+                    if best > limit:
+                        break
     return best
 
 
-def describe(plan: Plan) -> str:
+def describe_plan(plan: Plan) -> str:
     """The plan in a few words."""
     experiment = plan.experiment
     cells = len(experiment.variants) * len(experiment.temperatures) * len(experiment.loads)
@@ -111,7 +84,7 @@ def describe(plan: Plan) -> str:
     )
 
 
-def seconds(plan: Plan, place: Place) -> tuple[float, float]:
+def plan_seconds(plan: Plan, context: JobContext) -> tuple[float, float]:
     """Predicted seconds of a plan on one worker, and of its longest epoch.
 
     From a trial of a few steps of each kind of fleet.
@@ -121,13 +94,13 @@ def seconds(plan: Plan, place: Place) -> tuple[float, float]:
     """
     for job in plan.jobs:
         # At once, and not as something that every engine fails at, each in its turn.
-        _data(job, place).check(_training(job).batch_size, job.protocol.data)
+        _data(job, context).check_batch(_training(job).batch_size)
     trials: dict[tuple[str, int], float] = {}
     total = 0.0
     for job in plan.jobs:
         key = (job.protocol.hash("data", "net", _section(job)), job.nets)
         if key not in trials:
-            trials[key] = _epoch_seconds(job, place)
+            trials[key] = _epoch_seconds(job, context)
         total += job.cost / job.nets * trials[key]
     return total, max(trials.values())
 
@@ -140,19 +113,19 @@ def _training(job: Job) -> Training:
     return job.protocol.dense if isinstance(job, DenseJob) else job.protocol.retraining
 
 
-def _data(job: Job, place: Place) -> Task:
-    return resident(job.protocol.data, place.data_dir, place.download, place.device)
+def _data(job: Job, context: JobContext) -> Task:
+    return load_task(job.protocol.data, context.data_dir, context.download, context.device)
 
 
-def _epoch_seconds(job: Job, place: Place) -> float:
+def _epoch_seconds(job: Job, context: JobContext) -> float:
     """Seconds of one epoch of a job's fleet, from a trial of at most so many of its members.
 
     Where the number of steps is given, it is an epoch of the schedule that is stretched over them.
     """
-    protocol, training, data = job.protocol, _training(job), _data(job, place)
+    protocol, training, data = job.protocol, _training(job), _data(job, context)
     tried = min(job.nets, MEMBERS)
     # Timed anew even where the engine is known: how busy the machine is changes.
-    engine = engine_for(place, protocol, training, job.nets)
-    seconds = step_seconds(place, protocol, training, tried, engine)
+    engine = engine_for(context, protocol, training, job.nets)
+    seconds = step_seconds(context, protocol, training, tried, engine)
     steps = training.steps(data.count // training.batch_size)
     return seconds * job.nets / tried * steps / training.epochs

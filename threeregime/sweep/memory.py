@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from threeregime.data.registry import resident
-from threeregime.fleet.device import free_memory
-from threeregime.models.registry import builder
+from threeregime.data import load_task
+from threeregime.fleet import free_memory
+from threeregime.models import net_builder
 from threeregime.protocol import Data, Net, Protocol
-from threeregime.sweep.plan import Place
+from threeregime.sweep.plan import JobContext
 
 WEIGHT_COPIES = 6
 """Weights, gradients, momentum, masks, and twice again while a checkpoint is made."""
@@ -19,7 +19,7 @@ SHARE = 0.8
 """Of the free memory: the rest is for data, measuring, and others."""
 
 
-def most_members(protocol: Protocol, place: Place, workers: int) -> int:
+def max_members(protocol: Protocol, context: JobContext, workers: int) -> int:
     """Most nets of a protocol in a fleet, from the device's free memory; at least 1.
 
     It is a power of two, so that a sweep which goes on another day, with a little more or less
@@ -27,21 +27,21 @@ def most_members(protocol: Protocol, place: Place, workers: int) -> int:
 
     Args:
         protocol: net, data and batch size.
-        place: device, and where data lie.
+        context: device, and where data lie.
         workers: processes that share the memory.
     """
     batch = max(protocol.dense.batch_size, protocol.retraining.batch_size)
-    each = _bytes(protocol.net, protocol.data, batch, place)
-    most = int(SHARE * free_memory(place.device) / workers / each)
+    each = _bytes(protocol.net, protocol.data, batch, context)
+    most = int(SHARE * free_memory(context.device) / workers / each)
     return 1 << max(0, most.bit_length() - 1)
 
 
-def _bytes(net: Net, data: Data, batch: int, place: Place) -> float:
+def _bytes(net: Net, data: Data, batch: int, context: JobContext) -> float:
     """Bytes that one net takes in training in float32."""
-    task = resident(data, place.data_dir, place.download, place.device)
+    task = load_task(data, context.data_dir, context.download, context.device)
     with torch.device("meta"):
-        plain = builder(net, task)()
-        saved = _saved(plain, task.blank(batch))
+        plain = net_builder(net, task)()
+        saved = _saved(plain, task.dummy_input(batch))
     weights = sum(p.numel() for p in plain.parameters()) * 4
     return saved * GRADIENTS + weights * WEIGHT_COPIES
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from threeregime.experiments.experiment import Experiment, Key, Unit
+from threeregime.experiments import Experiment, Key, Unit
 from threeregime.protocol import Protocol
 from threeregime.results import tables
 
@@ -137,7 +137,7 @@ def state_folder(at: Path) -> Path:
     return at / "state"
 
 
-def half_trained(at: Path, job: Job) -> Path:
+def fleet_checkpoint(at: Path, job: Job) -> Path:
     """File of a fleet in training."""
     return state_folder(at) / f"fleet-{job.fleet}.safetensors"
 
@@ -168,7 +168,7 @@ class Plan:
         return sum(job.cost for job in self.jobs)
 
 
-def plan(
+def make_plan(
     experiment: Experiment,
     root: Path,
     members: int = MEMBERS,
@@ -200,7 +200,9 @@ def plan(
     retrain = (*begun, *_jobs((job.units for job in packed), open_ - taken))
     recorded = tables.done_dense(experiment, root, *also)
     # With all stops of the grid, whichever of its cells are wanted now.
-    dense = tuple(_dense_jobs(experiment, experiment.choosing(None).units(), wanted, recorded, at))
+    dense = tuple(
+        _dense_jobs(experiment, experiment.with_cells(None).units(), wanted, recorded, at)
+    )
     return Plan(experiment, at, dense, retrain, len(units) - len(wanted))
 
 
@@ -242,7 +244,7 @@ def _begun(at: Path, wanted: Sequence[Unit], planned: Set[str]) -> list[RetrainJ
     return found
 
 
-def alike(units: Iterable[Unit]) -> list[list[Unit]]:
+def group_by_retraining(units: Iterable[Unit]) -> list[list[Unit]]:
     """Units whose retrainings can share a fleet, group by group."""
     groups: dict[object, list[Unit]] = defaultdict(list)
     for unit in units:
@@ -255,7 +257,7 @@ def _pack(
     units: Sequence[Unit], members: int, fits: Callable[[Protocol], int] | None
 ) -> Iterable[Sequence[Unit]]:
     """Split units into fleets of nearly equal size, each of one net, data set and retraining."""
-    for group in alike(units):
+    for group in group_by_retraining(units):
         most = min(members, fits(group[0].protocol)) if fits else members
         together = max(1, most // len(group[0].retrain_seeds))
         fleets = math.ceil(len(group) / together)
@@ -286,14 +288,14 @@ def _dense_jobs(
         yield DenseJob(
             variant=family[0].variant,
             protocol=protocol.replace("dense.stop", None),
-            base=experiment.base(protocol, *tables.DETERMINES["dense"]),
+            base=experiment.base_hash(protocol, *tables.DETERMINES["dense"]),
             seeds=tuple(dict.fromkeys(seeds)),
             stops=tuple(sorted({u.protocol.dense.stopped for u in family})),
         )
 
 
 @dataclass(frozen=True)
-class Place:
+class JobContext:
     """Where and how long jobs run; travels to workers."""
 
     experiment: Experiment

@@ -13,45 +13,26 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from threeregime.fleet.device import device_name
-from threeregime.fleet.engine import Engine
-from threeregime.fleet.fleet import State
-from threeregime.metrics.hessian import Curvature
-from threeregime.metrics.pairs import PairMetrics
+from threeregime.fleet import Engine, device_name
+from threeregime.metrics import Curvature, PairMetrics
 from threeregime.results.provenance import commit
-from threeregime.sweep.plan import DenseJob, Job, Place, RetrainJob
+from threeregime.sweep.measured import EARLY_METRICS, EpochMeasurements
+from threeregime.sweep.plan import DenseJob, Job, JobContext, RetrainJob
 
 
-def extra(train: bool, epoch: int) -> str:
-    """Under which name a fleet's checkpoint keeps the errors [M] after an epoch."""
-    return f"extra/{'train' if train else 'test'}_error/{epoch}"
-
-
-EARLY = ("lmc", "t_star", "cka_softmax", "cka_logits")
-
-
-def extra_pairs(metric: str, epoch: int) -> str:
-    """Under which name a fleet's checkpoint keeps a metric of its pairs [P] after an epoch."""
-    return f"pairs/{metric}/{epoch}"
-
-
-def early_extra(pairs: PairMetrics, epoch: int) -> State:
-    """What a fleet's checkpoint keeps of its pairs, measured after an epoch."""
-    return {extra_pairs(metric, epoch): getattr(pairs, metric) for metric in EARLY}
-
-
-def dense_rows(job: DenseJob, place: Place, errors: State) -> pd.DataFrame:
-    """One row a dense net and stop; ``errors`` as a checkpoint keeps them (:func:`extra`)."""
+def dense_rows(job: DenseJob, context: JobContext, measured: EpochMeasurements) -> pd.DataFrame:
+    """Return one row a dense net and stop."""
     rows = []
     for stop, (member, seed) in itertools.product(job.stops, enumerate(job.seeds)):
-        test, train = (float(errors[extra(t, stop)][member]) for t in (False, True))
+        test = float(measured.test_error[stop][member])
+        train = float(measured.train_error[stop][member])
         # A run of a given number of steps has no stops but its end.
         whole = job.protocol.dense.iterations is not None
         at_stop = job.protocol if whole else job.protocol.replace("dense.stop", stop)
         rows.append(
             {
                 "variant": job.variant,
-                **place.experiment.place(at_stop, "data", "net", "dense"),
+                **context.experiment.coordinates(at_stop, "data", "net", "dense"),
                 "dense_seed": seed,
                 "test_error": test,
                 "train_error": train,
@@ -63,9 +44,9 @@ def dense_rows(job: DenseJob, place: Place, errors: State) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _columns(job: RetrainJob, place: Place, member: int, **values: Any) -> dict[str, Any]:
+def _columns(job: RetrainJob, context: JobContext, member: int, **values: Any) -> dict[str, Any]:
     """A row: where the member lies, the given values, and what identifies the cell."""
-    unit, axes = job.members[member][0], place.experiment
+    unit, axes = job.members[member][0], context.experiment
     return {
         "variant": unit.variant,
         axes.temperature: unit.temperature,
@@ -73,23 +54,23 @@ def _columns(job: RetrainJob, place: Place, member: int, **values: Any) -> dict[
         "dense_seed": unit.dense_seed,
         **values,
         "cell": unit.protocol.hash(),
-        "base": axes.base(unit.protocol),
+        "base": axes.base_hash(unit.protocol),
         "fleet": job.fleet,
     }
 
 
 def _pair_columns(
-    job: RetrainJob, place: Place, copies: tuple[int, int], **values: Any
+    job: RetrainJob, context: JobContext, copies: tuple[int, int], **values: Any
 ) -> dict[str, Any]:
     """A row of a pair of copies: which two, and the given values."""
     a, b = copies
     seeds = {"seed_a": job.members[a][1], "seed_b": job.members[b][1]}
-    return _columns(job, place, a, **seeds, **values)
+    return _columns(job, context, a, **seeds, **values)
 
 
 def net_rows(
     job: RetrainJob,
-    place: Place,
+    context: JobContext,
     test: Tensor,
     train: Tensor,
     curvature: Curvature | None = None,
@@ -103,7 +84,7 @@ def net_rows(
     return pd.DataFrame(
         _columns(
             job,
-            place,
+            context,
             member,
             retrain_seed=seed,
             test_error=float(test[member]),
@@ -115,12 +96,12 @@ def net_rows(
     )
 
 
-def pair_rows(job: RetrainJob, place: Place, pairs: PairMetrics) -> pd.DataFrame:
+def pair_rows(job: RetrainJob, context: JobContext, pairs: PairMetrics) -> pd.DataFrame:
     """One row a pair of copies."""
     return pd.DataFrame(
         _pair_columns(
             job,
-            place,
+            context,
             copies,
             lmc=float(pairs.lmc[p]),
             t_star=float(pairs.t_star[p]),
@@ -132,32 +113,25 @@ def pair_rows(job: RetrainJob, place: Place, pairs: PairMetrics) -> pd.DataFrame
     )
 
 
-def early_rows(job: RetrainJob, place: Place, kept: State) -> pd.DataFrame:
-    """One row a pair of copies and early epoch of retraining, the test error the mean of the two's.
-
-    Args:
-        job: the fleet.
-        place: its experiment.
-        kept: errors and metrics as a checkpoint keeps them (:func:`extra`, :func:`extra_pairs`).
-    """
-    epochs = job.protocol.metrics.early
+def early_rows(job: RetrainJob, context: JobContext, measured: EpochMeasurements) -> pd.DataFrame:
+    """Return one row a pair of copies and early epoch; the test error is the mean of the two."""
     return pd.DataFrame(
         _pair_columns(
             job,
-            place,
+            context,
             copies,
             epoch=epoch,
-            **{metric: float(kept[extra_pairs(metric, epoch)][p]) for metric in EARLY},
-            test_error=float(kept[extra(False, epoch)][list(copies)].mean()),
+            **{metric: float(measured.pairs[epoch][metric][p]) for metric in EARLY_METRICS},
+            test_error=float(measured.test_error[epoch][list(copies)].mean()),
         )
         for p, copies in enumerate(job.pairs)
-        for epoch in epochs
+        for epoch in job.protocol.metrics.early
     )
 
 
 def provenance(
     job: Job,
-    place: Place,
+    context: JobContext,
     engine: Engine,
     protocols: dict[str, Any],
     seeds: dict[str, Any],
@@ -165,8 +139,8 @@ def provenance(
 ) -> dict[str, Any]:
     """All that is recorded with a fleet's tables, as plain values."""
     return {
-        "experiment": place.experiment.name,
-        "scale": place.experiment.scale,
+        "experiment": context.experiment.name,
+        "scale": context.experiment.scale,
         "fleet": job.fleet,
         "nets": job.nets,
         "protocols": protocols,
@@ -179,7 +153,7 @@ def provenance(
             "torchvision": metadata.version("torchvision"),
             "numpy": numpy.__version__,
         },
-        "device": device_name(place.device),
+        "device": device_name(context.device),
         "engine": engine.name,
         "seconds": round(seconds, 2),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

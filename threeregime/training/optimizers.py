@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from threeregime.fleet.fleet import Fleet, State
+from threeregime.fleet import Fleet, State
 from threeregime.protocol import Training
 
 
-def optimizer(
+def make_optimizer(
     training: Training, parameters: Iterable[nn.Parameter], rate: Tensor, recorded: bool
 ) -> torch.optim.Optimizer:
     """The protocol's optimizer.
@@ -27,11 +27,7 @@ def optimizer(
     """
     if training.optimizer == "adam":
         return torch.optim.Adam(
-            parameters,
-            lr=rate,
-            weight_decay=training.weight_decay,
-            fused=True,
-            capturable=recorded,
+            parameters, lr=rate, weight_decay=training.weight_decay, fused=True, capturable=recorded
         )
     return torch.optim.SGD(
         parameters,
@@ -42,7 +38,7 @@ def optimizer(
     )
 
 
-def saved(fleet: Fleet, optimizer: torch.optim.Optimizer) -> State:
+def optimizer_state(fleet: Fleet, optimizer: torch.optim.Optimizer) -> State:
     """What an optimizer remembers, each [M, ...], or without a dimension where members share it."""
     state = {}
     for name, parameter in fleet.module.named_parameters():
@@ -54,14 +50,14 @@ def saved(fleet: Fleet, optimizer: torch.optim.Optimizer) -> State:
     return state
 
 
-def restore(fleet: Fleet, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Give an optimizer back what :func:`saved` returned."""
+def load_optimizer_state(fleet: Fleet, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Give an optimizer back what :func:`optimizer_state` returned."""
     for name, parameter in fleet.module.named_parameters():
         own = optimizer.state[parameter]
         for path, value in state.items():
             if path.startswith("optimizer/") and path.split("/", 2)[2] == name:
                 if value.dim():
-                    # As it lies in memory under this fleet's mechanism.
+                    # As it lies in memory under this fleet's backend.
                     buffer = torch.empty_like(parameter, requires_grad=False)
                     fleet.by_member(buffer).copy_(value)
                 else:
@@ -69,7 +65,7 @@ def restore(fleet: Fleet, optimizer: torch.optim.Optimizer, state: State) -> Non
                 own[path.split("/", 2)[1]] = buffer
 
 
-def ascend(fleet: Fleet, rho: float, backward: Callable[[], None]) -> None:
+def sam_gradients(fleet: Fleet, rho: float, backward: Callable[[], None]) -> None:
     """Leave the gradients of sharpness-aware minimization (Foret et al., 2021, Equation 2).
 
     Each member's weights move by ``rho`` along its own gradient, whose norm is over all of its
@@ -91,7 +87,7 @@ def ascend(fleet: Fleet, rho: float, backward: Callable[[], None]) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             along = reach.view(-1, *[1] * (gradient.dim() - 1))
             fleet.by_member(parameter).add_(gradient * along)
-    norms = fleet.norms()
+    norms = fleet.batch_norms()
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

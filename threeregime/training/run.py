@@ -1,4 +1,4 @@
-"""Training a fleet, step by step, resumable at every epoch."""
+"""A fleet in training, step by step, resumable at every epoch."""
 
 from __future__ import annotations
 
@@ -9,43 +9,50 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from threeregime.data.task import Batches, Task
-from threeregime.fleet.cuda_graph import Graphed
-from threeregime.fleet.engine import PRECISIONS, Engine
-from threeregime.fleet.fleet import Fleet, State
+from threeregime.data import Batches
+from threeregime.fleet import PRECISIONS, CudaGraphStep, Engine, Fleet, State
 from threeregime.protocol import Dense, Training
-from threeregime.pruning.magnitude import Masks
-from threeregime.pruning.quantization import Quantizer
-from threeregime.training.optimizers import ascend, optimizer, restore, saved
+from threeregime.pruning import Masks, Quantizer
+from threeregime.training.optimizers import (
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    sam_gradients,
+)
 
 PLAINEST = Engine()
 
 
-class Run:
+class TrainingRun:
     """A fleet in training.
 
     Args:
         fleet: the nets.
         loader: batches, one stream a member.
-        training: the schedule.
+        recipe: optimizer and schedule.
         engine: precision of a step's products, and whether it is recorded as a CUDA graph; the
-            fleet's mechanism, and whether it is compiled, are the fleet's own.
+            fleet's backend, and whether it is compiled, are the fleet's own.
+
+    Attributes:
+        epoch: number of epochs done.
+        epochs: number of epochs of the whole run; more than the recipe's where it gives steps.
+        advance: function of a step's draws that makes the step.
     """
 
     def __init__(
-        self, fleet: Fleet, loader: Batches, training: Training, engine: Engine = PLAINEST
+        self, fleet: Fleet, loader: Batches, recipe: Training, engine: Engine = PLAINEST
     ) -> None:
-        self.fleet, self.loader, self.training = fleet, loader, training
+        self.fleet, self.loader, self.recipe = fleet, loader, recipe
         self.epoch = 0
         self.parameters = dict(fleet.module.named_parameters())
         # A tensor, so that a recorded step reads it anew each time; CUDA's kernel wants 32 bits.
         exact = torch.float32 if fleet.device.type == "cuda" else torch.float64
-        self._rate = training.lr
-        self.rate = torch.tensor(training.lr, dtype=exact, device=fleet.device)
-        self.optimizer = optimizer(
-            training, self.parameters.values(), self.rate, recorded=engine.graphed
+        self._rate = recipe.lr
+        self.rate = torch.tensor(recipe.lr, dtype=exact, device=fleet.device)
+        self.optimizer = make_optimizer(
+            recipe, self.parameters.values(), self.rate, recorded=engine.graphed
         )
-        self.epochs = math.ceil(training.steps(loader.steps) / loader.steps)
+        self.epochs = math.ceil(recipe.steps(loader.steps) / loader.steps)
         self.masked: list[tuple[Tensor, Tensor]] = []
         self.quantizer: Quantizer | None = None
         self.low_precision = PRECISIONS[engine.precision]
@@ -56,33 +63,43 @@ class Run:
     def _forget_recording(self) -> None:
         """Record the step anew: a recorded one works on the tensors of its time."""
         if self.graphed:
-            self.advance = Graphed(self.step, before=self.optimizer.zero_grad)
+            self.advance = CudaGraphStep(self.step, before=self.optimizer.zero_grad)
 
     @torch.no_grad()
     def prune(self, masks: Masks) -> None:
         """Set the weights outside the masks ([M, ...] by name) to zero; they stay exactly zero."""
         for name, mask in masks.items():
             weight = self.parameters[name]
-            # As a factor that lies in memory as the weights do, whatever the layout.
+            # A factor that lies in memory as the weights do, whatever the layout.
             factor = torch.empty_like(weight)
             self.fleet.by_member(factor).copy_(mask)
             weight.mul_(factor)
             self.masked.append((weight, factor))
 
     def quantize(self, bits: Sequence[int | None]) -> None:
-        """From now on the nets have weights of so many bits, one a member; None: of full precision.
+        """Train with quantized weights from now on.
 
-        The fleet goes on holding the latent weights, which are trained and saved.
+        The fleet keeps the latent weights, which are trained and saved.
+
+        Args:
+            bits: bits of a weight, one entry a member; None leaves this member as it is.
         """
         if any(own is not None for own in bits):
             self.quantizer = Quantizer(self.fleet, bits)
 
     def compressed(self) -> AbstractContextManager[None]:
-        """Inside, the fleet holds the nets as they are evaluated and measured: quantised ones."""
+        """Return a context in which the fleet holds the nets that are evaluated: quantized ones."""
         return self.quantizer.applied() if self.quantizer else nullcontext()
 
-    def loss(self, inputs: Tensor, truth: Tensor) -> Tensor:
-        """Sum over members of each one's mean cross-entropy: gradients as if each were alone."""
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum over members of their mean cross-entropy.
+
+        The gradient of each member is then as if it were alone.
+
+        Args:
+            inputs: [batch, M, ...].
+            targets: [M, batch, ...].
+        """
         # Weights are used once a step: keeping their 16-bit copies would gain nothing.
         with torch.autocast(
             self.fleet.device.type,
@@ -92,19 +109,23 @@ class Run:
         ):
             logits = self.fleet.logits(inputs)
         logits = logits.to(self.fleet.dtype)
-        return self.loader.task.loss(logits, truth, self.training.smoothing)
+        return self.loader.task.loss(logits, targets, self.recipe.smoothing)
 
-    def step(self, *drawn: Tensor) -> None:
-        """One step of every member on its own batch, as :meth:`Batches.part` drew it."""
-        batch = self.loader.batch(drawn, self.fleet.dtype)
+    def step(self, *draws: Tensor) -> None:
+        """Make one step of every member on its own batch.
+
+        Args:
+            draws: of this step, from :meth:`threeregime.data.task.Batches.part`.
+        """
+        batch = self.loader.batch(draws, self.fleet.dtype)
 
         def backward() -> None:
             self.optimizer.zero_grad()
             self.loss(*batch).backward()
 
         with self.compressed():
-            if isinstance(self.training, Dense) and self.training.rho:
-                ascend(self.fleet, self.training.rho, backward)
+            if isinstance(self.recipe, Dense) and self.recipe.rho:
+                sam_gradients(self.fleet, self.recipe.rho, backward)
             else:
                 backward()
         if self.masked:
@@ -115,15 +136,15 @@ class Run:
 
     def run_epoch(self) -> None:
         """Train every member for one epoch. On a GPU nothing waits for it but its end."""
-        self.fleet.module.train()
         draws, each = self.loader.draw(self.epoch), self.loader.steps
         before = self.epoch * each
-        for step in range(min(each, self.training.steps(each) - before)):
-            rate = self.training.rate(before + step, each)
-            if step == 0 or rate != self._rate:
-                self._rate = rate
-                self.rate.fill_(rate)
-            self.advance(*self.loader.part(draws, step))
+        with self.fleet.mode(training=True):
+            for step in range(min(each, self.recipe.steps(each) - before)):
+                rate = self.recipe.rate(before + step, each)
+                if step == 0 or rate != self._rate:
+                    self._rate = rate
+                    self.rate.fill_(rate)
+                self.advance(*self.loader.step_draws(draws, step))
         self.epoch += 1
         if self.fleet.device.type == "cuda":
             # The steps are queued: there is time to draw the next epoch's batches.
@@ -131,30 +152,13 @@ class Run:
             torch.cuda.synchronize(self.fleet.device)
 
     def state(self) -> State:
-        """Everything that the next epoch depends on: nets, optimizer and epoch."""
-        remembered = saved(self.fleet, self.optimizer)
+        """Return all that the next epoch depends on: nets, optimizer and epoch."""
+        remembered = optimizer_state(self.fleet, self.optimizer)
         return {**self.fleet.state(), **remembered, "epoch": torch.tensor(self.epoch)}
 
     def load(self, state: State) -> None:
         """Go back to a state that :meth:`state` returned."""
         self.fleet.load(state)
         self.epoch = int(state["epoch"])
-        restore(self.fleet, self.optimizer, state)
+        load_optimizer_state(self.fleet, self.optimizer, state)
         self._forget_recording()
-
-
-@torch.no_grad()
-def errors(fleet: Fleet, data: Task, train: bool) -> Tensor:
-    """Error of every member on a whole split, un-augmented, in evaluation mode: [M], NaN if broken.
-
-    A member with a parameter or statistic that is not finite has no error.
-    """
-    fleet.module.eval()
-    return data.errors(fleet, train).masked_fill(~fleet.finite(), torch.nan)
-
-
-@torch.no_grad()
-def outputs(fleet: Fleet, data: Task, samples: int) -> Tensor:
-    """Logits of every member for the first training examples: [M, samples or fewer, classes]."""
-    fleet.module.eval()
-    return data.outputs(fleet, samples)

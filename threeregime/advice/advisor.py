@@ -22,17 +22,20 @@ from tqdm import tqdm
 from threeregime._fields import require
 from threeregime.advice import user_files as stored
 from threeregime.advice.advice import Advice, Cost
-from threeregime.advice.calibration import Calibration, calibration
-from threeregime.advice.candidates import Evidence, Live, retraining, undisturbed
-from threeregime.advice.model import Subject, examined, grey, loaded, state_of
-from threeregime.advice.user_data import MOST, Sides, draw, folder
-from threeregime.algorithms.selection import Decision, select_by_error, select_by_similarity, tune
-from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.analysis.thresholds import LMC_THRESHOLD
-from threeregime.data.tensors import Examples
+from threeregime.advice.calibration import Calibration, load_calibration
+from threeregime.advice.candidates import (
+    Evidence,
+    LiveTrials,
+    default_retraining,
+    random_state_kept,
+)
+from threeregime.advice.model import PrunableNet, inspect_net, is_grey, load_weights, state_of
+from threeregime.advice.user_data import MAX_EXAMPLES, Sides, draw_split, load_folder
+from threeregime.algorithms import Decision, select_by_error, select_by_similarity, tune
+from threeregime.analysis import LMC_THRESHOLD, PhaseDiagram
+from threeregime.data import TensorTask
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet.device import device_here
-from threeregime.fleet.fleet import State
+from threeregime.fleet import State, resolve_device
 
 OWN = "the net"
 """What the one candidate is called where no checkpoints are given."""
@@ -50,7 +53,7 @@ def advise(
     optimizer: str | None = None,
     lr: float | None = None,
     copies: int = 2,
-    most: int = MOST,
+    most: int = MAX_EXAMPLES,
     seed: int = 0,
     device: str = "auto",
     progress: bool | None = None,
@@ -95,12 +98,14 @@ def advise(
     require(most >= 2, "most", most, "2 or more examples")
     require(checkpoints is None or len(checkpoints) > 0, "checkpoints", {}, "one or more")
     place = _device(device)
-    with undisturbed(seed):
+    with random_state_kept(seed):
         train, test = _splits(model, train_data, test_data, most, seed)
-        subject = examined(model, train, own=checkpoints is None)
+        subject = inspect_net(model, train, own=checkpoints is None)
         states = _states(subject, checkpoints)
-        task = Examples("the given data", train, test, subject.classes)
-        recipe = retraining(task.count, subject.batch_norm, epochs, batch_size, optimizer, lr)
+        task = TensorTask("the given data", train, test, subject.classes)
+        recipe = default_retraining(
+            task.count, subject.batch_norm, epochs, batch_size, optimizer, lr
+        )
         with tqdm(
             total=0,
             unit="step",
@@ -108,11 +113,11 @@ def advise(
             leave=False,
             disable=None if progress is None else not progress,
         ) as bar:
-            live = Live(subject, states, task.to(place), density, recipe, copies, seed, bar)
+            live = LiveTrials(subject, states, task.to(place), density, recipe, copies, seed, bar)
             decision = _decided(live)
     found = _evidence(live, decision.chosen)
     steps = recipe.epochs * (task.count // recipe.batch_size)
-    regime, chances, basis = _regime(found, calibration(steps))
+    regime, chances, basis = _regime(found, load_calibration(steps))
     return Advice(
         regime=regime,
         probabilities=chances,
@@ -153,31 +158,31 @@ def advise(
 
 def _device(name: str) -> torch.device:
     """The device, if it is there."""
-    return torch.zeros(1, device=device_here(name)).device
+    return torch.zeros(1, device=resolve_device(name)).device
 
 
 def _splits(model: nn.Module, train_data: Any, test_data: Any, most: int, seed: int) -> Sides:
     """Both splits, drawn at random; a folder may hold both."""
     if isinstance(train_data, str | Path):
         path = Path(str(train_data).removeprefix("folder:"))
-        train, test = folder(path, most, seed, grey=grey(model))
+        train, test = load_folder(path, most, seed, grey=is_grey(model))
     else:
-        train, test = draw(train_data, most, seed, "training"), None
-    return train, test if test_data is None else draw(test_data, most, seed, "test")
+        train, test = draw_split(train_data, most, seed, "training"), None
+    return train, test if test_data is None else draw_split(test_data, most, seed, "test")
 
 
-def _states(subject: Subject, checkpoints: Mapping[str, Any] | None) -> dict[str, State]:
+def _states(subject: PrunableNet, checkpoints: Mapping[str, Any] | None) -> dict[str, State]:
     """Candidates by name."""
     if checkpoints is None:
         return {OWN: state_of(subject.net)}
     states = {}
     for name, given in checkpoints.items():
-        weights = stored.read(Path(given)) if isinstance(given, str | Path) else given
-        states[str(name)] = loaded(subject.net, weights, str(name))
+        weights = stored.read_weights(Path(given)) if isinstance(given, str | Path) else given
+        states[str(name)] = load_weights(subject.net, weights, str(name))
     return states
 
 
-def _decided(live: Live) -> Decision[str]:
+def _decided(live: LiveTrials) -> Decision[str]:
     """What the paper's rules say: Algorithm 1 of one candidate, 2 or 2.1 of several."""
     epochs = live.retraining_epochs
     if len(live.candidates) == 1:
@@ -190,7 +195,7 @@ def _decided(live: Live) -> Decision[str]:
     return select_by_similarity(live, epochs=epochs)
 
 
-def _evidence(live: Live, chosen: str) -> Evidence:
+def _evidence(live: LiveTrials, chosen: str) -> Evidence:
     """What the chosen candidate's copies show, if they show anything."""
     found = live.evidence[chosen]
     if np.isnan(found.lmc):
