@@ -33,7 +33,7 @@ from threeregime.fleet.device import device_name
 from threeregime.fleet.engine import Engine, candidate_engines
 from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import net_builder
-from threeregime.results.provenance import commit
+from threeregime.results import commit
 from threeregime.training.run import TrainingRun
 
 PROTOCOL = catalogue.load_scale("paper")

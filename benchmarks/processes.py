@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from threeregime.fleet.device import compute_settings, device_name
-from threeregime.results.provenance import commit
+from threeregime.results import commit
 
 Step = Callable[[int], None]
 SECONDS = 2.0

@@ -28,8 +28,7 @@ from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.fleet.device import device_name
 from threeregime.fleet.engine import Engine, candidate_engines
-from threeregime.results import tables as results
-from threeregime.results.provenance import commit
+from threeregime.results import commit, load_results
 from threeregime.sweep.jobs import run_job
 from threeregime.sweep.plan import MEMBERS, JobContext, make_plan
 
@@ -67,7 +66,7 @@ def compute(engine: str, seeds: int, device: str, root: Path) -> str:
 
 def by_seed(engine: str, seeds: int, root: Path) -> pd.DataFrame:
     """Metrics of one engine, a row for each density and dense seed."""
-    tables = results.load(experiment(seeds), root / engine)
+    tables = load_results(experiment(seeds), root / engine)
     keys = ["density", "dense_seed"]
     nets = tables.nets.groupby(keys)["test_error"].mean()
     return tables.pairs.groupby(keys)[["lmc", "cka_softmax"]].mean().join(nets)

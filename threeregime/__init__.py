@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from threeregime.models import net_builder
     from threeregime.protocol import Protocol
     from threeregime.pruning import prune_masks
-    from threeregime.results.tables import Results
-    from threeregime.results.tables import load as load_results
+    from threeregime.results import Results, load_results
     from threeregime.training import Callback, evaluate_errors, train
 
 _ROOMS = {

@@ -25,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+results_app = typer.Typer(help="Tables of results.", no_args_is_help=True)
+app.add_typer(results_app, name="results")
 
 
 Scale = Annotated[str, typer.Option(help="smoke, digits, mini or paper.")]
@@ -160,10 +162,30 @@ def build_book(
 @app.command()
 def experiments() -> None:
     """List the experiments: scales, cells, seeds, shipped results, and what each costs here."""
-    from threeregime.results import listing
+    from threeregime.results import experiment_list
 
-    for line in listing.lines():
+    for line in experiment_list():
         print(line)
+
+
+@results_app.command("pack")
+def pack_results(
+    studies: Annotated[
+        list[str] | None, typer.Argument(help="Studies, e.g. figure_02; by default all.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where the tables lie; shipped ones by default.")
+    ] = None,
+) -> None:
+    """Merge the files that sweeps wrote into one for each table; nothing in them changes."""
+    from threeregime.results import pack, tables
+
+    merged = 0
+    for study, scale, shards in pack(root or tables.ROOT, studies or ()):
+        print(f"{study}, {scale}: {shards} files merged")
+        merged += shards
+    if not merged:
+        print("nothing to do: all is packed")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Captions of figures: the notebook, its tables as CSV with checksums, and their provenance.
 
 The outputs of a stored notebook name the tables that they were made from (see
-`threeregime.results.marks`). The directive ``{shipped-tables}`` lists all downloads.
+`threeregime.results.output_facts`). The directive ``{shipped-tables}`` lists all downloads.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from threeregime.book import downloads
 from threeregime.book.downloads import Export
-from threeregime.results import marks
-from threeregime.results.marks import Said
-from threeregime.results.tables import Name
+from threeregime.results import OutputFacts, TablesId, read_outputs
 
 FOLDER = "tables"  # of the downloads, next to the pages
 PAGE = "book/tables"
@@ -31,7 +29,9 @@ Exports = dict[tuple[str, str, str], Export]
 def write_tables(app: Sphinx, config: Config) -> None:
     """Write the downloads; their contents are configuration, so that pages follow their changes."""
     exports = downloads.write_tables(Path(app.outdir) / FOLDER)
-    config.shipped_tables = {(e.name.experiment, e.name.scale, e.name.data): e for e in exports}
+    config.shipped_tables = {
+        (e.tables.experiment, e.tables.scale, e.tables.data): e for e in exports
+    }
 
 
 def caption_figures(app: Sphinx, tree: nodes.document) -> None:
@@ -40,8 +40,8 @@ def caption_figures(app: Sphinx, tree: nodes.document) -> None:
     path = Path(app.env.doc2path(page))
     if path.suffix != ".ipynb":
         return
-    outputs = list(marks.said(path))
-    page_tables = _names(output.facts for output in outputs)
+    outputs = list(read_outputs(path))
+    page_tables = _tables(output.facts for output in outputs)
     pictures = [output for output in outputs if output.picture]
     bundles = [b for b in tree.findall(nodes.container) if _is_picture(b)]
     for bundle, picture in zip(bundles, pictures, strict=True):
@@ -56,21 +56,22 @@ def _is_picture(node: nodes.container) -> bool:
     return node.get("nb_element") == "mime_bundle" and "image/png" in types
 
 
-def _names(facts: Iterable[Mapping[str, Any]]) -> list[Name]:
+def _tables(facts: Iterable[Mapping[str, Any]]) -> list[TablesId]:
     """Return the tables named by outputs, each once."""
-    return list(dict.fromkeys(Name(**name) for fact in facts for name in fact.get("tables", [])))
+    named = [tables for fact in facts for tables in fact.get("tables", [])]
+    return list(dict.fromkeys(TablesId(**tables) for tables in named))
 
 
-def caption(app: Sphinx, page: str, picture: Said, page_tables: list[Name]) -> str:
+def caption(app: Sphinx, page: str, picture: OutputFacts, page_tables: list[TablesId]) -> str:
     """Return the caption of a picture as HTML; empty if neither it nor its page has tables.
 
     Args:
         app: Sphinx.
         page: name of the page.
-        picture: the output and its metadata.
+        picture: the output with its facts.
         page_tables: all tables of the page, for pictures that do not name their own.
     """
-    names = _names([picture.facts]) if "tables" in picture.facts else page_tables
+    names = _tables([picture.facts]) if "tables" in picture.facts else page_tables
     paper = picture.facts.get("paper", False)
     if not names and not paper:
         return ""
@@ -84,7 +85,7 @@ def caption(app: Sphinx, page: str, picture: Said, page_tables: list[Name]) -> s
     )
 
 
-def _source(app: Sphinx, page: str, name: Name, head: str) -> str:
+def _source(app: Sphinx, page: str, name: TablesId, head: str) -> str:
     """Return the links to the tables of one study, and their provenance."""
     label = escape(f"{name.experiment}, {name.scale}")
     export: Export | None = app.config.shipped_tables.get((name.experiment, name.scale, name.data))
@@ -97,7 +98,7 @@ def _source(app: Sphinx, page: str, name: Name, head: str) -> str:
         f"<code>{f.sha256[:12]}</code>"
         for f in export.files
     )
-    old = "" if export.name == name else "<strong>Drawn from an earlier state of them.</strong>"
+    old = "" if export.tables == name else "<strong>Drawn from an earlier state of them.</strong>"
     return (
         f'<p>{head}: <a href="{address}">{label}</a>: {files} (CSV, SHA-256). {old}</p>'
         f"<details><summary>{escape(export.line)}</summary>{_facts(export)}</details>"
@@ -122,7 +123,7 @@ class ShippedTables(SphinxDirective):
         return [self._section(export) for export in exports.values()]
 
     def _section(self, export: Export) -> nodes.Node:
-        name = export.name
+        name = export.tables
         title = nodes.title("", f"{name.experiment}, {name.scale}")
         return nodes.section("", title, self._body(export), ids=[_anchor(export)])
 

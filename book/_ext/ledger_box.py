@@ -16,7 +16,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from threeregime.results import marks
+from threeregime.results import read_outputs
 
 LEDGER = "notebooks/claims"
 SIGNS = {"holds": "✓", "holds in part": "◐", "open": "?", "does not hold": "✗"}
@@ -27,7 +27,7 @@ Claim = dict[str, Any]
 def claims(app: Sphinx) -> list[Claim]:
     """Return the claims of the ledger's stored notebook."""
     path = Path(app.srcdir) / f"{LEDGER}.ipynb"
-    return [claim for output in marks.said(path) for claim in output.facts.get("claims", [])]
+    return [claim for output in read_outputs(path) for claim in output.facts.get("claims", [])]
 
 
 def add_verdicts(app: Sphinx, tree: nodes.document) -> None:
@@ -56,7 +56,7 @@ def related_claims(
     """
     shown = {
         (name["experiment"], name["scale"])
-        for output in marks.said(path)
+        for output in read_outputs(path)
         for name in output.facts.get("tables", [])
     }
     number = re.search(r"figure_0*(\d+)$", page)

@@ -16,7 +16,7 @@ from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
-from threeregime.results import tables
+from threeregime.results import Results, load_results
 from threeregime.sweep import compute
 
 
@@ -77,12 +77,12 @@ def test_an_experiment_is_traced_with_the_cells_it_needs_alone(tmp_path: Path) -
     )
     planned = []
 
-    def obtain(part: Experiment) -> tables.Results:
+    def obtain(part: Experiment) -> Results:
         planned.append(len(part.units()))
         return compute.obtain_results(part, "cpu", recompute=True, runs=tmp_path)
 
     found = boundary.follow_boundary_of(experiment, obtain)
-    computed = tables.load(experiment, tmp_path)
+    computed = load_results(experiment, tmp_path)
     cells = set(zip(computed.nets["epochs"], computed.nets["density"], strict=True))
     assert cells == set(found.measured)
     assert sum(planned) == len(found.measured) < 6

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from threeregime.analysis.separation import hotter_is_better, separation_table
-from threeregime.results.tables import Results
+from threeregime.results import Results
 
 EPOCHS, DENSITIES = (10, 20, 30), (0.05, 0.2)
 # Of low density hotter is better, of the other colder; by (epochs, density).

@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.helpers import made
+from tests.helpers import made, spoiling
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.book import build, downloads
 from threeregime.experiments import catalogue
 from threeregime.figures import diagrams
-from threeregime.results import marks
+from threeregime.results import TablesId, load_results, output_facts, read_outputs
 from threeregime.results import tables as results
 
 PAGES = [page for page in build.page_names() if re.search(r"/figure_\d+$", page)]
@@ -49,7 +49,7 @@ def test_checksums_are_those_of_the_files(written: tuple[Path, list[downloads.Ex
 
 def test_csv_holds_the_table_to_the_last_bit(written: tuple[Path, list[downloads.Export]]) -> None:
     folder, (export,) = written
-    tables = results.load(catalogue.load_experiment("figure_07", "digits"))
+    tables = load_results(catalogue.load_experiment("figure_07", "digits"))
     assert [file.kind for file in export.files] == ["dense", "nets", "pairs", "early"]
     for file in export.files:
         table = getattr(tables, file.kind)
@@ -65,8 +65,8 @@ def test_csv_holds_the_table_to_the_last_bit(written: tuple[Path, list[downloads
 
 def test_provenance_names_what_there_is(written: tuple[Path, list[downloads.Export]]) -> None:
     _, (export,) = written
-    tables = results.load(catalogue.load_experiment("figure_07", "digits"))
-    assert export.name == tables.name
+    tables = load_results(catalogue.load_experiment("figure_07", "digits"))
+    assert export.tables == tables.id
     assert export.facts["seeds"] == "dense 0 to 2; retraining 0 to 2"
     assert all(commit in export.facts["code"] for commit in tables.origins["commit"])
     assert set(tables.dense["fleet"]) | set(tables.nets["fleet"]) == set(tables.origins["fleet"])
@@ -77,21 +77,21 @@ def test_provenance_names_what_there_is(written: tuple[Path, list[downloads.Expo
 def test_mark_changes_with_what_is_in_the_tables(tmp_path: Path) -> None:
     shutil.copytree(results.ROOT / "figure_07", tmp_path / "figure_07")
     experiment = catalogue.load_experiment("figure_07", "digits")
-    before = results.load(experiment, tmp_path).name
-    assert before == results.load(experiment).name
-    next((tmp_path / "figure_07" / "digits").glob("nets-*.parquet")).unlink()
-    assert results.load(experiment, tmp_path).name != before
+    before = load_results(experiment, tmp_path).id
+    assert before == load_results(experiment).id
+    spoiling.drop_fleet(tmp_path / "figure_07" / "digits", "nets")
+    assert load_results(experiment, tmp_path).id != before
 
 
 def _said(shown: Any) -> Any:
     shell = InteractiveShell.instance()
     _, metadata = shell.display_formatter.format(shown)  # type: ignore[union-attr]
-    return metadata[marks.KEY]
+    return metadata[output_facts.KEY]
 
 
 def test_figure_says_which_tables_it_was_made_from() -> None:
-    name = results.Name("some", "digits", "digits", "0" * 12)
-    ours = made.diagram(replace(made.tables(), name=name))
+    name = TablesId("some", "digits", "digits", "0" * 12)
+    ours = made.diagram(replace(made.tables(), id=name))
     paper = PhaseDiagram.from_reference()
     assert _said(diagrams.regime_map(ours)) == {"tables": [vars(name)], "paper": False}
     assert _said(diagrams.phase_diagram(ours, paper)) == {"tables": [vars(name)], "paper": True}
@@ -109,9 +109,9 @@ def _blocks(text: str, kind: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_page_of_a_figure_has_captions_and_the_ledger(html: Path, page: str) -> None:
     text = _text(html, page)
-    said = list(marks.said(build.ROOT / f"{page}.ipynb"))
+    outputs = list(read_outputs(build.ROOT / f"{page}.ipynb"))
     captions = _blocks(text, "trace")
-    assert len(captions) == sum(one.picture for one in said)
+    assert len(captions) == sum(one.picture for one in outputs)
     assert all(f"{page.rpartition('/')[2]}.ipynb" in caption for caption in captions)
     assert any(".csv.gz" in caption and "experiment " in caption for caption in captions)
     assert len(_blocks(text, "ledger")) == 1

@@ -6,9 +6,9 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers import spoiling
 from tests.helpers.made import diagram, tables
 from threeregime.claims import diagram_statements, ledger
 from threeregime.claims import tables as verdict_tables
@@ -76,11 +76,11 @@ def test_a_spoilt_table_changes_the_claims_that_rest_on_it_alone(
     assert before["depth"] == []  # not measured in this folder
     root = tmp_path / "spoilt"
     shutil.copytree(shipped, root)
-    for path in (root / "figure_06" / "digits").glob("nets-*.parquet"):
-        table = pq.read_table(path)
-        rows = table.to_pandas()
-        rows.loc[rows["rho"] == 0, "test_error"] = 1.0
-        results.write_shard(path, rows, results.read_shard(path)[1])
+    spoiling.change_rows(
+        root / "figure_06" / "digits",
+        "nets",
+        lambda rows: rows.assign(test_error=rows["test_error"].where(rows["rho"] != 0, 1.0)),
+    )
     after = effects(root)
     assert {name for name in NAMES if before[name] != after[name]} == {
         "rho_two_faces",
@@ -98,7 +98,7 @@ def test_a_spoilt_table_changes_the_claims_that_rest_on_it_alone(
 def test_a_table_with_a_part_missing_is_not_measured(shipped: Path, tmp_path: Path) -> None:
     root = tmp_path / "less"
     shutil.copytree(shipped, root)
-    next((root / "figure_06" / "digits").glob("pairs-*.parquet")).unlink()
+    spoiling.drop_fleet(root / "figure_06" / "digits", "pairs")
     (verdict,) = claims.judge_claims(root=root, names=["rho_by_cka"])
     assert verdict.verdict == "not measured"
     assert (

@@ -28,7 +28,7 @@ from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.figures import explorer
 from threeregime.figures.explorer_data import explorer_data
-from threeregime.results import tables as results
+from threeregime.results import load_results
 from threeregime.sweep import compute
 
 RNG = np.random.default_rng(0)
@@ -139,7 +139,7 @@ def test_gain_needs_two_seeds() -> None:
 
 def test_several_variants_are_refused() -> None:
     experiment = catalogue.load_experiment("weight_decay", "digits")
-    found = results.load(experiment)
+    found = load_results(experiment)
     several = Study.from_results(experiment, found)
     with pytest.raises(ThreeRegimeError, match=r"weight_decay has several diagrams, 1e-4, "):
         explorer_data([several])
@@ -394,7 +394,7 @@ def test_command_computes_the_cell_shown(
     # As the smoke run: on one processor, in this process.
     cli.app([*shlex.split(command)[1:], "--device", "cpu", "--workers", "1"], standalone_mode=False)
     experiment = catalogue.load_experiment("figure_02", "smoke")
-    one, all_ = (results.load(experiment, root).nets for root in (tmp_path / "mine", smoke))
+    one, all_ = (load_results(experiment, root).nets for root in (tmp_path / "mine", smoke))
     same = all_[(all_["density"] == 0.2) & (all_["epochs"] == 4)].reset_index(drop=True)
     columns = ["dense_seed", "retrain_seed", "cell"]
     pd.testing.assert_frame_equal(one[columns], same[columns])

@@ -24,7 +24,7 @@ from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
 from threeregime.protocol import Training
 from threeregime.pruning.magnitude import magnitude_masks
-from threeregime.results import tables
+from threeregime.results import load_results
 from threeregime.sweep import jobs, memory, resumable
 from threeregime.sweep.plan import JobContext, RetrainJob, fleet_checkpoint, make_plan
 from threeregime.training import run as training
@@ -372,7 +372,7 @@ def test_a_fleet_that_does_not_fit_goes_on_as_two(
     before = [(8, e) for e in range(1, at_epoch + 1)]
     after = [(4, e) for e in range(at_epoch + 1, 5)]
     assert epochs == dense + before + after + after  # nothing was done twice
-    got, expected = (tables.load(tiny, p.at.parent.parent) for p in (halved, whole))
+    got, expected = (load_results(tiny, p.at.parent.parent) for p in (halved, whole))
     columns = ["density", "retrain_seed"]
     assert got.nets[columns].equals(expected.nets[columns])
     assert abs(got.nets["test_error"] - expected.nets["test_error"]).max() < 0.02

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from threeregime.experiments.experiment import Experiment
-from threeregime.results import tables as results
+from threeregime.results import KINDS, load_results
 
 
 def tables(experiment: Experiment, root: Path) -> dict[str, list[list[str]]]:
     """Every number of every table in full, as text: equal if and only if all bits are."""
-    got = results.load(experiment, root)
+    got = load_results(experiment, root)
 
     def shown(value: Any) -> str:
         return repr(value.tolist() if hasattr(value, "tolist") else value)
@@ -21,7 +21,7 @@ def tables(experiment: Experiment, root: Path) -> dict[str, list[list[str]]]:
             list(getattr(got, kind)),
             *(list(map(shown, row)) for row in getattr(got, kind).itertuples(index=False)),
         ]
-        for kind in results.KINDS
+        for kind in KINDS
     }
 
 

@@ -1,7 +1,7 @@
 """A few cells of four experiments, every metric: numbers that a change of the code must not change.
 
 ``python -m tests.helpers.golden`` writes what this code computes on this processor into
-``golden.json``.
+``golden.json``, with the version of the numbers (`threeregime.results.NUMBERS`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ from typing import Any
 import torch
 
 from threeregime.experiments import catalogue
-from threeregime.results import tables as results
+from threeregime.results import KINDS, NUMBERS, load_results
 from threeregime.sweep import compute as cluster
 
 TABLE = Path(__file__).with_name("golden.json")
 Rows = dict[str, list[dict[str, Any]]]
+
+CHANGED = (
+    "numbers changed: if that is meant, raise NUMBERS in threeregime/results/provenance.py and run "
+    "`python -m tests.helpers.golden`"
+)
+OUTDATED = "NUMBERS and the golden table differ: run `python -m tests.helpers.golden`"
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,10 @@ def compute(case: Case) -> Rows:
     experiment = experiment.with_seeds(1, 2).with_fields({"data.images": case.images})
     with tempfile.TemporaryDirectory() as root:
         cluster.run_sweep(experiment, Path(root), device="cpu", workers=1, engine=case.engine)
-        tables = results.load(experiment, Path(root))
+        tables = load_results(experiment, Path(root))
     return {
         kind: json.loads(json.dumps(getattr(tables, kind).to_dict("records"), default=_plain))
-        for kind in results.KINDS
+        for kind in KINDS
     }
 
 
@@ -104,13 +110,33 @@ def distance(one: Any, other: Any) -> float:
     return 0.0 if one == other else math.inf
 
 
-def read() -> dict[str, dict[str, Rows]]:
-    """Return the stored tables by processor, then by case."""
-    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+@dataclass(frozen=True)
+class Golden:
+    """The stored tables.
+
+    Attributes:
+        numbers: the version of the numbers that they were made with.
+        processors: tables by processor, then by case.
+    """
+
+    numbers: int
+    processors: dict[str, dict[str, Rows]]
+
+
+def read() -> Golden:
+    """Return what is stored."""
+    return Golden(**json.loads(TABLE.read_text()))
+
+
+def write() -> None:
+    """Store what this processor computes; tables of others stay if they have the same numbers."""
+    stored = read()
+    others = stored.processors if stored.numbers == NUMBERS else {}
+    made = {str(case): compute(case) for case in CASES}
+    golden = Golden(NUMBERS, {**others, processor(): made})
+    TABLE.write_text(json.dumps(vars(golden), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    stored = read()
-    stored[processor()] = {str(case): compute(case) for case in CASES}
-    TABLE.write_text(json.dumps(stored, indent=1) + "\n")
-    print(f"{TABLE}: {processor()}")
+    write()
+    print(f"{TABLE}: {processor()}, numbers {NUMBERS}")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from threeregime.analysis.phase_diagram import PhaseDiagram
-from threeregime.results.tables import Results
+from threeregime.results import Results
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 

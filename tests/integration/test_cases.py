@@ -21,8 +21,8 @@ from threeregime.claims import tables as verdict_tables
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.figures import case_studies, metrics
+from threeregime.results import Results
 from threeregime.results import tables as results
-from threeregime.results.tables import Results
 
 WHOLE = 64  # epochs of retraining in the made tables
 

@@ -14,7 +14,7 @@ from threeregime import cli
 from threeregime.cli import parse_cells, parse_duration, parse_fields, parse_seeds
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
-from threeregime.results import tables
+from threeregime.results import load_results, tables
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import dask_workers
 
@@ -214,7 +214,7 @@ def test_a_sweep_with_options_and_a_second_one_that_does_nothing(
     assert got.out.splitlines()[-1] == f"finished: {tmp_path / 'figure_02' / 'smoke'}"
     assert "net-epochs [" in got.err  # the progress bar, with the time left
     experiment = catalogue.load_experiment("figure_02", "smoke").with_fields({"data.images": 160})
-    found = tables.load(
+    found = load_results(
         experiment.with_values(epochs=[1], density=[0.33]).with_seeds(1, 2), tmp_path
     )
     assert len(found.nets) == 2

@@ -29,7 +29,7 @@ from threeregime.models.registry import PreResNet
 from threeregime.models.transformer import Transformer
 from threeregime.protocol import Pruning, Training
 from threeregime.pruning.quantization import CLIPPING, Quantizer, quantize
-from threeregime.results import tables as results
+from threeregime.results import load_results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
 from threeregime.training import run as training
@@ -323,7 +323,7 @@ def test_what_is_measured_has_so_many_levels(
     assert quantised == [[2, 2, 7, 7]] * 4
     assert seen["measure_pairs"] == [[2, 2, 7, 7]] * 2
     assert seen["curvature"] == [[2, 2, 7, 7]]
-    found = results.load(tiny, tmp_path)
+    found = load_results(tiny, tmp_path)
     assert found.nets["bits"].tolist() == [1, 1, 3, 3]
     assert found.early["bits"].tolist() == found.pairs["bits"].tolist() == [1, 3]
     numbers = found.nets[["test_error", "train_error", "hessian_trace"]]

@@ -16,7 +16,7 @@ from threeregime.fleet.fleet import Fleet
 from threeregime.models.registry import PreResNet
 from threeregime.protocol import Pruning
 from threeregime.pruning.magnitude import magnitude_masks
-from threeregime.results import tables
+from threeregime.results import load_results
 from threeregime.sweep import compute, jobs
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -146,7 +146,7 @@ def test_an_experiment_at_smoke_scale(
 
     monkeypatch.setattr(jobs, "measure_pairs", measured)
     assert compute.run_sweep(experiment, tmp_path, device="cpu", workers=1, engine="grouped")
-    found = tables.load(experiment, tmp_path)
+    found = load_results(experiment, tmp_path)
     assert found.nets["density"].tolist() == [d for d in experiment.loads for _ in range(2)]
     assert found.pairs["lmc"].notna().all()
     group = experiment.protocol.pruning.group

@@ -14,7 +14,7 @@ from tests.helpers.comparing import tables
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.fleet.fleet import Fleet
-from threeregime.results import tables as results
+from threeregime.results import Results, load_results
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
 from threeregime.sweep.plan import HESSIAN_EPOCHS, MEASURE_FORWARDS, make_plan
@@ -51,11 +51,11 @@ def root(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny: Experiment, root: Path) -> results.Results:
-    return results.load(tiny, root)
+def whole(tiny: Experiment, root: Path) -> Results:
+    return load_results(tiny, root)
 
 
-def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: results.Results) -> None:
+def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: Results) -> None:
     early, pairs = whole.early, whole.pairs
     assert early["epoch"].tolist() == [1, 3, 4] * len(pairs)
     place = [*list(pairs)[:6], "cell", "fleet"]
@@ -72,7 +72,7 @@ def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: results
     # nets are the same whether or not they are looked at on their way
     blind = tiny.with_fields({"metrics.early": []})
     assert compute(blind, tmp_path / "blind")
-    found = results.load(blind, tmp_path / "blind")
+    found = load_results(blind, tmp_path / "blind")
     assert len(found.early) == 0
     columns = ["test_error", "train_error"]
     pd.testing.assert_frame_equal(found.nets[columns], whole.nets[columns], check_exact=True)
@@ -82,7 +82,7 @@ def test_a_row_a_pair_and_epoch(tiny: Experiment, tmp_path: Path, whole: results
 def test_the_error_is_the_mean_of_the_copies(tiny: Experiment, tmp_path: Path) -> None:
     one = tiny.with_fields({"metrics.error_epochs": 1}).with_values(density=[0.2])
     assert compute(one, tmp_path)
-    got = results.load(one, tmp_path)
+    got = load_results(one, tmp_path)
     nets = got.nets.set_index("retrain_seed")["test_error"]
     last = got.early[got.early["epoch"] == 4]
     expected = [
@@ -93,7 +93,7 @@ def test_the_error_is_the_mean_of_the_copies(tiny: Experiment, tmp_path: Path) -
 
 def test_tables_are_filtered_as_the_others(tiny: Experiment, root: Path, whole: Any) -> None:
     part = tiny.with_values(density=[0.2, 0.8]).with_seeds(1, 2)
-    early = results.load(part, root).early
+    early = load_results(part, root).early
     assert early[["density", "seed_a", "seed_b", "epoch"]].to_numpy().tolist() == [
         [density, 0, 1, epoch] for density in (0.2, 0.8) for epoch in (1, 3, 4)
     ]
@@ -136,7 +136,7 @@ def test_a_killed_fleet_loses_nothing(
 
 
 def test_a_fleet_that_does_not_fit_keeps_them_as_two(
-    tiny: Experiment, tmp_path: Path, whole: results.Results, monkeypatch: pytest.MonkeyPatch
+    tiny: Experiment, tmp_path: Path, whole: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", -1.0)
     run_epoch = training.TrainingRun.run_epoch
@@ -148,7 +148,7 @@ def test_a_fleet_that_does_not_fit_keeps_them_as_two(
 
     monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
     assert compute(tiny, tmp_path / "halved")
-    got = results.load(tiny, tmp_path / "halved")
+    got = load_results(tiny, tmp_path / "halved")
     assert got.nets["fleet"].nunique() == 2
     places = ["density", "seed_a", "seed_b", "epoch"]
     assert got.early[places].equals(whole.early[places])
@@ -223,12 +223,12 @@ def test_no_early_measuring_is_begun_that_ends_after_the_deadline(
 def test_the_hessian_is_a_column_of_the_nets(tiny: Experiment, tmp_path: Path) -> None:
     local = tiny.with_fields({"metrics.early": [], "metrics.hessian": 2}).with_values(density=[0.2])
     assert compute(local, tmp_path)
-    nets = results.load(local, tmp_path).nets
+    nets = load_results(local, tmp_path).nets
     for column in ("hessian_trace", "hessian_top"):
         assert nets[column].nunique() == 3
     # one without lies beside it in the same folder
     assert compute(local.with_fields({"metrics.hessian": 0}), tmp_path)
-    again = results.load(local, tmp_path).nets
+    again = load_results(local, tmp_path).nets
     pd.testing.assert_frame_equal(again, nets)
-    blind = results.load(local.with_fields({"metrics.hessian": 0}), tmp_path).nets
+    blind = load_results(local.with_fields({"metrics.hessian": 0}), tmp_path).nets
     assert "hessian_top" not in blind or blind["hessian_top"].isna().all()

@@ -20,7 +20,7 @@ from threeregime import cli
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.metrics import pairs as measure
-from threeregime.results import tables as results
+from threeregime.results import shards
 from threeregime.sweep import compute as cluster
 from threeregime.sweep import jobs, resumable
 from threeregime.sweep.plan import MEASURE_FORWARDS, JobContext, make_plan
@@ -128,7 +128,7 @@ def stop_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if len(written) == writes:
             raise Killed
 
-    monkeypatch.setattr(results.os, "replace", replace)
+    monkeypatch.setattr(shards.os, "replace", replace)
     return written
 
 

@@ -29,8 +29,16 @@ from threeregime.metrics.pairs import measure_pairs
 from threeregime.models.registry import PreResNet
 from threeregime.protocol import Protocol
 from threeregime.pruning import magnitude
-from threeregime.results import tables
-from threeregime.results.tables import Results
+from threeregime.results import (
+    KINDS,
+    NUMBERS,
+    Results,
+    atomic_write,
+    load_results,
+    read_shard,
+    tables,
+    write_shard,
+)
 from threeregime.sweep import compute as cluster
 from threeregime.sweep.plan import RetrainJob, make_plan
 from threeregime.training import run as training
@@ -53,7 +61,7 @@ def tiny(experiment: Experiment) -> Experiment:
 
 def compute(experiment: Experiment, root: Path, fleet: int = FLEET) -> Results:
     assert cluster.run_sweep(experiment, root, device="cpu", workers=1, fleet=fleet)
-    return tables.load(experiment, root)
+    return load_results(experiment, root)
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -111,12 +119,17 @@ def finish(job: RetrainJob, at: Path, kinds: tuple[str, ...] = ("nets", "pairs")
     """Put tables in place as if the job had been done."""
     rows = pd.DataFrame(
         [
-            {"cell": unit.protocol.hash(), "dense_seed": unit.dense_seed, "retrain_seed": seed}
+            {
+                "cell": unit.protocol.hash(),
+                "dense_seed": unit.dense_seed,
+                "retrain_seed": seed,
+                "fleet": job.fleet,
+            }
             for unit, seed in job.members
         ]
     )
     for kind in kinds:
-        tables.write_shard(at / f"{kind}-{job.fleet}.parquet", rows, {"fleet": job.fleet})
+        write_shard(at / f"{kind}-{job.fleet}.parquet", rows, {"fleet": job.fleet})
 
 
 @pytest.mark.parametrize("finished", list(itertools.product([False, True], repeat=4)))
@@ -199,7 +212,7 @@ def test_work_is_counted_in_net_epochs(experiment: Experiment, tmp_path: Path) -
 
 
 def test_the_tables_hold_the_whole_grid(experiment: Experiment, smoke: Path) -> None:
-    got = tables.load(experiment, smoke)
+    got = load_results(experiment, smoke)
     assert (got.temperature, got.load) == ("epochs", "density")
     assert list(got.dense) == [
         *("variant", "epochs", "dense_seed", "test_error", "train_error", "diverged", "fleet")
@@ -228,7 +241,7 @@ def test_the_tables_hold_the_whole_grid(experiment: Experiment, smoke: Path) -> 
 
 
 def test_the_numbers_of_a_pair_fit_together(experiment: Experiment, smoke: Path) -> None:
-    pairs = tables.load(experiment, smoke).pairs
+    pairs = load_results(experiment, smoke).pairs
     for row in pairs.to_dict("records"):
         curve = np.array(row["curve"])
         assert curve.shape == (11,)
@@ -243,7 +256,7 @@ def test_the_numbers_of_a_pair_fit_together(experiment: Experiment, smoke: Path)
 
 def test_better_trained_denser_nets_are_better(experiment: Experiment, smoke: Path) -> None:
     """Even at this scale the numbers mean something: a mix-up of members would show."""
-    got = tables.load(experiment, smoke)
+    got = load_results(experiment, smoke)
     error = got.nets.groupby("density")["test_error"].mean()
     assert error[0.05] > error[0.2] > error[0.8]
     assert error[0.8] < 0.5
@@ -262,7 +275,7 @@ def test_only_tables_and_dense_checkpoints_are_left(smoke: Path) -> None:
 def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smoke: Path) -> None:
     """Recomputed with a plain module from the checkpoint's file."""
     digits = registry.load_images("digits")
-    dense = tables.load(experiment, smoke).dense
+    dense = load_results(experiment, smoke).dense
     at = smoke / "figure_02" / "smoke" / "state"
     for row in dense.to_dict("records"):
         file = f"dense-{experiment.protocol.dense_hash}-{row['dense_seed']}-{row['epochs']}"
@@ -284,7 +297,7 @@ def test_a_dense_row_is_the_error_of_its_checkpoint(experiment: Experiment, smok
 def engine_of(root: Path, kind: str, fleet: str) -> Engine:
     """The engine that a fleet's table says it was run by."""
     path = root / "figure_02" / "smoke" / f"{kind}-{fleet}.parquet"
-    return Engine.from_name(tables.read_shard(path)[1]["engine"])
+    return Engine.from_name(read_shard(path)[1]["engine"])
 
 
 def test_dense_checkpoints_are_what_the_engine_computes(
@@ -313,7 +326,7 @@ def test_dense_checkpoints_are_what_the_engine_computes(
 
 def test_a_fleets_tables_are_what_the_engine_computes(experiment: Experiment, smoke: Path) -> None:
     """One fleet again without the sweep: which checkpoint, mask, stream and epochs count."""
-    got = tables.load(experiment, smoke)
+    got = load_results(experiment, smoke)
     job = make_plan(experiment, Path("nowhere"), FLEET).retrain[1]
     digits = registry.load_images("digits")
     at = smoke / "figure_02" / "smoke" / "state"
@@ -358,7 +371,7 @@ def test_every_shard_says_where_it_comes_from(experiment: Experiment, smoke: Pat
     paths = sorted((smoke / "figure_02" / "smoke").glob("*.parquet"))
     assert len(paths) == 7
     for path in paths:
-        rows, origin = tables.read_shard(path)
+        rows, origin = read_shard(path)
         kind, _, fleet = path.stem.partition("-")
         assert origin["fleet"] == fleet
         assert set(rows["fleet"]) == {fleet}
@@ -370,6 +383,7 @@ def test_every_shard_says_where_it_comes_from(experiment: Experiment, smoke: Pat
         assert Engine.from_name(origin["engine"]).name == origin["engine"]
         assert origin["versions"]["torch"] == torch.__version__
         assert origin["commit"]
+        assert origin["numbers"] == NUMBERS
         assert pd.Timestamp(origin["created"]) <= pd.Timestamp.now("UTC")
         # the recipe itself is there, and its hash is the one that the rows name
         recipes = {h: Protocol.from_dict(p) for h, p in origin["protocols"].items()}
@@ -381,8 +395,8 @@ def test_every_shard_says_where_it_comes_from(experiment: Experiment, smoke: Pat
             for row in rows.to_dict("records"):
                 assert recipes[row["cell"]].pruning.density == row["density"]
                 assert recipes[row["cell"]].dense.stop == row["epochs"]
-    got = tables.load(experiment, smoke).provenance
-    assert sorted(got["shard"]) == [path.name for path in paths]
+    got = load_results(experiment, smoke).provenance
+    assert sorted(got["fleet"]) == sorted({path.stem.partition("-")[2] for path in paths})
     assert json.dumps(got["protocols"].tolist())
 
 
@@ -405,8 +419,8 @@ def test_the_same_plan_run_twice_is_bit_identical(tiny: Experiment, tmp_path: Pa
     state = [name for name in one if "/state/" in name]
     assert len(state) == 1
     assert {name: one[name] for name in state} == {name: two[name] for name in state}
-    for kind in tables.KINDS:
-        first, second = (tables.load(tiny, tmp_path / root) for root in ("one", "two"))
+    for kind in KINDS:
+        first, second = (load_results(tiny, tmp_path / root) for root in ("one", "two"))
         pd.testing.assert_frame_equal(getattr(first, kind), getattr(second, kind), check_exact=True)
 
 
@@ -421,12 +435,12 @@ def test_cells_off_the_grid_are_added_beside_it(
     got = compute(off, tmp_path)
     assert got.nets[["epochs", "density"]].to_numpy().tolist() == [[1, 0.33]] * 2 + [[2, 0.33]] * 2
     # each is found by its own place, and what was there has stayed
-    pd.testing.assert_frame_equal(tables.load(tiny, tmp_path).nets, on_grid.nets)
+    pd.testing.assert_frame_equal(load_results(tiny, tmp_path).nets, on_grid.nets)
     both = tiny.with_values(epochs=[1, 2], density=[0.2, 0.33])
-    assert len(tables.load(both, tmp_path).nets) == 6
+    assert len(load_results(both, tmp_path).nets) == 6
     assert len(make_plan(both, tmp_path).retrain) == 1  # epochs 1, density 0.2
     with pytest.raises(ThreeRegimeError, match="no results of figure_02 at scale smoke"):
-        tables.load(tiny.with_values(density=[0.5]), tmp_path)
+        load_results(tiny.with_values(density=[0.5]), tmp_path)
 
 
 def test_more_seeds_take_up_the_dense_runs_that_are_there(
@@ -447,16 +461,16 @@ def test_seeds_that_were_computed_twice_are_found_once(tiny: Experiment, tmp_pat
     assert got.nets["retrain_seed"].tolist() == [0, 1, 2]
     pairs = got.pairs[["seed_a", "seed_b"]].to_numpy().tolist()
     assert pairs == [[0, 1], [0, 2], [1, 2]]
-    again = tables.load(tiny, tmp_path)
+    again = load_results(tiny, tmp_path)
     assert len(again.nets) == len(two.nets) == 2
     assert len(again.pairs) == 1
 
 
 def test_seeds_filter_what_is_loaded(experiment: Experiment, smoke: Path) -> None:
-    one = tables.load(experiment.with_seeds(1, 2), smoke)
+    one = load_results(experiment.with_seeds(1, 2), smoke)
     assert set(one.dense["dense_seed"]) == set(one.nets["dense_seed"]) == {0}
     assert len(one.nets) == 12
-    cell = tables.load(experiment.with_values(epochs=[4], density=[0.8]), smoke)
+    cell = load_results(experiment.with_values(epochs=[4], density=[0.8]), smoke)
     assert len(cell.nets) == 4
     assert set(cell.dense["epochs"]) == {4}
 
@@ -468,12 +482,12 @@ def test_another_protocol_is_kept_apart_in_the_same_folder(
     uniform, alike = compute(tiny, tmp_path), compute(changed, tmp_path)
     assert len(uniform.nets) == len(alike.nets) == 2
     assert set(uniform.nets["cell"]) & set(alike.nets["cell"]) == set()
-    pd.testing.assert_frame_equal(tables.load(tiny, tmp_path).nets, uniform.nets)
+    pd.testing.assert_frame_equal(load_results(tiny, tmp_path).nets, uniform.nets)
     # the dense run is shared: pruning has no part in it
     assert alike.dense["fleet"].tolist() == uniform.dense["fleet"].tolist()
-    assert not tables.load(changed, tmp_path).nets.equals(uniform.nets)
+    assert not load_results(changed, tmp_path).nets.equals(uniform.nets)
     with pytest.raises(ThreeRegimeError, match=r"run `threeregime sweep figure_02 --scale smoke`"):
-        tables.load(tiny.with_fields({"net.width": 0.5}), tmp_path)
+        load_results(tiny.with_fields({"net.width": 0.5}), tmp_path)
 
 
 def test_of_the_same_row_in_two_folders_the_first_counts(tiny: Experiment, tmp_path: Path) -> None:
@@ -481,12 +495,12 @@ def test_of_the_same_row_in_two_folders_the_first_counts(tiny: Experiment, tmp_p
     compute(tiny, first)
     at = first / "figure_02" / "smoke"
     for path in at.glob("nets-*.parquet"):
-        rows, origin = tables.read_shard(path)
+        rows, origin = read_shard(path)
         rows["test_error"] = 0.125
         shard = second / "figure_02" / "smoke" / path.name
-        tables.write_shard(shard, rows, origin)
-    assert (tables.load(tiny, second, first).nets["test_error"] == 0.125).all()
-    assert (tables.load(tiny, first, second).nets["test_error"] != 0.125).all()
+        write_shard(shard, rows, origin)
+    assert (load_results(tiny, second, first).nets["test_error"] == 0.125).all()
+    assert (load_results(tiny, first, second).nets["test_error"] != 0.125).all()
 
 
 def test_obtain_computes_what_the_shipped_tables_do_not_hold(
@@ -503,10 +517,10 @@ def test_obtain_computes_what_the_shipped_tables_do_not_hold(
     got = cluster.obtain_results(more, device="cpu", runs=own)
     assert sorted(got.nets["density"]) == [0.2, 0.2, 0.6, 0.6]
     assert contents(shipped) == before
-    mine = tables.load(tiny.with_values(density=[0.6]), own)
+    mine = load_results(tiny.with_values(density=[0.6]), own)
     assert len(mine.nets) == 2
     cluster.obtain_results(tiny, device="cpu", recompute=True, runs=own)
-    assert len(tables.load(tiny, own).nets) == 2
+    assert len(load_results(tiny, own).nets) == 2
 
 
 def test_variants_lie_side_by_side(tmp_path: Path) -> None:
@@ -543,7 +557,7 @@ def with_a_broken_start(smoke: Path, tmp_path: Path, experiment: Experiment) -> 
 def test_a_net_that_diverged_does_not_stop_or_touch_its_fleet(
     experiment: Experiment, smoke: Path, with_a_broken_start: Path
 ) -> None:
-    healthy, got = tables.load(experiment, smoke), compute(experiment, with_a_broken_start)
+    healthy, got = load_results(experiment, smoke), compute(experiment, with_a_broken_start)
     for kind, columns in (
         ("nets", ["test_error", "train_error"]),
         ("pairs", ["lmc", "t_star", "cka_softmax", "cka_logits"]),
@@ -594,7 +608,7 @@ def test_a_damaged_shard_is_named_in_one_line(
     else:
         path.write_bytes(b"" if damage == "empty" else path.read_bytes()[:500])
     with pytest.raises(ThreeRegimeError) as caught:
-        tables.load(experiment, tmp_path)
+        load_results(experiment, tmp_path)
     message = str(caught.value)
     assert str(path) in message
     assert "delete it and run the sweep again" in message
@@ -615,7 +629,7 @@ def test_other_files_in_the_folder_do_not_matter(
     pd.DataFrame({"a": [1]}).to_parquet(at / "notes.parquet")
     (at / ".nets-0123.parquet.99").write_bytes(b"PAR1")  # left by a run that was killed
     (at / "README.md").write_text("notes")
-    got, clean = (tables.load(experiment, root) for root in (tmp_path, smoke))
+    got, clean = (load_results(experiment, root) for root in (tmp_path, smoke))
     pd.testing.assert_frame_equal(got.nets, clean.nets)
     assert make_plan(experiment, tmp_path, FLEET).jobs == ()
 
@@ -623,16 +637,16 @@ def test_other_files_in_the_folder_do_not_matter(
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "nets-1.parquet"
     rows = pd.DataFrame({"a": [1.5, math.nan]})
-    tables.write_shard(path, rows, {"fleet": "1"})
+    write_shard(path, rows, {"fleet": "1"})
 
     def fail(partial: Path) -> None:
         partial.write_bytes(b"half of it")
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        tables.atomic_write(path, fail)
+        atomic_write(path, fail)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    got, origin = tables.read_shard(path)
+    got, origin = read_shard(path)
     pd.testing.assert_frame_equal(got, rows)
     assert origin == {"fleet": "1"}
 
@@ -652,7 +666,7 @@ def test_batch_size_is_a_temperature(tmp_path: Path) -> None:
         catalogue.load_experiment("figure_07", "smoke").with_values(density=[0.4]).with_seeds(1, 2)
     )
     assert cluster.run_sweep(experiment, tmp_path, device="cpu", workers=1)
-    got = tables.load(experiment, tmp_path)
+    got = load_results(experiment, tmp_path)
     assert got.dense["batch_size"].tolist() == [16, 64]
     assert got.nets["batch_size"].tolist() == [16, 16, 64, 64]
     assert not got.nets["diverged"].any()

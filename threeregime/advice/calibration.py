@@ -19,7 +19,7 @@ from threeregime.analysis import REGIMES, Array, PhaseDiagram
 from threeregime.data import load_images
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import load_experiment
-from threeregime.results import tables as results
+from threeregime.results import Results, load_results
 
 EXPERIMENTS = ("diagnostics", "figure_02")
 SCALE = "digits"
@@ -98,7 +98,7 @@ def load_calibration(steps: int, *roots: Path) -> Calibration | None:
     for name in EXPERIMENTS:
         experiment = load_experiment(name, SCALE)
         try:
-            tables = results.load(experiment, *roots)
+            tables = load_results(experiment, *roots)
         except ThreeRegimeError:
             continue
         recipe = experiment.protocol.retraining
@@ -113,7 +113,7 @@ def load_calibration(steps: int, *roots: Path) -> Calibration | None:
     return None
 
 
-def _fitted(tables: results.Results, pairs: pd.DataFrame) -> tuple[Any, Array] | None:
+def _fitted(tables: Results, pairs: pd.DataFrame) -> tuple[Any, Array] | None:
     """A classifier of pairs and what it was given [n, 2]; None where all are of one regime."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -19,7 +19,7 @@ import pandas as pd
 from threeregime.algorithms.selection import Decision, Measurement, Trials
 from threeregime.analysis import interval_half_width
 from threeregime.errors import ThreeRegimeError
-from threeregime.results.tables import Results
+from threeregime.results import Results
 
 Rule = Callable[[Trials], Decision]
 

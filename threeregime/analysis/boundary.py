@@ -20,8 +20,7 @@ from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment, hot_to_cold
-from threeregime.results import tables
-from threeregime.results.tables import Results
+from threeregime.results import Results, load_results, tables
 from threeregime.sweep import is_complete, obtain_results
 
 Cell = tuple[float, float]
@@ -174,7 +173,7 @@ def describe_boundary(
         f"{found.rounds} rounds",
     ]
     if not recompute and is_complete(one, tables.ROOT):
-        whole = tables.load(one).variant(next(iter(one.variants)))
+        whole = load_results(one).variant(next(iter(one.variants)))
         diagram = PhaseDiagram.from_results(whole, threshold, bootstrap=0)
         lines.append(
             f"the whole diagram is there too: it agrees in {found.agreement(diagram):.1%} of cells"

@@ -11,7 +11,7 @@ from threeregime.analysis import bootstrap as boot
 from threeregime.analysis.bootstrap import Array
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import AXES
-from threeregime.results import tables
+from threeregime.results import Results
 
 # The columns of the nets and of the pairs that become numbers of a cell.
 OF_NETS, OF_PAIRS = ("test_error",), ("lmc", "cka_softmax", "cka_logits")
@@ -44,7 +44,7 @@ class Cells:
     by_seed: dict[str, Array] = field(default_factory=dict)
 
 
-def cells_from_results(results: tables.Results, bootstrap: int, seed: int) -> Cells:
+def cells_from_results(results: Results, bootstrap: int, seed: int) -> Cells:
     """Gather the cells of an experiment; see
     `threeregime.analysis.phase_diagram.PhaseDiagram.from_results`.
     """

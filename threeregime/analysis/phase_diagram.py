@@ -20,7 +20,7 @@ from threeregime.analysis.cells import METRICS, PRINTED, format_value
 from threeregime.analysis.thresholds import LMC_THRESHOLD, classify, otsu
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import AXES, hot_to_cold
-from threeregime.results import tables
+from threeregime.results import Results, TablesId, reference
 
 PROBABILITY_COLUMNS = {"I": "p_I", "II-A": "p_IIA", "II-B": "p_IIB"}
 
@@ -78,12 +78,12 @@ class PhaseDiagram:
     by_seed: Mapping[str, Array]
     total: float
     error: str = "%"
-    tables_id: tables.Name | None = None
+    tables_id: TablesId | None = None
 
     @classmethod
     def from_results(
         cls,
-        results: tables.Results,
+        results: Results,
         lmc_threshold: float = LMC_THRESHOLD,
         cka_threshold: float | None = None,
         bootstrap: int = 1000,
@@ -108,7 +108,7 @@ class PhaseDiagram:
         title = f"{results.experiment}, {results.scale}"
         axes = (results.temperature, results.load)
         made = _assemble(title, axes, found, lmc_threshold, cka_threshold, total)
-        return replace(made, error=results.error, tables_id=results.name)
+        return replace(made, error=results.error, tables_id=results.id)
 
     @classmethod
     def from_reference(
@@ -126,7 +126,7 @@ class PhaseDiagram:
             cka_threshold: as in `from_results`.
         """
         axes = ("epochs", "density")
-        found = gather.cells_from_means(tables.reference() if table is None else table, *axes)
+        found = gather.cells_from_means(reference() if table is None else table, *axes)
         return _assemble("the paper's Figure 2", axes, found, lmc_threshold, cka_threshold, None)
 
     @property

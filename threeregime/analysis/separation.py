@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from threeregime.experiments import AXES
-from threeregime.results.tables import Results
+from threeregime.results import Results
 
 SIGNS = {
     "lmc": -1,

@@ -14,11 +14,15 @@ from threeregime.analysis.cells import format_value
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.analysis.transitions import best_temperatures
-from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment, load_experiment
-from threeregime.results import marks, provenance
+from threeregime.results import (
+    Results,
+    attach_facts,
+    load_results,
+    provenance_lines,
+    shipped_tables,
+)
 from threeregime.results import tables as results
-from threeregime.results.tables import Results
 from threeregime.sweep import is_complete, obtain_results
 
 
@@ -67,13 +71,13 @@ class Study:
     def sources(self) -> Markdown:
         """Where the numbers come from: rows and provenance of the tables used."""
         tables = self.tables
-        names = [asdict(tables.name)] if tables.name else []
+        names = [asdict(tables.id)] if tables.id else []
         counts = (
             f"{len(tables.nets)} nets, {len(tables.pairs)} pairs, "
             f"{len(tables.dense)} dense checkpoints"
         )
-        text = "\n".join(["```text", counts, *provenance.lines(tables.origins), "```"])
-        return marks.mark(Markdown(text), tables=names)
+        text = "\n".join(["```text", counts, *provenance_lines(tables.origins), "```"])
+        return attach_facts(Markdown(text), tables=names)
 
     @classmethod
     def obtain(
@@ -158,7 +162,7 @@ class Study:
         at = root or results.ROOT
         if not is_complete(experiment, at):
             return None
-        tables = results.load(experiment, at)
+        tables = load_results(experiment, at)
         return cls.from_results(experiment, tables)
 
     @classmethod
@@ -170,19 +174,22 @@ class Study:
         The original data set and, of CIFAR-10, its JPEG copy are looked for; prints a line where
         there is nothing yet.
         """
-        found = []
+        shipped = {
+            one.experiment.protocol.data.name: one.results
+            for one in shipped_tables(names=[name], scales=["paper"])
+        }
+        studies = []
         for chosen in load_experiment(name, "paper").data_variants():
             source = chosen.protocol.data.name
-            try:
-                tables = results.load(chosen)
-            except ThreeRegimeError:
+            if source not in shipped:
                 print(f"{source}: not yet measured")
                 continue
+            tables = shipped[source]
             cells = len(tables.nets.drop_duplicates("cell"))
             whole = len(chosen.units()) // len(chosen.dense_seeds)
             print(f"{source}: {cells} of {whole} cells")
-            found.append(cls.from_results(chosen, tables, lmc_threshold, cka_threshold))
-        return found
+            studies.append(cls.from_results(chosen, tables, lmc_threshold, cka_threshold))
+        return studies
 
 
 def _training(training: Any) -> str:

@@ -110,16 +110,16 @@ def draw_picture(path: Path) -> None:
     from threeregime.analysis import PhaseDiagram
     from threeregime.experiments import load_experiment
     from threeregime.figures import regime_map
-    from threeregime.results import tables
+    from threeregime.results import load_results
 
-    shown = tables.load(load_experiment("figure_02", "digits"))
-    assert shown.name is not None
+    shown = load_results(load_experiment("figure_02", "digits"))
+    assert shown.id is not None
     if path.exists():
         with Image.open(path) as picture:
-            if picture.info.get("Source") == shown.name.mark:
+            if picture.info.get("Source") == shown.id.mark:
                 return
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"Software": None, "Source": shown.name.mark}
+    metadata = {"Software": None, "Source": shown.id.mark}
     figure = regime_map(PhaseDiagram.from_results(shown))
     figure.savefig(path, dpi=110, metadata=metadata)
 

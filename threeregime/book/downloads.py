@@ -12,10 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from threeregime.experiments import Experiment, Unit, load_experiment
-from threeregime.results import provenance, status
-from threeregime.results import tables as results
-from threeregime.results.tables import Name, Results
+from threeregime.experiments import Experiment, Unit
+from threeregime.results import (
+    KINDS,
+    Results,
+    ShippedTables,
+    TablesId,
+    provenance_facts,
+    shipped_tables,
+)
 
 SUMS = "SHA256SUMS"
 
@@ -26,7 +31,7 @@ class File:
 
     Attributes:
         name: name of the file.
-        kind: kind of its rows, one of ``threeregime.results.tables.KINDS``.
+        kind: kind of its rows, one of :data:`threeregime.results.KINDS`.
         rows: number of rows.
         size: size in bytes.
         sha256: checksum, 64 hexadecimal digits.
@@ -44,7 +49,7 @@ class Export:
     """The tables of one experiment and scale as files.
 
     Attributes:
-        name: identifies the tables.
+        tables: identifies the tables.
         stem: first part of the names of the files.
         title: title of the experiment.
         files: one for each kind of rows.
@@ -52,7 +57,7 @@ class Export:
         facts: provenance in full, by name.
     """
 
-    name: Name
+    tables: TablesId
     stem: str
     title: str
     files: tuple[File, ...]
@@ -60,18 +65,18 @@ class Export:
     facts: dict[str, str]
 
 
-def write_tables(folder: Path, root: Path = results.ROOT) -> list[Export]:
+def write_tables(folder: Path, root: Path | None = None) -> list[Export]:
     """Write every shipped table as gzipped CSV, and a file for ``sha256sum --check``.
 
     Args:
         folder: folder of the files.
-        root: folder of the tables.
+        root: folder of the tables; None for those that are shipped.
 
     Returns:
         What was written, one entry for each experiment and scale.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    exports = [_export(folder, *shipped) for shipped in status.shipped(root)]
+    exports = [_export(folder, shipped) for shipped in shipped_tables(root)]
     sums = [f"{file.sha256}  {file.name}\n" for export in exports for file in export.files]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8")
     return exports
@@ -84,17 +89,17 @@ def to_csv(table: pd.DataFrame) -> str:
     return str(table.assign(**texts).to_csv(index=False, lineterminator="\n"))
 
 
-def _export(folder: Path, experiment: Experiment, tables: Results) -> Export:
-    assert tables.name is not None
-    own = load_experiment(experiment.name, experiment.scale).protocol.data.name
-    data = experiment.protocol.data.name
-    stem = "-".join([experiment.name, experiment.scale, *([data] if data != own else [])])
-    parts = {kind: part for kind in results.KINDS if len(part := getattr(tables, kind))}
+def _export(folder: Path, shipped: ShippedTables) -> Export:
+    experiment, tables = shipped.experiment, shipped.results
+    assert tables.id is not None
+    copy = [experiment.protocol.data.name] if shipped.is_copy else []
+    stem = "-".join([experiment.name, experiment.scale, *copy])
+    parts = {kind: part for kind in KINDS if len(part := getattr(tables, kind))}
     files = tuple(
         _file(folder, f"{stem}-{kind}.csv.gz", kind, part) for kind, part in parts.items()
     )
     facts = _facts(experiment, tables)
-    return Export(tables.name, stem, experiment.title, files, _line(facts, tables), facts)
+    return Export(tables.id, stem, experiment.title, files, _line(facts, tables), facts)
 
 
 def _file(folder: Path, name: str, kind: str, table: pd.DataFrame) -> File:
@@ -115,7 +120,7 @@ def _facts(experiment: Experiment, tables: Results) -> dict[str, str]:
         "protocol": ", ".join(f"{v} {base}".strip() for v, base in protocols.items()),
         "data": experiment.protocol.data.name,
         "seeds": f"dense {dense}; retraining {retrain}",
-        **provenance.facts(tables.origins),
+        **provenance_facts(tables.origins),
     }
 
 

@@ -19,7 +19,7 @@ from threeregime.metrics import measure_pairs
 from threeregime.models import net_builder
 from threeregime.protocol import Protocol, Pruning
 from threeregime.pruning import prune_masks
-from threeregime.results.tables import Results
+from threeregime.results import Results
 from threeregime.training import train
 
 KINDS = {True: "one dense run", False: "two dense runs"}

@@ -27,7 +27,7 @@ from threeregime.algorithms import (
 from threeregime.analysis import Array, PhaseDiagram, areas_by_metric, format_value, mean
 from threeregime.claims.diagram_statements import heating, heating_helps, third
 from threeregime.claims.statement import Statement, judge_effect, judge_seed_effects
-from threeregime.results.tables import Results
+from threeregime.results import Results
 
 RECOVERED = 0.5  # of what grid search gains over the usual choice: what counts as close to it
 

@@ -24,7 +24,7 @@ from threeregime.claims.ledger import CLAIMS, Claim
 from threeregime.claims.statement import Statement
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import list_scales, load_experiment, load_scale
-from threeregime.results import marks
+from threeregime.results import attach_facts
 from threeregime.results import tables as results
 
 
@@ -122,7 +122,7 @@ def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
         }
         for v in verdicts
     ]
-    return marks.mark(Markdown("\n".join(f"| {line} |" for line in lines)), claims=said)
+    return attach_facts(Markdown("\n".join(f"| {line} |" for line in lines)), claims=said)
 
 
 def verdict_lines(verdicts: Iterable[Verdict]) -> list[str]:

@@ -19,9 +19,8 @@ import traitlets
 from threeregime._paths import WEB
 from threeregime.analysis import LMC_THRESHOLD, Study
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import list_experiments, list_scales, load_experiment
 from threeregime.figures.explorer_data import explorer_data
-from threeregime.results import tables as results
+from threeregime.results import shipped_tables
 
 SCALES = ("digits", "mini", "paper")
 
@@ -115,28 +114,18 @@ def stored_traits(notebook: Path) -> dict[str, Any]:
 def shipped_studies(
     lmc_threshold: float = LMC_THRESHOLD,
     cka_threshold: float = 0.0,
-    root: Path = results.ROOT,
+    root: Path | None = None,
     scales: Iterable[str] = SCALES,
 ) -> list[Study]:
     """Every experiment with results and a single variant, at every scale that has some.
 
     Where a protocol asks for CIFAR-10, results on its JPEG copy count as well.
     """
-    found = []
-    for name in list_experiments():
-        for scale in [s for s in list_scales(name) if s in set(scales)]:
-            if not any(results.folder(root, name, scale).glob("nets-*.parquet")):
-                continue
-            for experiment in load_experiment(name, scale).data_variants():
-                try:
-                    tables = results.load(experiment, root)
-                except ThreeRegimeError:
-                    continue
-                if len(experiment.variants) == 1 and len(tables.pairs):
-                    found.append(
-                        Study.from_results(experiment, tables, lmc_threshold, cka_threshold)
-                    )
-    return found
+    return [
+        Study.from_results(one.experiment, one.results, lmc_threshold, cka_threshold)
+        for one in shipped_tables(root, scales=list(scales))
+        if len(one.experiment.variants) == 1 and len(one.results.pairs)
+    ]
 
 
 def embed_html(state: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from threeregime.analysis import (
     regime_label_positions,
 )
 from threeregime.experiments import AXES
-from threeregime.results import marks
+from threeregime.results import attach_facts
 
 WIDTH = 7.4  # inches, at 100 pixels to the inch on the page
 STYLE: Any = {
@@ -73,7 +73,7 @@ def attach_tables(draw: Callable[_Given, Figure]) -> Callable[_Given, Figure]:
         found = list(_diagrams([*args, *kwargs.values()]))
         names = {d.tables_id: asdict(d.tables_id) for d in found if d.tables_id}
         paper = any(d.tables_id is None for d in found)
-        return marks.mark(draw(*args, **kwargs), tables=list(names.values()), paper=paper)
+        return attach_facts(draw(*args, **kwargs), tables=list(names.values()), paper=paper)
 
     return drawn
 

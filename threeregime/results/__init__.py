@@ -1,1 +1,65 @@
-"""Tables of results and where they come from."""
+"""Tables of results: written by sweeps, packed, read back, and listed with where they come from.
+
+`load_results` reads the tables of an experiment, `shipped_tables` all that there are, and `pack`
+merges what sweeps wrote into one file for each table.
+"""
+
+from threeregime.results.output_facts import OutputFacts, attach_facts, read_outputs
+from threeregime.results.packing import pack
+from threeregime.results.provenance import (
+    NUMBERS,
+    commit,
+    duration,
+    provenance_facts,
+    provenance_lines,
+)
+from threeregime.results.shards import (
+    KINDS,
+    atomic_write,
+    read_shard,
+    shard_path,
+    tables_folder,
+    write_shard,
+)
+from threeregime.results.shipped import ShippedTables, shipped_tables
+from threeregime.results.status import experiment_list, status_table
+from threeregime.results.tables import (
+    DETERMINES,
+    Results,
+    TablesId,
+    dense_row,
+    finished_dense,
+    finished_nets,
+    load_results,
+    reference,
+)
+
+__all__ = [
+    "DETERMINES",
+    "KINDS",
+    "NUMBERS",
+    "OutputFacts",
+    "Results",
+    "ShippedTables",
+    "TablesId",
+    "atomic_write",
+    "attach_facts",
+    "commit",
+    "dense_row",
+    "duration",
+    "experiment_list",
+    "finished_dense",
+    "finished_nets",
+    "load_results",
+    "pack",
+    "provenance_facts",
+    "provenance_lines",
+    "read_outputs",
+    "read_shard",
+    "reference",
+    "shard_path",
+    "shipped_tables",
+    "status_table",
+    "tables_folder",
+    "write_shard",
+]

@@ -1,4 +1,4 @@
-"""Where numbers come from: the facts that travel with every results table."""
+"""Provenance: where numbers come from, as it is recorded with tables and as it is shown."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ import pandas as pd
 
 from threeregime._paths import PACKAGE
 
+NUMBERS = 1
+"""The version of the numbers that this code makes.
+
+Raise it by one when a change of the code changes any number in a table of results. Sweeps record
+it with every fleet, so that tables made before the change are known to be stale. The golden table
+(``tests/helpers/golden.py``) fails when numbers change and this does not.
+"""
+
 
 @functools.cache
 def commit() -> str:
-    """Git commit of the code, with "+" after it when files have changed since; or "unknown"."""
+    """Return the git commit of the code, with "+" where files have changed since, or "unknown"."""
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -30,26 +38,47 @@ def commit() -> str:
         return "unknown"
 
 
-def facts(table: pd.DataFrame) -> dict[str, str]:
-    """Provenance of fleets, one row each, in words; equal facts are said once."""
+def staleness(fleets: pd.DataFrame) -> str:
+    """Return whether this code makes other numbers than the code that made some fleets.
+
+    Args:
+        fleets: their provenance, a row per fleet.
+
+    Returns:
+        "no"; "yes" with the oldest version of the numbers and today's; "unknown" where the version
+        of a fleet was not recorded.
+    """
+    numbers = fleets["numbers"]
+    if numbers.isna().any():
+        return "unknown"
+    oldest = int(numbers.min())
+    return "no" if oldest == NUMBERS else f"yes (numbers {oldest}, now {NUMBERS})"
+
+
+def provenance_facts(fleets: pd.DataFrame) -> dict[str, str]:
+    """Return the provenance of fleets in words, with equal facts named once.
+
+    Args:
+        fleets: their provenance, a row per fleet.
+    """
     return {
-        "code": _commits(table["commit"]),
-        "device": _distinct(table["device"]),
+        "code": _commits(fleets["commit"]),
+        "device": _distinct(fleets["device"]),
         "versions": _distinct(
             ", ".join(f"{name} {number}" for name, number in versions.items())
-            for versions in table["versions"]
+            for versions in fleets["versions"]
         ),
-        "engine": _distinct(table["engine"]),
-        "computed": f"{table['created'].min()} to {table['created'].max()}",
-        "fleets": f"{len(table)}, {table['seconds'].sum() / 60:.0f} minutes of one core or GPU",
+        "engine": _distinct(fleets["engine"]),
+        "computed": f"{fleets['created'].min()} to {fleets['created'].max()}",
+        "fleets": f"{len(fleets)}, {fleets['seconds'].sum() / 60:.0f} minutes of one core or GPU",
     }
 
 
-def lines(table: pd.DataFrame) -> list[str]:
-    """The same as lines of text."""
+def provenance_lines(fleets: pd.DataFrame) -> list[str]:
+    """Return :func:`provenance_facts` as lines of text."""
     return [
         line
-        for name, fact in facts(table).items()
+        for name, fact in provenance_facts(fleets).items()
         for line in textwrap.wrap(f"{name}: {fact}", 72, subsequent_indent="    ")
     ]
 
@@ -63,13 +92,13 @@ def _commits(values: Iterable[str]) -> str:
     return "commit " + _distinct(marked)
 
 
-def duration(span: float) -> str:
-    """Seconds in words, e.g. "3 min", "2.5 h" or "12 days"."""
-    if span < 60:
-        return f"{max(1, round(span))} s"
-    hours, days = span / 3600, span / 86_400
+def duration(seconds: float) -> str:
+    """Return a time in words, e.g. "3 min", "2.5 h" or "12 days"."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    hours, days = seconds / 3600, seconds / 86_400
     if hours < 1.5:
-        return f"{span / 60:.0f} min"
+        return f"{seconds / 60:.0f} min"
     if hours < 48:
         return f"{hours:.1f} h"
     return f"{days:.0f} days" if days < 730 else f"{days / 365:,.0f} years"

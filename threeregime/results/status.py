@@ -1,112 +1,95 @@
-"""What is shipped of every experiment: how much, when, on what, how long, and if it is stale."""
+"""What is shipped of every experiment: as a table, and as the list that the terminal shows."""
 
 from __future__ import annotations
 
-import ast
-import functools
-import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from threeregime.experiments import list_experiments, list_scales, load_experiment
-from threeregime.results import tables as results
-from threeregime._paths import PACKAGE
-from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import Experiment
-from threeregime.results.tables import Results
+from threeregime.experiments import (
+    Experiment,
+    list_experiments,
+    list_scales,
+    load_experiment,
+)
+from threeregime.results.provenance import duration
+from threeregime.results.shipped import ShippedTables, shipped_tables
+
+LIST_ROW = "    {:8}{:>7}  {:>8}   {:14}{:>20}"
 
 
-def table(root: Path = results.ROOT) -> pd.DataFrame:
-    """One row an experiment and scale of which there are tables.
+def status_table(root: Path | None = None) -> pd.DataFrame:
+    """Return a row for each experiment and scale of which there are tables.
 
     Args:
-        root: where they lie.
+        root: folder of the tables; None: the shipped ones.
 
     Returns:
-        ``experiment``, ``scale``, ``cells`` (there are, of the grid), ``nets`` (retrained),
-        ``seeds``, ``computed`` (the last day), ``device``, ``hours`` (of one core or GPU),
-        ``commits`` and ``stale``: what has changed since, the protocol or how many of the files
-        that make numbers; "no", or "unknown" where there is no history to ask.
+        Columns ``experiment``, ``scale``, ``data``, ``cells`` (those there are, of the grid),
+        ``nets`` (retrained), ``seeds`` (dense x retraining), ``computed`` (the last day),
+        ``device``, ``hours`` (of one core or GPU), ``commits``, ``missing`` (nets) and ``stale``
+        ("no", "yes" with the versions of the numbers, or "unknown").
     """
-    return pd.DataFrame(_row(*found) for found in shipped(root))
+    return pd.DataFrame(_status_row(shipped) for shipped in shipped_tables(root))
 
 
-def shipped(root: Path = results.ROOT) -> Iterator[tuple[Experiment, Results]]:
-    """Every experiment and scale of which there are tables, with these."""
-    for name in list_experiments():
-        for scale in list_scales(name):
-            for experiment in load_experiment(name, scale).data_variants():
-                try:
-                    yield experiment, results.load(experiment, root)
-                except ThreeRegimeError:
-                    continue
-
-
-def _row(experiment: Experiment, tables: Results) -> dict[str, object]:
-    fleets = tables.origins
-    there, whole = len(tables.nets.drop_duplicates("cell")), len(experiment.cells())
-    nets = len(experiment.units()) * len(experiment.retrain_seeds)
+def _status_row(shipped: ShippedTables) -> dict[str, object]:
+    experiment, results = shipped.experiment, shipped.results
+    fleets = results.origins
     return {
         "experiment": experiment.name,
         "scale": experiment.scale,
         "data": experiment.protocol.data.name,
-        "cells": f"{there} of {whole}",
-        "nets": len(tables.nets),
-        "seeds": f"{len(experiment.dense_seeds)} x {len(experiment.retrain_seeds)}",
+        "cells": f"{results.nets['cell'].nunique()} of {len(experiment.cells())}",
+        "nets": len(results.nets),
+        "seeds": _seeds(experiment),
         "computed": str(fleets["created"].max())[:10],
         "device": "; ".join(sorted(set(fleets["device"]))),
-        "hours": round(float(fleets["seconds"].sum()) / 3600, 2),
+        "hours": round(shipped.seconds / 3600, 2),
         "commits": ", ".join(sorted(set(fleets["commit"]))),
-        "stale": _stale(fleets["commit"], missing=nets - len(tables.nets)),
+        "missing": shipped.missing_nets,
+        "stale": shipped.stale,
     }
 
 
-def _stale(commits: Iterable[str], missing: int) -> str:
-    if missing:
-        return f"{missing} nets missing"
-    changed = [changed_since(commit) for commit in set(commits)]
-    if any(files is None for files in changed):
-        return "unknown"
-    most = max((len(files) for files in changed if files is not None), default=0)
-    return f"{most} of {len(making())} files changed since" if most else "no"
+def experiment_list(root: Path | None = None) -> Iterator[str]:
+    """Yield the list of all experiments, a line for each scale, at most 100 columns wide.
+
+    Args:
+        root: folder of the tables; None: the shipped ones.
+    """
+    best: dict[tuple[str, str], ShippedTables] = {}
+    for shipped in shipped_tables(root):
+        key = (shipped.experiment.name, shipped.experiment.scale)
+        if key not in best or shipped.share > best[key].share:
+            best[key] = shipped
+    yield LIST_ROW.format("scale", "cells", "seeds", "tables", "computing took")
+    for name in list_experiments():
+        experiments = [load_experiment(name, scale) for scale in list_scales(name)]
+        yield ""
+        yield f"{name}: {experiments[0].title}"
+        for experiment in experiments:
+            yield _list_row(experiment, best.get((name, experiment.scale)))
+    yield ""
+    yield "Seeds are dense x retraining seeds. Times are those that the shipped tables record,"
+    yield "of one core or GPU. To time what is left of an experiment on this machine:"
+    yield "threeregime sweep NAME --scale SCALE --dry-run"
 
 
-@functools.cache
-def changed_since(commit: str) -> tuple[str, ...] | None:
-    """Files that make numbers and have changed since a commit; None where that is not known."""
-    words = ["git", "diff", "--name-only", "--relative", commit.rstrip("+"), "--", *making()]
-    try:
-        done = subprocess.run(words, cwd=PACKAGE, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return tuple(done.stdout.split())
+def _list_row(experiment: Experiment, shipped: ShippedTables | None) -> str:
+    cells = len(experiment.variants) * len(experiment.temperatures) * len(experiment.loads)
+    tables = "no" if shipped is None else _share_in_words(shipped)
+    took = "--dry-run times it" if shipped is None else duration(shipped.seconds)
+    return LIST_ROW.format(experiment.scale, cells, _seeds(experiment), tables, took)
 
 
-@functools.cache
-def making() -> tuple[str, ...]:
-    """The modules that numbers pass through: `threeregime.sweep.jobs` and all it imports of
-    ours."""
-    found: set[str] = set()
-    left = ["jobs"]
-    while left:
-        name = left.pop()
-        path = PACKAGE / f"{name}.py"
-        if name in found or not path.exists():
-            continue
-        found.add(name)
-        left += _imports(path)
-    return tuple(sorted(f"{name}.py" for name in found))
+def _share_in_words(shipped: ShippedTables) -> str:
+    """Return how much there is: "yes" or a percentage, and whether it is of a copy of the data."""
+    # Rounded down: nothing is complete before it is.
+    share = "yes" if not shipped.missing_nets else f"{int(100 * shipped.share)} %"
+    return f"{share} (JPEG)" if shipped.is_copy else share
 
 
-def _imports(path: Path) -> list[str]:
-    """Modules of this package that a module imports."""
-    names = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "threeregime":
-                names += [alias.name for alias in node.names]
-            elif node.module.startswith("threeregime."):
-                names.append(node.module.split(".")[1])
-    return names
+def _seeds(experiment: Experiment) -> str:
+    return f"{len(experiment.dense_seeds)} x {len(experiment.retrain_seeds)}"

@@ -1,78 +1,34 @@
-"""Result tables: immutable Parquet shards, one set a fleet, each with its provenance inside.
-
-``ROOT/EXPERIMENT/SCALE/KIND-FLEET.parquet``, where KIND is ``dense`` (a row per checkpoint of a
-dense run), ``nets`` (a row per retrained net), ``pairs`` (a row per pair of copies) or, where the
-protocol asks for it, ``early`` (a row per pair and early epoch of retraining).
-"""
+"""Tables of results: the finished rows of an experiment, read from packed tables and shards."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from threeregime._paths import REFERENCE, RESULTS
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment, Unit
+from threeregime.results.shards import KINDS, Record, tables_folder
+from threeregime.results.stored import StoredTables
 
 ROOT = RESULTS
-KINDS = ("dense", "nets", "pairs", "early")
-# The sections of the protocol that a kind's rows depend on; none named: all.
 DETERMINES: dict[str, tuple[str, ...]] = {
     "dense": ("data", "net", "dense"),
     "nets": (),
     "pairs": (),
     "early": (),
 }
-_KEY = b"threeregime"
-
-
-def folder(root: Path, experiment: str, scale: str) -> Path:
-    """Folder of an experiment's shards; one given by its file is called after it."""
-    return root / Path(experiment).stem / scale
-
-
-def atomic_write(path: Path, write: Any) -> None:
-    """Call ``write(temporary path)`` and rename: readers see the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_shard(path: Path, rows: pd.DataFrame, provenance: Mapping[str, Any]) -> None:
-    """Write a table with its provenance, by atomic rename."""
-    table = pa.Table.from_pandas(rows, preserve_index=False)
-    metadata = {**(table.schema.metadata or {}), _KEY: json.dumps(provenance).encode()}
-    atomic_write(path, lambda p: pq.write_table(table.replace_schema_metadata(metadata), p))
-
-
-def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a shard: its rows and its provenance."""
-    try:
-        table = pq.read_table(path)
-        return table.to_pandas(), json.loads(table.schema.metadata[_KEY])
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
-        raise ThreeRegimeError(
-            f"{path} is not a results table ({error}); delete it and run the sweep again"
-        ) from error
+"""The sections of the protocol that the rows of a kind depend on; none named: all."""
 
 
 @dataclass(frozen=True)
-class Name:
-    """Which tables: of what, and a mark that is the same as long as the same fleets are in them.
+class TablesId:
+    """Identity of some tables; it is the same as long as the same fleets are in them.
 
     Attributes:
         experiment: its name.
@@ -89,9 +45,20 @@ class Name:
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of one experiment at one scale, and one row of provenance a shard.
+    """The tables of one experiment at one scale.
 
-    ``name`` stays that of the whole where a part is taken; None: made by hand.
+    Attributes:
+        experiment: its name.
+        scale: its scale.
+        temperature: the axis that is the temperature.
+        load: the axis that is the load.
+        dense: a row per checkpoint of a dense run.
+        nets: a row per retrained net.
+        pairs: a row per pair of copies.
+        provenance: a row per fleet, of all protocols that lie in the same folder.
+        error: what 100 times the test error is.
+        early: a row per pair and early epoch of retraining; often empty.
+        id: identity of the whole tables, also where this is a part; None: made by hand.
     """
 
     experiment: str
@@ -104,37 +71,44 @@ class Results:
     provenance: pd.DataFrame
     error: str = "%"
     early: pd.DataFrame = field(default_factory=pd.DataFrame)
-    name: Name | None = None
+    id: TablesId | None = None
 
     @property
     def origins(self) -> pd.DataFrame:
-        """Provenance of the fleets that the nets and their dense checkpoints came from, a row each.
-
-        ``provenance`` has a row a shard, and those of other protocols too.
-        """
+        """Provenance of the fleets of the nets and of their dense checkpoints, a row per fleet."""
         fleets = pd.concat([part["fleet"] for part in (self.dense, self.nets) if len(part)])
         used = self.provenance["fleet"].isin(fleets)
-        return self.provenance[used].drop_duplicates("fleet", ignore_index=True)
+        return self.provenance[used].reset_index(drop=True)
 
     def variant(self, name: str) -> Results:
-        """One variant's rows alone."""
+        """Return the rows of one variant alone."""
         return self._only("variant", [name])
 
     def with_dense_seeds(self, seeds: Sequence[int]) -> Results:
-        """The rows of some dense seeds alone."""
+        """Return the rows of some dense seeds alone."""
         return self._only("dense_seed", seeds)
 
     def _only(self, column: str, values: Sequence[Any]) -> Results:
         parts = {kind: getattr(self, kind) for kind in KINDS}
-        kept = {
+        selected = {
             kind: table[table[column].isin(values)].reset_index(drop=True)
             for kind, table in parts.items()
             if len(table)
         }
-        return replace(self, **kept)
+        return replace(self, **selected)
 
 
-def load(experiment: Experiment, *roots: Path) -> Results:
+def stored_tables(experiment: Experiment, *roots: Path) -> list[StoredTables]:
+    """Return what folders hold of an experiment at its scale, of whatever protocol.
+
+    Args:
+        experiment: its name and scale say where to look.
+        roots: folders of tables; none: the shipped :data:`ROOT`.
+    """
+    return [StoredTables(tables_folder(root, experiment.name, experiment.scale)) for root in roots or (ROOT,)]
+
+
+def load_results(experiment: Experiment, *roots: Path) -> Results:
     """Load the finished rows of an experiment: those of its protocol, on its grid and seeds.
 
     Args:
@@ -145,49 +119,72 @@ def load(experiment: Experiment, *roots: Path) -> Results:
     Raises:
         ThreeRegimeError: nothing has been computed; says the command that does.
     """
-    roots = roots or (ROOT,)
-    found = _read_all(experiment, roots)
-    axes = {experiment.temperature: experiment.temperatures, experiment.load: experiment.loads}
-    first = (experiment.temperatures[0], experiment.loads[0], 0)
-    protocols = {v: experiment.unit(v, *first).protocol for v in experiment.variants}
-    tables = {}
-    for kind in KINDS:
-        rows = found[kind]
-        if len(rows):
-            bases = {v: experiment.base_hash(p, *DETERMINES[kind]) for v, p in protocols.items()}
-            keep = rows["base"] == rows["variant"].map(bases)
-            keep &= rows["dense_seed"].isin(experiment.dense_seeds)
-            for axis, values in axes.items():
-                if axis in rows:
-                    keep &= rows[axis].isin(values)
-            for seed in {"retrain_seed", "seed_a", "seed_b"} & set(rows.columns):
-                keep &= rows[seed].isin(experiment.retrain_seeds)
-            order = [c for c in _sort_order(experiment) if c in rows]
-            rows = rows[keep].drop(columns="base").sort_values(order, ignore_index=True)
-            rows = rows.drop_duplicates(order, ignore_index=True)
-        tables[kind] = rows
-    if not len(tables["nets"]):
+    results = select_results(experiment, stored_tables(experiment, *roots))
+    if results is None:
         raise ThreeRegimeError(
             f"no results of {experiment.name} at scale {experiment.scale} in "
-            f"{' or '.join(map(str, roots))}: run "
+            f"{' or '.join(map(str, roots or (ROOT,)))}: run "
             f"`threeregime sweep {experiment.name} --scale {experiment.scale}`"
         )
+    return results
+
+
+def select_results(experiment: Experiment, stored: Sequence[StoredTables]) -> Results | None:
+    """Return the finished rows of an experiment among stored ones; None where it has no nets."""
+    tables = {kind: _select(experiment, kind, _all_rows(kind, stored)) for kind in KINDS}
+    if not len(tables["nets"]):
+        return None
     return Results(
         experiment.name,
         experiment.scale,
         experiment.temperature,
         experiment.load,
-        provenance=found["provenance"],
+        provenance=_provenance(stored),
         error=experiment.error,
-        name=_name(experiment, tables["nets"]),
+        id=_identify(experiment, tables["nets"]),
         **tables,
     )
 
 
-def _name(experiment: Experiment, nets: pd.DataFrame) -> Name:
-    content = "\n".join([*sorted(nets["fleet"].unique()), str(len(nets))])
-    mark = hashlib.sha256(content.encode()).hexdigest()[:12]
-    return Name(experiment.name, experiment.scale, experiment.protocol.data.name, mark)
+def _all_rows(kind: str, stored: Sequence[StoredTables]) -> pd.DataFrame:
+    """Return the rows of one kind in several folders, each fleet from the first that has it.
+
+    Column ``folder`` counts the folders.
+    """
+    seen: set[str] = set()
+    parts = []
+    for number, one in enumerate(stored):
+        rows = one.rows(kind)
+        if len(rows):
+            parts.append(rows[~rows["fleet"].isin(seen)].assign(folder=number))
+            seen |= set(rows["fleet"])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _select(experiment: Experiment, kind: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of an experiment's protocol, grid and seeds, each once, in order."""
+    if not len(rows):
+        return rows
+    bases = _bases(experiment, *DETERMINES[kind])
+    keep = rows["base"] == rows["variant"].map(bases)
+    keep &= rows["dense_seed"].isin(experiment.dense_seeds)
+    axes = {experiment.temperature: experiment.temperatures, experiment.load: experiment.loads}
+    for axis, values in axes.items():
+        if axis in rows:
+            keep &= rows[axis].isin(values)
+    for seed in {"retrain_seed", "seed_a", "seed_b"} & set(rows.columns):
+        keep &= rows[seed].isin(experiment.retrain_seeds)
+    order = [c for c in _sort_order(experiment) if c in rows]
+    # Where two fleets hold the same row, neither packing nor the order of reading decides.
+    rows = rows[keep].sort_values([*order, "folder", "fleet"], ignore_index=True)
+    return rows.drop_duplicates(order, ignore_index=True).drop(columns=["base", "folder"])
+
+
+def _bases(experiment: Experiment, *sections: str) -> Mapping[str, str]:
+    """Return the base hash of each variant, as the column ``base`` has it."""
+    first = (experiment.temperatures[0], experiment.loads[0], 0)
+    protocols = {v: experiment.unit(v, *first).protocol for v in experiment.variants}
+    return {v: experiment.base_hash(p, *sections) for v, p in protocols.items()}
 
 
 def _sort_order(experiment: Experiment) -> list[str]:
@@ -195,65 +192,69 @@ def _sort_order(experiment: Experiment) -> list[str]:
     return ["variant", experiment.temperature, experiment.load, *seeds, "epoch"]
 
 
-def _shards(experiment: Experiment, roots: Sequence[Path], kind: str) -> list[Path]:
-    """Files of one kind, folder by folder; no other file in them matters."""
-    folders = [folder(root, experiment.name, experiment.scale) for root in roots or (ROOT,)]
-    found = [path for at in folders for path in sorted(at.glob(f"{kind}-*.parquet"))]
-    # The same fleet in two folders is read once, from the first.
-    return list({path.name: path for path in reversed(found)}.values())[::-1]
+def _identify(experiment: Experiment, nets: pd.DataFrame) -> TablesId:
+    content = "\n".join([*sorted(nets["fleet"].unique()), str(len(nets))])
+    mark = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return TablesId(experiment.name, experiment.scale, experiment.protocol.data.name, mark)
 
 
-def _read_all(experiment: Experiment, roots: Sequence[Path]) -> dict[str, pd.DataFrame]:
-    parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in KINDS}
-    provenance = []
+def _provenance(stored: Sequence[StoredTables]) -> pd.DataFrame:
+    """Return a row per fleet: those with dense rows first, each from the first folder with it."""
+    records: dict[str, Record] = {}
     for kind in KINDS:
-        for path in _shards(experiment, roots, kind):
-            rows, origin = read_shard(path)
-            parts[kind].append(rows)
-            provenance.append({"shard": path.name, **origin})
-    tables = {k: pd.concat(p, ignore_index=True) if p else pd.DataFrame() for k, p in parts.items()}
-    return {**tables, "provenance": pd.DataFrame(provenance)}
+        for one in stored:
+            records = {**records, **one.records(kind), **records}
+    numbers = pd.array([record.get("numbers") for record in records.values()], dtype="Int64")
+    return pd.DataFrame(list(records.values())).assign(numbers=numbers)
 
 
-def done(experiment: Experiment, *roots: Path) -> set[tuple[str, int, int]]:
-    """What is finished: (cell hash, dense seed, retraining seed) of every net with its pairs."""
-    finished = set()
-    for path in _shards(experiment, roots, "pairs"):
-        nets, early = (
-            path.with_name(path.name.replace("pairs-", kind)) for kind in ("nets-", "early-")
-        )
-        if not nets.exists():
-            continue
-        rows, origin = read_shard(nets)
-        # All members of a fleet share their metrics.
-        asked = any("early" in p.get("metrics", {}) for p in origin.get("protocols", {}).values())
-        if early.exists() or not asked:
-            finished |= set(
-                zip(rows["cell"], rows["dense_seed"], rows["retrain_seed"], strict=True)
-            )
-    return finished
+def finished_nets(experiment: Experiment, *roots: Path) -> set[tuple[str, int, int]]:
+    """Return (cell hash, dense seed, retraining seed) of every net with all its measurements.
+
+    Args:
+        experiment: its name and scale say where to look; nets of other protocols are there too.
+        roots: as in :func:`load_results`.
+    """
+    return nets_of_complete_fleets(stored_tables(experiment, *roots))
+
+
+def nets_of_complete_fleets(stored: Sequence[StoredTables]) -> set[tuple[str, int, int]]:
+    """Return the nets of :func:`finished_nets` in what folders hold."""
+    nets: set[tuple[str, int, int]] = set()
+    for one in stored:
+        rows = one.rows("nets")
+        if len(rows):
+            rows = rows[rows["fleet"].isin(one.complete())]
+            nets |= set(zip(rows["cell"], rows["dense_seed"], rows["retrain_seed"], strict=True))
+    return nets
 
 
 def dense_row(experiment: Experiment, unit: Unit) -> tuple[object, ...]:
-    """What identifies the dense row of a unit: base hash, seed, place on the axes."""
+    """Return what identifies the dense row of a unit: base hash, seed, place on the axes."""
     sections = DETERMINES["dense"]
     place = experiment.coordinates(unit.protocol, *sections).values()
     return (experiment.base_hash(unit.protocol, *sections), unit.dense_seed, *place)
 
 
-def done_dense(experiment: Experiment, *roots: Path) -> set[tuple[object, ...]]:
-    """Which dense rows there are, as :func:`dense_row` names them."""
+def finished_dense(experiment: Experiment, *roots: Path) -> set[tuple[object, ...]]:
+    """Return the dense rows that are there, as :func:`dense_row` identifies them.
+
+    Args:
+        experiment: its name and scale say where to look; rows of other protocols are there too.
+        roots: as in :func:`load_results`.
+    """
     found: set[tuple[object, ...]] = set()
-    for path in _shards(experiment, roots, "dense"):
-        rows, _ = read_shard(path)
-        axes = [a for a in (experiment.temperature, experiment.load) if a in rows]
-        columns = ["base", "dense_seed", *axes]
-        found |= set(rows[columns].itertuples(index=False, name=None))
+    for one in stored_tables(experiment, *roots):
+        rows = one.rows("dense")
+        if len(rows):
+            axes = [a for a in (experiment.temperature, experiment.load) if a in rows]
+            columns = ["base", "dense_seed", *axes]
+            found |= set(rows[columns].itertuples(index=False, name=None))
     return found
 
 
 def reference() -> pd.DataFrame:
-    """The paper's Figure 2 as numbers (see ``reference/README.md``).
+    """Return the paper's Figure 2 as numbers (see ``reference/README.md``).
 
     Columns epochs, density, test_error, normalized_test_error, lmc, cka; fractions.
     """

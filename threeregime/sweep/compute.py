@@ -16,8 +16,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment
 from threeregime.fleet import Engine, resolve_device
 from threeregime.protocol import Protocol
-from threeregime.results import tables
-from threeregime.results.provenance import duration
+from threeregime.results import Results, duration, load_results, tables, tables_folder
 from threeregime.sweep import cost
 from threeregime.sweep.dask_workers import (
     checked_workers,
@@ -87,7 +86,7 @@ def run_sweep(
         )
     if engine != "auto":
         Engine.from_name(engine)
-    at = tables.folder(root, experiment.name, experiment.scale).absolute()
+    at = tables_folder(root, experiment.name, experiment.scale).absolute()
     context = JobContext(
         experiment,
         at,
@@ -105,7 +104,7 @@ def run_sweep(
 
 def obtain_results(
     experiment: Experiment, device: str = "auto", recompute: bool = False, runs: Path | None = None
-) -> tables.Results:
+) -> Results:
     """Tables of an experiment: the shipped ones, and computed now whatever they do not hold.
 
     Args:
@@ -118,7 +117,7 @@ def obtain_results(
     shipped = () if recompute else (tables.ROOT,)
     if not is_complete(experiment, own, *shipped):
         run_sweep(experiment, own, also=shipped, device=device)
-    return tables.load(experiment, *shipped, own)
+    return load_results(experiment, *shipped, own)
 
 
 def _tell(left: Sequence[Job] | None, context: JobContext, dry_run: bool) -> bool:

@@ -25,7 +25,7 @@ from threeregime.metrics import Curvature, PairMetrics, measure_curvature, measu
 from threeregime.models import net_builder
 from threeregime.protocol import Protocol
 from threeregime.pruning import Masks, prune_masks
-from threeregime.results import tables
+from threeregime.results import atomic_write, shard_path, write_shard
 from threeregime.sweep.cost import engine_for
 from threeregime.sweep.measured import EpochMeasurements
 from threeregime.sweep.plan import DenseJob, Job, JobContext, RetrainJob, dense_checkpoint
@@ -90,7 +90,7 @@ def _run_halves(job: Job, context: JobContext, progress: Progress, line: str) ->
 
 def _run_dense(job: DenseJob, context: JobContext, progress: Progress) -> bool:
     """Train dense nets, leaving a checkpoint and a row at every stop."""
-    shard = context.at / f"dense-{job.fleet}.parquet"
+    shard = shard_path(context.at, "dense", job.fleet)
     if shard.exists() and all(path.exists() for path in job.checkpoints(context.at)):
         progress(job.cost)
         return True
@@ -122,7 +122,7 @@ def _run_dense(job: DenseJob, context: JobContext, progress: Progress) -> bool:
     protocols = {job.protocol.dense_hash: job.protocol.to_dict(defaults=False)}
     named_seeds = {"dense": list(job.seeds)}
     origin = provenance(job, context, engine, protocols, named_seeds, resumable.seconds)
-    tables.write_shard(shard, dense_rows(job, context, resumable.measured), origin)
+    write_shard(shard, dense_rows(job, context, resumable.measured), origin)
     resumable.path.unlink(missing_ok=True)
     return True
 
@@ -131,7 +131,7 @@ def _save_dense(job: DenseJob, context: JobContext, state: State, epoch: int) ->
     for member, seed in enumerate(job.seeds):
         one = {name: tensor[member].contiguous() for name, tensor in state.items()}
         path = dense_checkpoint(context.at, job.protocol, seed, epoch)
-        tables.atomic_write(path, functools.partial(save_file, one))
+        atomic_write(path, functools.partial(save_file, one))
 
 
 def _run_retraining(job: RetrainJob, context: JobContext, progress: Progress) -> bool:
@@ -139,7 +139,7 @@ def _run_retraining(job: RetrainJob, context: JobContext, progress: Progress) ->
     metrics = job.protocol.metrics
     # Pairs come last: a fleet that has them has all it was asked for.
     kinds = ("nets", "early", "pairs") if metrics.early else ("nets", "pairs")
-    shards = {kind: context.at / f"{kind}-{job.fleet}.parquet" for kind in kinds}
+    shards = {kind: shard_path(context.at, kind, job.fleet) for kind in kinds}
     if all(shard.exists() for shard in shards.values()):
         progress(job.cost)
         return True
@@ -288,7 +288,7 @@ def _write(
         "pairs": pair_rows(job, context, final.pairs),
     }
     for kind, shard in shards.items():
-        tables.write_shard(shard, rows[kind], origin)
+        write_shard(shard, rows[kind], origin)
 
 
 def _load_task(protocol: Protocol, context: JobContext) -> Task:

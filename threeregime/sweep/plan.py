@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from threeregime.experiments import Experiment, Key, Unit
 from threeregime.protocol import Protocol
-from threeregime.results import tables
+from threeregime.results import DETERMINES, dense_row, finished_dense, finished_nets, tables_folder
 
 MEMBERS = 48
 """Most nets in a fleet: on a CPU there is nothing to gain beyond."""
@@ -188,7 +188,7 @@ def make_plan(
         also: further folders whose results count as finished.
         fits: how many nets of a protocol the device has memory for; None: any.
     """
-    at = tables.folder(root, experiment.name, experiment.scale)
+    at = tables_folder(root, experiment.name, experiment.scale)
     units = experiment.units()
     wanted = _wanted(experiment, (root, *also))
     if not wanted:
@@ -198,7 +198,7 @@ def make_plan(
     begun = _begun(at, wanted, {job.fleet for job in packed})
     taken = {unit.key for job in begun for unit in job.units}
     retrain = (*begun, *_jobs((job.units for job in packed), open_ - taken))
-    recorded = tables.done_dense(experiment, root, *also)
+    recorded = finished_dense(experiment, root, *also)
     # With all stops of the grid, whichever of its cells are wanted now.
     dense = tuple(
         _dense_jobs(experiment, experiment.with_cells(None).units(), wanted, recorded, at)
@@ -213,7 +213,7 @@ def is_complete(experiment: Experiment, *roots: Path) -> bool:
 
 def _wanted(experiment: Experiment, roots: Sequence[Path]) -> list[Unit]:
     """Units that are not finished, in the order in which they are to be done."""
-    finished = tables.done(experiment, *roots)
+    finished = finished_nets(experiment, *roots)
 
     def is_done(unit: Unit) -> bool:
         cell, seed, copies = unit.key
@@ -280,7 +280,7 @@ def _dense_jobs(
     missing: dict[str, list[int]] = defaultdict(list)
     for unit in needed:
         path = dense_checkpoint(at, unit.protocol, unit.dense_seed, unit.protocol.dense.stopped)
-        if not path.exists() or tables.dense_row(experiment, unit) not in recorded:
+        if not path.exists() or dense_row(experiment, unit) not in recorded:
             missing[unit.protocol.dense_hash].append(unit.dense_seed)
     for dense_hash, seeds in missing.items():
         family = [u for u in units if u.protocol.dense_hash == dense_hash]
@@ -288,7 +288,7 @@ def _dense_jobs(
         yield DenseJob(
             variant=family[0].variant,
             protocol=protocol.replace("dense.stop", None),
-            base=experiment.base_hash(protocol, *tables.DETERMINES["dense"]),
+            base=experiment.base_hash(protocol, *DETERMINES["dense"]),
             seeds=tuple(dict.fromkeys(seeds)),
             stops=tuple(sorted({u.protocol.dense.stopped for u in family})),
         )

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from threeregime.fleet import State
-from threeregime.results import tables
+from threeregime.results import atomic_write
 from threeregime.sweep.measured import EpochMeasurements
 from threeregime.sweep.plan import Job, JobContext, RetrainJob, fleet_checkpoint
 from threeregime.training import Callback, TrainingRun
@@ -110,7 +110,7 @@ def write_checkpoint(path: Path, job: Job, state: State) -> None:
     """Write a fleet's checkpoint; a retrained one names its units, so that any plan can go on."""
     units = [unit.key for unit in job.units] if isinstance(job, RetrainJob) else []
     metadata = {"units": json.dumps(units)}
-    tables.atomic_write(path, lambda own: save_file(state, own, metadata))
+    atomic_write(path, lambda own: save_file(state, own, metadata))
 
 
 def split_checkpoint(job: Job, parts: Sequence[Job], context: JobContext) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from threeregime.fleet import Engine, device_name
 from threeregime.metrics import Curvature, PairMetrics
-from threeregime.results.provenance import commit
+from threeregime.results import NUMBERS, commit
 from threeregime.sweep.measured import EARLY_METRICS, EpochMeasurements
 from threeregime.sweep.plan import DenseJob, Job, JobContext, RetrainJob
 
@@ -145,6 +145,7 @@ def provenance(
         "nets": job.nets,
         "protocols": protocols,
         "seeds": seeds,
+        "numbers": NUMBERS,
         "commit": commit(),
         "versions": {
             "threeregime": metadata.version("threeregime"),
