@@ -190,7 +190,7 @@ def follow_boundary_of(
 
     Args:
         experiment: of one variant.
-        obtain: gives the tables of an experiment, e.g. :func:`threeregime.sweep.compute.obtain`.
+        obtain: gives the tables of an experiment, e.g. :func:`threeregime.sweep.obtain_results`.
         threshold: of LMC.
     """
 

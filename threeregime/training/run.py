@@ -115,7 +115,7 @@ class TrainingRun:
         """Make one step of every member on its own batch.
 
         Args:
-            draws: of this step, from :meth:`threeregime.data.task.Batches.part`.
+            draws: of this step, from :meth:`threeregime.data.Batches.step_draws`.
         """
         batch = self.loader.batch(draws, self.fleet.dtype)
 
