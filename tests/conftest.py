@@ -15,7 +15,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from tests.helpers import kernels
-from threeregime.book import build, pdf
+from threeregime.book import build_book, pdf
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.sweep import compute
@@ -126,14 +126,14 @@ def smoke(smoke_run: tuple[Path, float]) -> Path:
 @pytest.fixture(scope="session")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the book's pages, built from the notebooks as they are committed."""
-    return build.build(execute=False, out=tmp_path_factory.mktemp("book")).parent
+    return build_book(execute=False, out=tmp_path_factory.mktemp("book")).parent
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     try:
-        pdf.chromium()
+        pdf.find_chromium()
     except ThreeRegimeError as error:
         pytest.skip(str(error))
-    with pdf.browsing() as running:
+    with pdf.open_browser() as running:
         yield running

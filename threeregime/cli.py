@@ -123,9 +123,9 @@ def run(
 ) -> None:
     """Run a notebook with other parameters, through papermill."""
     _need_checkout("notebooks")
-    from threeregime.book import build
+    from threeregime.book import run_notebook
 
-    print(build.run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
+    print(run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
 
 
 @app.command()
@@ -167,15 +167,15 @@ def build_book(
 ) -> None:
     """Run all notebooks, build the Jupyter Book and print the path of its first page."""
     _need_checkout("book")
-    from threeregime.book import build
-    from threeregime.book import pdf as book_pdf
+    from threeregime.book import build_book
+    from threeregime.book.pdf import find_chromium, open_browser, print_book
 
     if pdf:
-        book_pdf.chromium()  # raises at once if there is no browser
-    print(build.build())
+        find_chromium()  # an error before all the work
+    print(build_book())
     if pdf:
-        with book_pdf.browsing() as browser:
-            print(book_pdf.print_book(browser))
+        with open_browser() as browser:
+            print(print_book(browser))
 
 
 @app.command()

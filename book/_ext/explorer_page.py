@@ -1,6 +1,6 @@
-"""The explorer on a page of text: ``{explorer} PATH`` shows the one that a notebook is stored with.
+"""The directive ``{explorer} PATH``: the explorer of a stored notebook on a page of text.
 
-What the directive holds inside, a still picture, stands in where no script runs.
+The content of the directive, a still picture, is shown where scripts do not run.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from threeregime.figures import explorer
 
 
 class ExplorerDirective(SphinxDirective):
-    """Put the explorer of an executed notebook, named relative to the page, into the page."""
+    """The explorer of an executed notebook, whose path is relative to the page."""
 
     required_arguments = 1
     has_content = True
     option_spec: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> list[nodes.Node]:
-        """Make the widget, as HTML, and the still picture after it."""
+        """Return the widget as HTML, followed by the still picture."""
         path = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
         self.env.note_dependency(str(path.resolve()))
         widget = nodes.raw("", explorer.embed_html(explorer.stored_traits(path)), format="html")

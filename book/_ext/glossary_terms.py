@@ -1,7 +1,6 @@
-"""Gives every link to a glossary term its definition, as the link's title.
+"""Definitions of glossary terms as titles of the links to them.
 
-``glossary.js`` turns the title into a popover; without scripts the browser shows the title itself,
-and the link leads to the glossary in any case.
+``glossary.js`` turns a title into a popover; without scripts the browser shows the title itself.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from sphinx.environment import BuildEnvironment
 
 @functools.cache
 def definitions(env: BuildEnvironment, page: str) -> dict[str, str]:
-    """The definitions on a page of terms, as plain text, by the anchor of the term."""
-    found = {}
+    """Return the definitions on a page of terms, as plain text, by the anchor of the term."""
+    texts = {}
     for glossary in env.get_doctree(page).findall(addnodes.glossary):
         for item in glossary.findall(nodes.definition_list_item):
             text = " ".join(item.next_node(nodes.definition).astext().split())
             for term in item.findall(nodes.term):
-                found |= dict.fromkeys(term["ids"], text)
-    return found
+                texts |= dict.fromkeys(term["ids"], text)
+    return texts
 
 
 def define_terms(app: Sphinx, tree: nodes.document, page: str) -> None:
     """Write the definition into each link to a term."""
-    pages = {anchor: where for _, _, kind, where, anchor, _ in _terms(app.env) if kind == "term"}
+    pages = {anchor: doc for _, _, kind, doc, anchor, _ in _terms(app.env) if kind == "term"}
     for link in tree.findall(nodes.reference):
-        shown = link.next_node(nodes.inline)
-        if shown is None or "std-term" not in shown["classes"]:
+        text = link.next_node(nodes.inline)
+        if text is None or "std-term" not in text["classes"]:
             continue
         anchor = link.get("refid") or link.get("refuri", "").rpartition("#")[2]
         if anchor in pages:

@@ -1,7 +1,7 @@
-"""Buttons that open a page's notebook on Binder and on Colab.
+"""Buttons that open the notebook of a page on Binder and on Colab.
 
-They need the project's address on GitHub, which no file here knows: ``THREEREGIME_REPOSITORY``
-gives it as ``owner/name``, as the workflow that publishes the book does. Without it there are none.
+The variable ``THREEREGIME_REPOSITORY`` gives the project's address on GitHub as ``owner/name``;
+the workflow that publishes the book sets it. Without it there are no buttons.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ConfigError
 
 VARIABLE = "THREEREGIME_REPOSITORY"
-# Binder makes its machine from the branch's .binder; Colab has the copies of tools/colab.py.
+# Binder reads the folder .binder of the branch main; tools/colab.py writes the branch colab.
 SERVICES = {
     "Binder": ("https://mybinder.org/v2/gh/{}/main?urlpath=lab/tree/{}", "logo_binder.svg"),
     "Colab": ("https://colab.research.google.com/github/{}/blob/colab/{}", "logo_colab.png"),
@@ -23,10 +23,10 @@ SERVICES = {
 
 
 def repository() -> str:
-    """The address, ``owner/name``, or nothing.
+    """Return the address, ``owner/name``, or an empty string.
 
     Raises:
-        ConfigError: the variable holds something else.
+        ConfigError: the variable has another form.
     """
     address = os.environ.get(VARIABLE, "")
     if address and not re.fullmatch(r"[\w.-]+/[\w.-]+", address):
@@ -37,7 +37,7 @@ def repository() -> str:
 def add_buttons(
     app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None
 ) -> None:
-    """Put the two buttons on a page that is a notebook, after the theme has made its own."""
+    """Add the two buttons to the page of a notebook, after those of the theme."""
     source = context.get("sourcename", "")
     if not (address := repository()) or not source.endswith(".ipynb"):
         return

@@ -1,6 +1,6 @@
-"""On the pages of figures, what the ledger says of them; on the ledger's, a place to link to.
+"""Verdicts of the ledger on the pages of figures, with links to the rows of the ledger.
 
-Both are taken from what the ledger's notebook computed and was stored with: they cannot disagree.
+Both are read from the stored notebook of the ledger.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from threeregime.results import read_outputs
 
 LEDGER = "notebooks/claims"
 SIGNS = {"holds": "✓", "holds in part": "◐", "open": "?", "does not hold": "✗"}
-MOST = 8  # claims in view; the rest is folded away
+VISIBLE = 8  # claims; the others are folded away
 Claim = dict[str, Any]
 
 
 def claims(app: Sphinx) -> list[Claim]:
-    """The claims as the ledger's notebook says them."""
+    """Return the claims of the ledger's stored notebook."""
     path = Path(app.srcdir) / f"{LEDGER}.ipynb"
     return [claim for output in read_outputs(path) for claim in output.facts.get("claims", [])]
 
 
-def on_page(app: Sphinx, tree: nodes.document) -> None:
-    """Name the ledger's rows on its page, and put the box on those of figures."""
+def add_verdicts(app: Sphinx, tree: nodes.document) -> None:
+    """Name the rows of the ledger on its page, and add a box to the pages of figures."""
     page = app.env.docname
     path = Path(app.env.doc2path(page))
     if page == LEDGER:
         _name_rows(tree, claims(app))
     elif path.suffix == ".ipynb":
-        first, rest = concerned(page, path, claims(app))
+        first, rest = related_claims(page, path, claims(app))
         app.env.note_dependency(str(Path(app.srcdir) / f"{LEDGER}.ipynb"))
         cell = next((c for c in tree.findall(nodes.container) if _has_output(c)), None)
         if (first or rest) and cell is not None:
@@ -46,11 +46,13 @@ def on_page(app: Sphinx, tree: nodes.document) -> None:
             cell.parent.insert(cell.parent.index(cell) + 1, box)
 
 
-def concerned(page: str, path: Path, known: Iterable[Claim]) -> tuple[list[Claim], list[Claim]]:
-    """The claims that a page is about, and the others that rest on tables it shows.
+def related_claims(
+    page: str, path: Path, known: Iterable[Claim]
+) -> tuple[list[Claim], list[Claim]]:
+    """Return the claims that a page is about, and the others that rest on tables it shows.
 
-    A page named after a figure is about the claims that name it; any other page about those that
-    rest on its tables alone.
+    A page named after a figure is about the claims that name the figure; any other page is about
+    the claims that rest on its tables alone.
     """
     shown = {
         (name["experiment"], name["scale"])
@@ -70,21 +72,21 @@ def concerned(page: str, path: Path, known: Iterable[Claim]) -> tuple[list[Claim
 
 
 def _figures(where: str) -> set[str]:
-    """Numbers of the paper's figures in, for instance, "Section 3.2, Figures 2c and 2d"."""
+    """Return the numbers of figures in, for instance, "Section 3.2, Figures 2c and 2d"."""
     return set(re.findall(r"\b(\d+)[a-z]?\b", where.partition("Figure")[2]))
 
 
 def _box(first: list[Claim], rest: list[Claim], ledger: str) -> str:
-    first, rest = first[:MOST], [*first[MOST:], *rest]
+    first, rest = first[:VISIBLE], [*first[VISIBLE:], *rest]
     if not first:
-        first, rest = rest[:MOST], rest[MOST:]
+        first, rest = rest[:VISIBLE], rest[VISIBLE:]
     scales = " and ".join(sorted({claim["scale"] for claim in [*first, *rest]}))
     more = ""
     if rest:
         counts = Counter(claim["verdict"] for claim in rest)
-        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         more = (
-            f"<details><summary>{len(rest)} more on the same tables: {told}</summary>"
+            f"<details><summary>{len(rest)} more on the same tables: {summary}</summary>"
             f"{_items(rest, ledger)}</details>"
         )
     return (
@@ -94,8 +96,8 @@ def _box(first: list[Claim], rest: list[Claim], ledger: str) -> str:
     )
 
 
-def _items(some: list[Claim], ledger: str) -> str:
-    return f"<ul>{''.join(_item(claim, ledger) for claim in some)}</ul>"
+def _items(listed: list[Claim], ledger: str) -> str:
+    return f"<ul>{''.join(_item(claim, ledger) for claim in listed)}</ul>"
 
 
 def _item(claim: Claim, ledger: str) -> str:
@@ -119,10 +121,10 @@ def _has_output(node: nodes.container) -> bool:
 
 
 def _name_rows(tree: nodes.document, known: list[Claim]) -> None:
-    """Give each row of the ledger's table an address of its own.
+    """Give each row of the ledger's table an anchor.
 
     Raises:
-        ExtensionError: the table on the page is not the one that was computed.
+        ExtensionError: the table on the page is not the one that the notebook computed.
     """
     tables = [body.children for body in tree.findall(nodes.tbody)]
     rows = next((rows for rows in tables if len(rows) == len(known)), None)
@@ -135,11 +137,11 @@ def _name_rows(tree: nodes.document, known: list[Claim]) -> None:
 
 
 def _letters(text: str) -> str:
-    """Without what typesetting changes, such as quotation marks."""
+    """Return a text without what typesetting changes, such as quotation marks."""
     return re.sub(r"\W", "", text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
-    app.connect("doctree-read", on_page)
+    app.connect("doctree-read", add_verdicts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,8 @@
-"""Gives the pages the protocol's constants, so that none is typed into the text.
+"""Constants of the protocols as MyST substitutions, so that pages do not repeat them.
 
-In a page, ``{{ digits.dense.lr }}`` is the learning rate of the scale ``digits``: every field of
-:class:`threeregime.protocol.Protocol` is there by its name for each scale, and beside the sections
-some numbers that follow from them (see :func:`scale`).
+On a page, ``{{ digits.dense.lr }}`` is the learning rate of the scale ``digits``. A scale has all
+fields of :class:`threeregime.protocol.Protocol`, and numbers that follow from them (see
+:func:`scale`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from threeregime.metrics import hessian
 from threeregime.models import registry
 from threeregime.pruning import quantization
 
-# Training images and (channels, classes) of the data sets named by the scales. CIFAR-10 is not
-# loaded to count them: the book is built without it.
+# Training images, channels and classes of the data sets. The book is built without CIFAR-10.
 SIZES = {"cifar10": (50_000, 3, 10), "digits": (797, 1, 10)}
 
 
 def scale(name: str) -> dict[str, Any]:
-    """All constants of a scale, numbers as the text prints them."""
+    """Return all constants of a scale, with numbers as the text prints them."""
     protocol = catalogue.load_scale(name)
     images, channels, classes = SIZES[protocol.data.name]
     net = registry.NETS[protocol.net.name].build(
@@ -41,33 +40,33 @@ def scale(name: str) -> dict[str, Any]:
         "conv_weights": sum(p.numel() for p in net.parameters() if p.dim() == 4),
         "steps": steps,
         "iterations": iterations,
-        # How many times over weight decay would shrink the weights of the dense run if the rate
-        # never dropped: see "Why the digits' weight decay is larger" on the protocol page.
+        # Learning rate x weight decay x iterations: see "Why the digits' weight decay is larger" on
+        # the protocol page.
         "shrinkage": f"{decay * iterations:.2f}",
-        "shrinkage_at_paper_decay": (f"{protocol.dense.lr * paper_decay * iterations:.2f}"),
+        "shrinkage_at_paper_decay": f"{protocol.dense.lr * paper_decay * iterations:.2f}",
     }
     return {key: _printed(value) for key, value in numbers.items()}
 
 
 def experiment(name: str, at: str) -> dict[str, Any]:
-    """Axes and seeds of an experiment at a scale; densities in percent."""
-    made = catalogue.load_experiment(name, at)
-    factor = 100 if made.load == "density" else 1
-    loads = [f"{factor * load:g}" for load in made.loads]
+    """Return axes and seeds of an experiment at a scale, with densities in percent."""
+    chosen = catalogue.load_experiment(name, at)
+    factor = 100 if chosen.load == "density" else 1
+    loads = [f"{factor * load:g}" for load in chosen.loads]
     return {
-        "temperatures": ", ".join(f"{t:g}" for t in made.temperatures),
-        "spacing": f"{made.temperatures[1] - made.temperatures[0]:g}",
+        "temperatures": ", ".join(f"{t:g}" for t in chosen.temperatures),
+        "spacing": f"{chosen.temperatures[1] - chosen.temperatures[0]:g}",
         "loads": ", ".join(loads),
         "loads_from": loads[0],
         "loads_to": loads[-1],
-        "dense_seeds": len(made.dense_seeds),
-        "retrain_seeds": len(made.retrain_seeds),
-        "nets": f"{len(made.units()) * len(made.retrain_seeds):,}",
+        "dense_seeds": len(chosen.dense_seeds),
+        "retrain_seeds": len(chosen.retrain_seeds),
+        "nets": f"{len(chosen.units()) * len(chosen.retrain_seeds):,}",
     }
 
 
 def scale_list() -> list[str]:
-    """The scales of Figure 2 with their descriptions, as a list in Markdown."""
+    """Return the scales of Figure 2 with their descriptions, as a list in Markdown."""
     files = catalogue.PROTOCOLS / "scales"
     return [
         f"* `{name}`: {tomllib.loads((files / f'{name}.toml').read_text())['description']}"
@@ -76,7 +75,7 @@ def scale_list() -> list[str]:
 
 
 def _printed(value: Any) -> Any:
-    """Plain text: thousands separated, lists without brackets, small numbers as 1e-4."""
+    """Return values as text: thousands separated, lists without brackets, small numbers as 1e-4."""
     if isinstance(value, dict):
         return {key: _printed(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,10 +1,9 @@
-"""Puts right what the packages behind Jupyter Book leave undone on our pages.
+"""Workarounds for defects of the packages behind Jupyter Book.
 
-- sphinx-thebe, always loaded, would start a kernel on a server. The book offers no such button, yet
-  every page gets an address of unpkg.com and constants that are declared twice, a browser error.
-- A figure glued from another page is referred to, but its file is written only if that page shows
-  the very same bytes.
-- Pictures without a description get the path of their file for one.
+- sphinx-thebe is always loaded. It adds an address of unpkg.com to every page, and constants that
+  are declared twice, an error in browsers.
+- A page that shows a figure glued from another page refers to a file that may not be written.
+- Pictures without a description get the path of their file as description.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ THEBE_HOOKS = {"init_thebe_core", "update_thebe_context"}
 
 
 def silence_thebe(app: Sphinx, config: Config) -> None:
-    """Disconnect what writes into pages before any has run (its style sheet may stay)."""
+    """Disconnect the hooks that write into pages, before they have run."""
     for name, listeners in app.events.listeners.items():
         app.events.listeners[name] = [
-            one for one in listeners if getattr(one.handler, "__name__", "") not in THEBE_HOOKS
+            hook for hook in listeners if getattr(hook.handler, "__name__", "") not in THEBE_HOOKS
         ]
 
 
 def describe_pictures(app: Sphinx, tree: nodes.document, page: str) -> None:
-    """Name a picture that has no description after the heading above it."""
+    """Describe a picture without a description by the heading above it."""
     for picture in tree.findall(nodes.image):
-        above = picture.parent
-        while above is not None and not isinstance(above, nodes.section):
-            above = above.parent
-        if "alt" not in picture and above is not None:
-            heading = above.next_node(nodes.title)
+        section = picture.parent
+        while section is not None and not isinstance(section, nodes.section):
+            section = section.parent
+        if "alt" not in picture and section is not None:
+            heading = section.next_node(nodes.title)
             picture["alt"] = f"Figure: {heading.astext() if heading else page}"
 
 
 def write_glued_pictures(app: Sphinx, error: Exception | None) -> None:
-    """Write the pictures that pages glue from each other, under the names they refer to."""
+    """Write the pictures that pages glue from each other, under the names that pages use."""
     if error or app.builder.format != "html":
         return
     for stored in Path(app.env.mystnb_config.output_folder).rglob("*.glue.json"):

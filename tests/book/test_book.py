@@ -13,7 +13,7 @@ from threeregime.book import build
 from threeregime.errors import ThreeRegimeError
 
 
-@pytest.mark.parametrize("name", ["index", "search", "genindex", *build.pages()])
+@pytest.mark.parametrize("name", ["index", "search", "genindex", *build.page_names()])
 def test_page_opens_without_a_network_and_fits_a_phone(html: Path, browser: Any, name: str) -> None:
     with Visit(browser, html / f"{name}.html") as visit:
         # Pictures below the fold may load late.
@@ -34,7 +34,7 @@ def test_pages_weigh_less_than_30_megabytes(html: Path) -> None:
 
 
 def test_downloads_are_the_notebooks_themselves(html: Path) -> None:
-    names = [name for name in build.pages() if name.startswith("notebooks/")]
+    names = [name for name in build.page_names() if name.startswith("notebooks/")]
     assert len(names) > 20
     for name in names:
         assert f'href="../_sources/{name}.ipynb"' in (html / f"{name}.html").read_text()
@@ -102,7 +102,7 @@ def test_protocol_page_has_the_presets_constants(html: Path) -> None:
 def test_missing_page_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<p>here</p>")
     with pytest.raises(ThreeRegimeError, match=r"without .*gone\.html"):
-        build.check(tmp_path, ["gone"])
+        build.check_pages(tmp_path, ["gone"])
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_missing_page_is_named(tmp_path: Path) -> None:
 def test_page_that_would_fetch_is_named(tmp_path: Path, fetch: str) -> None:
     (tmp_path / "index.html").write_text(fetch)
     with pytest.raises(ThreeRegimeError, match=r"index\.html would fetch"):
-        build.check(tmp_path, [])
+        build.check_pages(tmp_path, [])
 
 
 def test_links_to_the_network_are_allowed(tmp_path: Path) -> None:
     page = '<link rel="canonical" href="https://example.org/"><a href="https://example.org/">x</a>'
     (tmp_path / "index.html").write_text(page)
-    build.check(tmp_path, [])
+    build.check_pages(tmp_path, [])
 
 
 @pytest.mark.slow
@@ -131,5 +131,5 @@ def test_broken_book_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")
     (tmp_path / "page.md").write_text("# Page\n\n[](nowhere.md)\n")
     with pytest.raises(ThreeRegimeError, match=r"not built.*nowhere") as caught:
-        build.build(execute=False, out=tmp_path, root=tmp_path)
+        build.build_book(execute=False, out=tmp_path, root=tmp_path)
     assert "\n" not in str(caught.value)

@@ -23,7 +23,7 @@ from threeregime.figures import diagrams
 from threeregime.results import TablesId, load_results, output_facts, read_outputs
 from threeregime.results import tables as results
 
-PAGES = [page for page in build.pages() if re.search(r"/figure_\d+$", page)]
+PAGES = [page for page in build.page_names() if re.search(r"/figure_\d+$", page)]
 LEDGER = "notebooks/claims"
 BLOCKS = re.compile(r'<div class="trace".*?</div>|<aside class="ledger".*?</aside>', re.DOTALL)
 
@@ -33,7 +33,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[downlo
     """The tables of Figure 7 alone, as files."""
     root, folder = (tmp_path_factory.mktemp(name) for name in ("results", "tables"))
     shutil.copytree(results.ROOT / "figure_07", root / "figure_07")
-    return folder, downloads.write(folder, root)
+    return folder, downloads.write_tables(folder, root)
 
 
 def test_checksums_are_those_of_the_files(written: tuple[Path, list[downloads.Export]]) -> None:
@@ -159,7 +159,7 @@ def test_boxes_say_what_the_ledger_says(html: Path) -> None:
     )
     assert len(rows) > 20
     quoted = set()
-    for page in build.pages():
+    for page in build.page_names():
         for box in _blocks(_text(html, page), "ledger"):
             for item in re.findall(r"<li .*?</li>", box):
                 verdict, claim = re.findall(r"</span> ([^<]+)</strong> .*?#(claim-\w+)", item)[0]

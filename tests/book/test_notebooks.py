@@ -11,10 +11,10 @@ from typing import Any
 import papermill
 import pytest
 
-from threeregime.book import notebooks
+from threeregime.book import notebooks, storage
 from threeregime.errors import ThreeRegimeError
 
-NOTEBOOKS = notebooks.notebooks()
+NOTEBOOKS = notebooks.notebook_paths()
 
 
 def cell(source: str, tags: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def cell(source: str, tags: tuple[str, ...] = ()) -> dict[str, Any]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project with one small notebook that has parameters and a widget."""
+    """A project with one small notebook that has parameters."""
     cells = [
         cell(
             "word: str = 'none'  # a text\n"
@@ -41,12 +41,6 @@ def root(tmp_path: Path) -> Path:
         ),
         cell("import sys\nprint(sys.executable)\nobject()"),
         cell("print([word, density, epochs, fail])\nassert not fail, 'asked to'"),
-        cell(
-            "import ipywidgets as widgets\n"
-            "one, two = widgets.IntSlider(1), widgets.IntSlider(2)\n"
-            "widgets.jslink((one, 'value'), (two, 'value'))\n"
-            "widgets.VBox([two, one])"
-        ),
     ]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     made = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
@@ -124,28 +118,10 @@ def test_wrong_texts_are_refused(annotation: str, text: str) -> None:
         notebooks.convert("x", annotation, text)
 
 
-@pytest.mark.notebook
-def test_only_what_changed_is_run_and_the_same_outputs_are_the_same_bytes(root: Path) -> None:
-    path = root / "notebooks" / "small.ipynb"
-    assert notebooks.execute_all(root) == ["small"]
-    first = path.read_bytes()
-    assert b"widget-state" in first
-    assert notebooks.execute_all(root) == []
-
-    (root / "results").mkdir()
-    (root / "results" / "new.txt").write_text("a table that notebooks may read")
-    assert notebooks.execute_all(root) == ["small"]
-    assert path.read_bytes() == first
-
-    path.write_text(path.read_text().replace("'none'", "'some'"))
-    assert notebooks.execute_all(root) == ["small"]
-    assert path.read_bytes() != first
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=NOTEBOOKS)
 def test_committed_notebooks_are_stored_with_outputs(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert notebooks.stored(text) == text, "`threeregime book` stores it"
+    assert storage.normalize(text) == text, "`threeregime book` stores it"
     code = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
     assert all(c["execution_count"] for c in code)
     assert not any(o["output_type"] == "error" for c in code for o in c["outputs"])

@@ -68,7 +68,7 @@ def plain(small: Path) -> Path:
     """Its pages, built without the repository's address."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("THREEREGIME_REPOSITORY", raising=False)
-        return build.build(execute=False, out=small, root=small).parent
+        return build.build_book(execute=False, out=small, root=small).parent
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def published(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THREEREGIME_REPOSITORY", ADDRESS)
         out = tmp_path_factory.mktemp("published")
-        return build.build(execute=False, out=out, root=small).parent
+        return build.build_book(execute=False, out=out, root=small).parent
 
 
 # --- terms of the glossary ------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_colab_copies_begin_with_one_cell_more(tmp_path: Path) -> None:
     script = ROOT / "tools" / "colab.py"
     subprocess.run([sys.executable, script, ADDRESS, tmp_path], check=True)
     copies = {path.name for path in (tmp_path / "notebooks").iterdir()}
-    assert copies == {path.name for path in notebooks.notebooks().values()}
+    assert copies == {path.name for path in notebooks.notebook_paths().values()}
     copy = json.loads((tmp_path / "notebooks" / "figure_02.ipynb").read_text())
     first, *rest = copy["cells"]
     original = json.loads((ROOT / "notebooks" / "figure_02.ipynb").read_text())
@@ -228,5 +228,5 @@ def test_pdf_has_every_page_and_an_outline(plain: Path, small: Path, browser: An
 def test_no_browser_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ThreeRegimeError, match=r"no browser.*install one of chromium") as caught:
-        pdf.chromium()
+        pdf.find_chromium()
     assert "\n" not in str(caught.value)

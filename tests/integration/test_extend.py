@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from threeregime.book.notebooks import ROOT, environment
+from threeregime._paths import ROOT
+from threeregime.book.kernel_server import environment
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 

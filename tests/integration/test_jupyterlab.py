@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from threeregime.book.notebooks import environment
+from threeregime.book.kernel_server import environment
 
 STARTS = 120  # seconds that a busy machine may take
 CELLS = (

@@ -255,7 +255,7 @@ def test_commands_are_accepted(words: list[str]) -> None:
     from typer.main import get_command
 
     from threeregime import cli
-    from threeregime.book.notebooks import notebooks
+    from threeregime.book import notebook_paths
     from threeregime.experiments import catalogue
 
     group: Any = get_command(cli.app)
@@ -272,7 +272,7 @@ def test_commands_are_accepted(words: list[str]) -> None:
     if name == "run":
         import papermill
 
-        known = papermill.inspect_notebook(notebooks()[given["notebook"]])
+        known = papermill.inspect_notebook(notebook_paths()[given["notebook"]])
         assert {cli.split_pair(pair)[0] for pair in given["parameter"] or []} <= known.keys()
 
 

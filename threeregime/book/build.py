@@ -1,44 +1,50 @@
-"""The book: run its notebooks, build its pages, check that they need no network."""
+"""Build the pages of the book with Sphinx, and check that they need no network."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
-from threeregime.analysis import PhaseDiagram
-from threeregime.book.notebooks import ROOT, environment, execute_all, run_notebook
+from threeregime._paths import PACKAGE, ROOT
+from threeregime.book.execution import run_all
+from threeregime.book.kernel_server import environment
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import load_experiment
-from threeregime.figures import regime_map
-from threeregime.results import load_results
-
-__all__ = ["build", "check", "pages", "run_notebook", "sphinx"]
 
 # Pages may link to the network; they may not load anything from there.
 FETCH = re.compile(
     r"<(?:script|img|iframe|link(?! rel=.canonical))\b[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]*"
 )
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+SPHINX = "threeregime.book.sphinx_build"
+# Folders below the project's that no page depends on; hidden ones are left out as well.
+NO_SOURCES = {"_build", "__pycache__", "data", "runs", "tests"}
+# Variables of the environment that pages depend on.
+VARIABLES = ("THREEREGIME_REPOSITORY",)
 
 
-def pages(root: Path = ROOT) -> list[str]:
-    """Every page in ``_toc.yml``, without its suffix."""
+def page_names(root: Path = ROOT) -> list[str]:
+    """Return all pages in ``_toc.yml``, without their suffixes."""
     toc = yaml.safe_load((root / "_toc.yml").read_text())
     return re.findall(r"'(?:root|file)': '([^']+)'", str(toc))
 
 
-def build(execute: bool = True, out: Path | None = None, root: Path = ROOT) -> Path:
+def build_book(execute: bool = True, out: Path | None = None, root: Path = ROOT) -> Path:
     """Run the notebooks and build the book as HTML that needs no network.
 
+    Nothing is built if nothing that the pages depend on has changed.
+
     Args:
-        execute: run the notebooks whose inputs changed; otherwise show them as they are.
-        out: folder for the build (default ``book``); the pages go to ``_build/html`` below it.
-        root: the project's folder.
+        execute: run the notebooks whose inputs changed; otherwise show them as they are stored.
+        out: folder of the build (default ``book``); the pages go to ``_build/html`` below it.
+        root: folder of the project.
 
     Returns:
         Path of ``index.html``.
@@ -48,15 +54,21 @@ def build(execute: bool = True, out: Path | None = None, root: Path = ROOT) -> P
             something.
     """
     if execute:
-        execute_all(root)
+        run_all(root)
         draw_picture(root / "book" / "images" / "regimes.png")
-    html = sphinx("html", out, root)
-    check(html, pages(root))
+    folder = (out or root / "book").resolve() / "_build"
+    html, stamp = folder / "html", folder / "html.sha256"
+    sources = _digest(root)
+    if not (html.exists() and stamp.exists() and stamp.read_text() == sources):
+        stamp.unlink(missing_ok=True)
+        run_sphinx("html", out, root)
+    check_pages(html, page_names(root))
+    stamp.write_text(sources)
     return html / "index.html"
 
 
-def sphinx(builder: str, out: Path | None = None, root: Path = ROOT) -> Path:
-    """Build the pages by one of Jupyter Book's builders: ``html``, or ``singlehtml`` for one page.
+def run_sphinx(builder: str, out: Path | None = None, root: Path = ROOT) -> Path:
+    """Build the pages with a builder of Jupyter Book: ``html``, or ``singlehtml`` for one page.
 
     Returns:
         Folder of the pages, named after the builder, in ``_build`` below ``out``.
@@ -66,44 +78,78 @@ def sphinx(builder: str, out: Path | None = None, root: Path = ROOT) -> Path:
     """
     out = (out or root / "book").resolve()
     folder, log = out / "_build" / builder, out / "_build" / "build.log"
-    # Sphinx keeps the pages of deleted files, and does not see that a number glued from another
+    # Sphinx keeps the pages of deleted files, and does not notice that a number glued from another
     # page changed: every build starts afresh.
     shutil.rmtree(folder, ignore_errors=True)
     options = ["--path-output", str(out), "--all", "--warningiserror", "--keep-going", "--quiet"]
-    code = "from jupyter_book.cli.main import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "build", str(root), "--builder", builder, *options],
+        [sys.executable, "-m", SPHINX, "build", str(root), "--builder", builder, *options],
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
     )
     log.parent.mkdir(parents=True, exist_ok=True)
-    text = COLOUR.sub("", done.stdout + done.stderr)
+    text = COLOR.sub("", done.stdout + done.stderr)
     log.write_text(text)
     if done.returncode:
-        found = re.search(r"^.*(?:WARNING|ERROR|Error).*$", text, re.MULTILINE)
-        what = f": {found[0].strip()}" if found else ""
+        line = re.search(r"^.*(?:WARNING|ERROR|Error).*$", text, re.MULTILINE)
+        what = f": {line[0].strip()}" if line else ""
         raise ThreeRegimeError(f"the book was not built{what} (see {log})")
     return folder
 
 
 def draw_picture(path: Path) -> None:
-    """Draw the picture that the README shows, from the shipped results."""
-    diagram = PhaseDiagram.from_results(load_results(load_experiment("figure_02", "digits")))
+    """Draw the picture of the README, unless it shows the shipped tables as they are.
+
+    Delete the picture to have it drawn again after a change of how figures are drawn.
+    """
+    from PIL import Image
+
+    # Slow to import, and not needed to run notebooks.
+    from threeregime.analysis import PhaseDiagram
+    from threeregime.experiments import load_experiment
+    from threeregime.figures import regime_map
+    from threeregime.results import load_results
+
+    shown = load_results(load_experiment("figure_02", "digits"))
+    assert shown.id is not None
+    if path.exists():
+        with Image.open(path) as picture:
+            if picture.info.get("Source") == shown.id.mark:
+                return
     path.parent.mkdir(parents=True, exist_ok=True)
-    regime_map(diagram).savefig(path, dpi=110, metadata={"Software": None})
+    metadata = {"Software": None, "Source": shown.id.mark}
+    figure = regime_map(PhaseDiagram.from_results(shown))
+    figure.savefig(path, dpi=110, metadata=metadata)
 
 
-def check(html: Path, expected: list[str]) -> None:
+def check_pages(html: Path, names: Iterable[str]) -> None:
     """Check that all pages are there and load nothing from the network.
+
+    Args:
+        html: folder of the pages.
+        names: of the pages, without their suffixes.
 
     Raises:
         ThreeRegimeError: names the first page that is missing or would fetch something.
     """
-    for page in ["index", *expected]:
+    for page in ["index", *names]:
         path = html / f"{page}.html"
         if not path.exists():
             raise ThreeRegimeError(f"the book was built without {path}")
-        if found := FETCH.search(path.read_text(encoding="utf-8")):
-            raise ThreeRegimeError(f"{path} would fetch from the network: {found[0]}")
+        if address := FETCH.search(path.read_text(encoding="utf-8")):
+            raise ThreeRegimeError(f"{path} would fetch from the network: {address[0]}")
+
+
+def _digest(root: Path) -> str:
+    """Return the SHA-256 of everything that pages depend on: project, package and environment."""
+    settings = [sys.version, *(os.environ.get(name, "") for name in VARIABLES)]
+    digest = hashlib.sha256("\0".join(settings).encode())
+    for folder in sorted({root, PACKAGE, ROOT / "book"}):
+        for directory, names, files in os.walk(folder):
+            names[:] = sorted(n for n in names if n not in NO_SOURCES and not n.startswith("."))
+            for file in sorted(files):
+                path = Path(directory, file)
+                digest.update(f"{path}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()

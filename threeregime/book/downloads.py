@@ -1,4 +1,4 @@
-"""The shipped tables as files to download: CSV with checksums, and where each table comes from."""
+"""Write the shipped tables as files to download: CSV with checksums and provenance."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class File:
     """A table as a file.
 
     Attributes:
-        name: of the file.
-        kind: what its rows are, one of `threeregime.results.KINDS`.
-        rows: how many.
-        size: in bytes.
-        sha256: its checksum, 64 hexadecimal digits.
+        name: name of the file.
+        kind: kind of its rows, one of :data:`threeregime.results.KINDS`.
+        rows: number of rows.
+        size: size in bytes.
+        sha256: checksum, 64 hexadecimal digits.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Export:
     """The tables of one experiment and scale as files.
 
     Attributes:
-        tables: which tables.
-        stem: what the names of the files begin with.
-        title: what the experiment is about.
-        files: one a kind of rows.
-        line: where the numbers come from, in a line.
-        facts: the same in full, fact by fact.
+        tables: identifies the tables.
+        stem: first part of the names of the files.
+        title: title of the experiment.
+        files: one for each kind of rows.
+        line: provenance of the numbers in one line.
+        facts: provenance in full, by name.
     """
 
     tables: TablesId
@@ -65,22 +65,25 @@ class Export:
     facts: dict[str, str]
 
 
-def write(folder: Path, root: Path | None = None) -> list[Export]:
+def write_tables(folder: Path, root: Path | None = None) -> list[Export]:
     """Write every shipped table as gzipped CSV, and a file for ``sha256sum --check``.
 
     Args:
-        folder: where to.
-        root: where the tables lie; None: the shipped ones.
+        folder: folder of the files.
+        root: folder of the tables; None for those that are shipped.
+
+    Returns:
+        What was written, one entry for each experiment and scale.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made = [_export(folder, shipped) for shipped in shipped_tables(root)]
-    sums = [f"{file.sha256}  {file.name}\n" for export in made for file in export.files]
+    exports = [_export(folder, shipped) for shipped in shipped_tables(root)]
+    sums = [f"{file.sha256}  {file.name}\n" for export in exports for file in export.files]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8")
-    return made
+    return exports
 
 
-def csv(table: pd.DataFrame) -> str:
-    """A table as CSV: numbers to the last bit, lists (the curves of LMC) as JSON."""
+def to_csv(table: pd.DataFrame) -> str:
+    """Return a table as CSV: numbers to the last bit, lists (curves of LMC) as JSON."""
     lists = [str(c) for c in table if isinstance(table[c].iloc[0], (list, np.ndarray))]
     texts = {c: [json.dumps([float(x) for x in row]) for row in table[c]] for c in lists}
     return str(table.assign(**texts).to_csv(index=False, lineterminator="\n"))
@@ -100,14 +103,14 @@ def _export(folder: Path, shipped: ShippedTables) -> Export:
 
 
 def _file(folder: Path, name: str, kind: str, table: pd.DataFrame) -> File:
-    # Without the time of writing, so that the same table is the same bytes.
-    content = gzip.compress(csv(table).encode(), 9, mtime=0)
+    # Without the time of writing: equal tables are equal bytes.
+    content = gzip.compress(to_csv(table).encode(), 9, mtime=0)
     (folder / name).write_bytes(content)
     return File(name, kind, len(table), len(content), hashlib.sha256(content).hexdigest())
 
 
 def _facts(experiment: Experiment, tables: Results) -> dict[str, str]:
-    """What was asked for, by its hashes, the seeds there are, and the provenance of the fleets."""
+    """Return hashes of the experiment and its protocols, the seeds, and the fleets' provenance."""
     protocols = {
         v: experiment.base_hash(cell.protocol) for v, cell in _first_cells(experiment).items()
     }
@@ -127,14 +130,14 @@ def _first_cells(experiment: Experiment) -> dict[str, Unit]:
 
 
 def _identity(experiment: Experiment, protocols: Mapping[str, str]) -> str:
-    """Hash of protocols, grid and seeds: 12 hexadecimal digits."""
-    asked = {
+    """Return the hash of protocols, grid and seeds: 12 hexadecimal digits."""
+    content = {
         "protocols": dict(protocols),
         experiment.temperature: experiment.temperatures,
         experiment.load: experiment.loads,
         "seeds": [experiment.dense_seeds, experiment.retrain_seeds],
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _span(seeds: pd.Series) -> str:

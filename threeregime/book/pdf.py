@@ -1,4 +1,4 @@
-"""The book on paper: all its pages as one PDF, printed by a browser, without LaTeX."""
+"""The book on paper: all pages as one PDF, printed by a browser, without LaTeX."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from threeregime.book import build
-from threeregime.book.notebooks import ROOT
+from threeregime._paths import ROOT
+from threeregime.book.build import page_names, run_sphinx
 from threeregime.errors import ThreeRegimeError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = ["browsing", "chromium", "print_book"]
-
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# No sandbox: containers and CI run as root. The rest keeps Chromium from calling home at the start.
+# No sandbox: containers and CI run as root. The others keep Chromium from using the network.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -29,10 +27,10 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WAIT = 120_000  # milliseconds, for the slowest of pages on the slowest of machines
+TIMEOUT = 120_000  # milliseconds, enough for the slowest page on a slow machine
 WIDGET = 'script[type="application/vnd.jupyter.widget-view+json"]'
 READY = "() => document.fonts.ready.then(() => window.MathJax?.startup?.promise)"
-PUT = """([script, picture]) => {
+REPLACE = """([script, picture]) => {
     const image = document.createElement("img");
     image.alt = "The interactive figure, as it is when the page is opened";
     image.src = "data:image/png;base64," + picture;
@@ -53,8 +51,8 @@ PAPER: dict[str, Any] = {
 }
 
 
-def chromium() -> str:
-    """Path of the browser.
+def find_chromium() -> str:
+    """Return the path of the browser.
 
     Raises:
         ThreeRegimeError: there is none.
@@ -67,61 +65,69 @@ def chromium() -> str:
 
 
 @contextmanager
-def browsing() -> Iterator[Browser]:
-    """The browser, running.
+def open_browser() -> Iterator[Browser]:
+    """Start the browser; it is closed when the context ends.
 
     Raises:
         ThreeRegimeError: there is none.
     """
     from playwright.sync_api import sync_playwright
 
-    path = chromium()
+    path = find_chromium()
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield running
-        running.close()
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def print_book(browser: Browser, out: Path | None = None, root: Path = ROOT) -> Path:
-    """Print the book that :func:`threeregime.book.build` has built.
+    """Print the book that `threeregime.book.build_book` has built.
 
     Args:
-        browser: see :func:`browsing`.
-        out: folder that it was built for (default ``book``).
-        root: the project's folder.
+        browser: see :func:`open_browser`.
+        out: folder of that build (default ``book``).
+        root: folder of the project.
 
     Returns:
-        Path of ``threeregime.pdf``, beside the folder of the pages.
+        Path of ``threeregime.pdf``, next to the folder of the pages.
 
     Raises:
         ThreeRegimeError: Sphinx warned.
     """
-    names = build.pages(root)
-    single = build.sphinx("singlehtml", out, root)
+    names = page_names(root)
+    single = run_sphinx("singlehtml", out, root)
     path = single.parent / "threeregime.pdf"
-    built = [single.parent / "html" / f"{name}.html" for name in names]
-    stills = [still for page in built for still in photograph(browser, page)]
-    page = opened(browser, flatten(single, names[0]))
+    pages = [single.parent / "html" / f"{name}.html" for name in names]
+    stills = [still for page in pages for still in photograph_widgets(browser, page)]
+    page = open_page(browser, flatten(single, names[0]))
     page.evaluate(READY)
     for script, still in zip(page.query_selector_all(WIDGET), stills, strict=True):
-        page.evaluate(PUT, [script, b64encode(still).decode()])
+        page.evaluate(REPLACE, [script, b64encode(still).decode()])
     page.pdf(path=path, **PAPER)
     page.close()
     return path
 
 
-def opened(browser: Browser, path: Path) -> Page:
-    """A page of the book, without a network, in light colours."""
+def open_page(browser: Browser, path: Path) -> Page:
+    """Open a page of the book without a network, in light colors."""
     page = browser.new_page(offline=True, device_scale_factor=2, color_scheme="light")
-    page.set_default_timeout(WAIT)
+    page.set_default_timeout(TIMEOUT)
     page.goto(path.as_uri())
     return page
 
 
 def flatten(single: Path, first: str) -> Path:
-    """Move the one page to where its addresses count from, and let its links stay within it.
+    """Move the single page to the folder that its addresses are relative to.
 
-    Sphinx writes it under the name of the first page, which may lie in a folder.
+    Sphinx writes it under the name of the first page, which may lie in a folder. Links to the first
+    page become links within the page.
+
+    Args:
+        single: folder of the single page.
+        first: name of the first page.
+
+    Returns:
+        Path of the new page.
     """
     text = (single / f"{first}.html").read_text(encoding="utf-8")
     text = text.replace(f'href="{first}.html#', 'href="#').replace('src="../_', 'src="_')
@@ -130,18 +136,22 @@ def flatten(single: Path, first: str) -> Path:
     return path
 
 
-def photograph(browser: Browser, path: Path) -> list[bytes]:
-    """Pictures (PNG) of a page's widgets, whose names clash on the one page of all."""
+def photograph_widgets(browser: Browser, path: Path) -> list[bytes]:
+    """Return pictures (PNG) of the widgets on a page.
+
+    The single page cannot show them: the states of widgets from several pages clash.
+    """
     if "widget-view+json" not in path.read_text(encoding="utf-8"):
         return []
-    page = opened(browser, path)
-    page.emulate_media(media="print")  # as on paper: without the page's bars and buttons
+    page = open_page(browser, path)
+    page.emulate_media(media="print")  # without the bars and buttons of the page
     count = page.locator(WIDGET).count()
-    shown = page.locator(f":has(> {WIDGET})")
+    widgets = page.locator(f":has(> {WIDGET})")
     pictures = []
     for number in range(count):
-        shown.nth(number).locator(".jupyter-widgets, .widget-subarea > *").first.wait_for()
+        widget = widgets.nth(number)
+        widget.locator(".jupyter-widgets, .widget-subarea > *").first.wait_for()
         page.wait_for_function("[...document.images].every(image => image.complete)")
-        pictures.append(shown.nth(number).screenshot())
+        pictures.append(widget.screenshot())
     page.close()
     return pictures

@@ -117,7 +117,7 @@ class TrainingRun:
         """Make one step of every member on its own batch.
 
         Args:
-            draws: from :meth:`threeregime.data.task.Batches.step_draws`.
+            draws: from :meth:`threeregime.data.Batches.step_draws`.
         """
         batch = self.loader.batch(draws, self.fleet.dtype)
 
