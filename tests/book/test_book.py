@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageChops, ImageStat
 
 from tests.helpers.browsing import Visit
+from threeregime._paths import ROOT
 from threeregime.book import build
 from threeregime.errors import ThreeRegimeError
 
@@ -39,7 +41,41 @@ def test_downloads_are_the_notebooks_themselves(html: Path) -> None:
     for name in names:
         assert f'href="../_sources/{name}.ipynb"' in (html / f"{name}.html").read_text()
         shown = (html / "_sources" / f"{name}.ipynb").read_bytes()
-        assert shown == (build.ROOT / f"{name}.ipynb").read_bytes(), name
+        assert shown == (ROOT / f"{name}.ipynb").read_bytes(), name
+
+
+def test_picture_of_the_readme_shows_the_shipped_tables(tmp_path: Path) -> None:
+    stored, drawn = ROOT / "book" / "images" / "regimes.png", tmp_path / "regimes.png"
+    before = stored.read_bytes()
+    build.draw_picture(stored)
+    assert stored.read_bytes() == before, "`make book` would draw it again"
+    build.draw_picture(drawn)
+    with Image.open(stored) as one, Image.open(drawn) as other:
+        assert one.size == other.size
+        difference = ImageStat.Stat(ImageChops.difference(one.convert("L"), other.convert("L")))
+    # Fonts are drawn differently on other machines.
+    assert difference.mean[0] < 2, f"delete {stored} and run `make book`"
+
+
+def test_nothing_is_built_when_nothing_changed(tmp_path: Path) -> None:
+    (tmp_path / "_config.yml").write_text("title: small\nonly_build_toc_files: true\n")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+    page, out = tmp_path / "page.md", tmp_path / "out"
+    page.write_text("# Page\n")
+    html = build.build_book(execute=False, out=out, root=tmp_path).parent / "page.html"
+    (out / "_build" / "html" / "left").touch()  # a build starts from an empty folder
+
+    def is_built_again() -> bool:
+        build.build_book(execute=False, out=out, root=tmp_path)
+        built = not html.with_name("left").exists()
+        html.with_name("left").touch()
+        return built
+
+    assert not is_built_again()
+    page.write_text("# Page\n\nNew text\n")
+    assert is_built_again()
+    assert "New text" in html.read_text()
+    assert not is_built_again()
 
 
 def test_figure_2_is_there(html: Path, browser: Any) -> None:

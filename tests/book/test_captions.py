@@ -109,7 +109,7 @@ def _blocks(text: str, kind: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_page_of_a_figure_has_captions_and_the_ledger(html: Path, page: str) -> None:
     text = _text(html, page)
-    outputs = list(read_outputs(build.ROOT / f"{page}.ipynb"))
+    outputs = list(read_outputs(ROOT / f"{page}.ipynb"))
     captions = _blocks(text, "trace")
     assert len(captions) == sum(one.picture for one in outputs)
     assert all(f"{page.rpartition('/')[2]}.ipynb" in caption for caption in captions)

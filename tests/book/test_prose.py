@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from threeregime._paths import ROOT
 from threeregime.analysis.thresholds import LMC_THRESHOLD
-from threeregime.book.notebooks import ROOT
 from threeregime.experiments import catalogue
 
 # What a result looks like: a decimal fraction, or a number with the unit of a result.
@@ -74,7 +74,12 @@ def prose(path: Path) -> str:
     return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
 
 
-PAGES = [ROOT / "README.md", *(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "book").glob("*.md"),
+    *(ROOT / "book" / "api").glob("*.md"),
+    *(ROOT / "notebooks").glob("*.ipynb"),
+]
 
 
 @pytest.mark.parametrize("path", sorted(PAGES), ids=lambda path: path.name)
