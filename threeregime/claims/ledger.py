@@ -6,17 +6,15 @@ To add a claim, add a row to the table below; `threeregime.claims.verdicts` judg
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from threeregime.analysis import PhaseDiagram, Study
+from threeregime.analysis import Study
 from threeregime.claims import figure_statements as figures
 from threeregime.claims.diagram_statements import figure_2
 from threeregime.claims.statement import Statement
-
-Studies = Mapping[str, Study]
 
 
 @dataclass(frozen=True)
@@ -24,12 +22,12 @@ class Evidence:
     """Statements on the tables of some experiments.
 
     Attributes:
+        check: judges the statements on the study of each experiment.
         experiments: names of the experiments.
-        judge: judges the statements on the studies of these experiments, by name.
     """
 
+    check: Callable[[Study], Sequence[Statement]]
     experiments: tuple[str, ...]
-    judge: Callable[[Studies], Sequence[Statement]]
 
 
 @dataclass(frozen=True)
@@ -55,29 +53,10 @@ class Claim:
         """Names of the experiments whose tables the claim rests on."""
         return self.evidence.experiments
 
-    def judge(self, studies: Studies) -> list[Statement]:
-        """Judge the parts of the claim on the studies of its experiments, by name."""
-        return [s for s in self.evidence.judge(studies) if not self.names or s.name in self.names]
-
-
-def _diagram(experiment: str, check: Callable[[PhaseDiagram], Sequence[Statement]]) -> Evidence:
-    """Statements on the diagram of one experiment."""
-    return Evidence((experiment,), lambda studies: check(studies[experiment].diagram))
-
-
-def _figure_3(studies: Studies) -> Sequence[Statement]:
-    return [s for study in studies.values() for s in figures.figure_3(study.diagram)]
-
-
-def _figure_5(studies: Studies) -> Sequence[Statement]:
-    diagrams = [study.diagrams for study in studies.values()]
-    return [s for d in diagrams for s in figures.figure_5(d["SGD"], d["SAM"])]
-
-
-def _figure_6(studies: Studies) -> Sequence[Statement]:
-    study = studies["figure_06"]
-    epochs = study.experiment.protocol.retraining.epochs
-    return figures.figure_6(study.diagram, study.tables, epochs)
+    def judge(self, studies: Iterable[Study]) -> list[Statement]:
+        """Judge the parts of the claim on the studies of its experiments."""
+        statements = [s for study in studies for s in self.evidence.check(study)]
+        return [s for s in statements if not self.names or s.name in self.names]
 
 
 @functools.lru_cache(maxsize=8)
@@ -88,33 +67,43 @@ def _selections(study: Study) -> pd.DataFrame:
 
 def _selection(rule: str) -> Evidence:
     """Statements on a rule that selects the net to prune."""
+    return Evidence(
+        lambda study: figures.figure_4(_selections(study), rule, study.diagram),
+        ("diagnostics", "figure_07"),
+    )
 
-    def judge(studies: Studies) -> Sequence[Statement]:
-        return [
-            s
-            for study in studies.values()
-            for s in figures.figure_4(_selections(study), rule, study.diagram)
-        ]
 
-    return Evidence(("diagnostics", "figure_07"), judge)
+def _figure_6(study: Study) -> Sequence[Statement]:
+    epochs = study.experiment.protocol.retraining.epochs
+    return figures.figure_6(study.diagram, study.tables, epochs)
 
 
 def _same_regimes(name: str, where: str, setting: str) -> Claim:
     """The claim that another experiment has the three regimes of Figure 2."""
     statement = f"{setting}: the three regimes are found as in Figure 2, and mean the same."
-    return Claim(name, where, _diagram(name, figure_2), (), statement)
+    return Claim(name, where, Evidence(_three_regimes, (name,)), (), statement)
 
 
-_FIGURE_2 = _diagram("figure_02", figure_2)
+def _three_regimes(study: Study) -> Sequence[Statement]:
+    return figure_2(study.diagram)
+
+
+_FIGURE_2 = Evidence(_three_regimes, ("figure_02",))
 _FIGURE_3 = Evidence(
-    ("figure_02", "figure_07", "figure_03_width", "figure_03_batch_width"), _figure_3
+    lambda study: figures.figure_3(study.diagram),
+    ("figure_02", "figure_07", "figure_03_width", "figure_03_batch_width"),
 )
-_ACCURACY = _diagram("figure_02", figures.algorithm_1_accuracy)
+_ACCURACY = Evidence(lambda study: figures.algorithm_1_accuracy(study.diagram), ("figure_02",))
 _FIGURE_4, _FIGURE_16 = _selection("Algorithm 2"), _selection("Algorithm 2.1")
-_FIGURE_5 = Evidence(("figure_05", "figure_05_batch"), _figure_5)
-_FIGURE_6 = Evidence(("figure_06",), _figure_6)
-_FIGURE_13 = Evidence(("figure_13",), lambda s: figures.figure_13(s["figure_13"].diagrams))
-_HESSIAN = Evidence(("diagnostics",), lambda s: figures.local_metrics(s["diagnostics"].tables))
+_FIGURE_5 = Evidence(
+    lambda study: figures.figure_5(study.diagrams["SGD"], study.diagrams["SAM"]),
+    ("figure_05", "figure_05_batch"),
+)
+_FIGURE_6 = Evidence(_figure_6, ("figure_06",))
+_FIGURE_13 = Evidence(lambda study: figures.figure_13(study.diagrams), ("figure_13",))
+_FIGURE_14 = Evidence(lambda study: figures.figure_14(study.diagram), ("figure_14",))
+_FIGURE_15 = Evidence(lambda study: figures.figure_15(study.diagram), ("figure_15",))
+_HESSIAN = Evidence(lambda study: figures.local_metrics(study.tables), ("diagnostics",))
 
 # fmt: off
 _LIST = (
@@ -168,9 +157,9 @@ _LIST = (
           "With Adam as with SGD, fewer epochs are better in heavily pruned nets."),
     Claim("adam_or_sgd", "Appendix B.2, Figure 13", _FIGURE_13, ("adam_dense", "adam_retraining"),
           "Adam is worse than SGD in the dense run and better in retraining."),
-    Claim("translation", "Appendix B.2, Figure 14", _diagram("figure_14", figures.figure_14), (),
+    Claim("translation", "Appendix B.2, Figure 14", _FIGURE_14, (),
           "In translation fewer epochs help at low densities and more at high ones."),
-    Claim("depth", "Appendix C.2, Figure 15", _diagram("figure_15", figures.figure_15), (),
+    Claim("depth", "Appendix C.2, Figure 15", _FIGURE_15, (),
           "Nets of all depths, pruned to 5 %, are in Regime I and gain by a hotter dense run."),
     Claim("algorithm_2_1_better", "Appendix C.3, Figure 16", _FIGURE_16, ("better_than_usual",),
           "At low densities Algorithm 2.1, without test data, prunes a better net than usual."),

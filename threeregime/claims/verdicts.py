@@ -82,7 +82,7 @@ def _study(scale: str, root: Path, name: str) -> Study | None:
 
 
 def _judge(claim: Claim, scale: str, read: Callable[[str], Study | None]) -> Verdict:
-    studies = {name: study for name in claim.experiments if (study := read(name)) is not None}
+    studies = [study for name in claim.experiments if (study := read(name)) is not None]
     if len(studies) < len(claim.experiments):
         return Verdict(claim, scale, "not measured", ())
     parts = tuple(claim.judge(studies))
