@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,11 +113,21 @@ def test_lines_and_table_say_the_same(shipped: Path) -> None:
     printed, counts = claims.verdict_lines(verdicts)[:-1], claims.verdict_lines(verdicts)[-1]
     assert [line.split("  ")[0].strip() for line in printed] == [v.verdict for v in verdicts]
     assert counts.endswith("not measured: 1")
-    assert claims.table(verdicts)["here"].tolist() == [v.verdict for v in verdicts]
+    rows = claims.claims_table(verdicts).data.splitlines()[2:]
+    assert [row.split("**")[1] for row in rows] == [v.verdict for v in verdicts]
     one = claims.judge_claims(root=shipped, names=["rho_two_faces"])[0]
     assert claims.effects(
         dataclasses.replace(one, parts=one.parts[:1])
     ) == verdict_tables.format_effect(one.parts[0])
+
+
+def test_claims_are_judged_without_ipython() -> None:
+    """The command line must work where no notebook can."""
+    code = "import sys; sys.modules['IPython'] = None; from threeregime import cli; cli.app()"
+    command = [sys.executable, "-c", code, "claims", "--only", "rho_by_cka"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rho_by_cka" in done.stdout
 
 
 def test_unknown_claims_and_scales() -> None:

@@ -135,15 +135,15 @@ def costliest_mistakes(diagrams: Mapping[str, PhaseDiagram], most: int = 8) -> p
             if np.isfinite(value) and hotter != (value > 0):
                 start, end = (diagram.temperatures[x[i]] for x in (outcomes.start, outcomes.end))
                 rows.append(
-                    {
-                        "diagram": heading,
-                        "load": format_value(diagram.load, diagram.loads[j]),
-                        "from": format_value(diagram.temperature, start),
-                        "to": format_value(diagram.temperature, end),
-                        "LMC": f"{lmc[i, j]:+.3f}",
-                        "the rule says": "raise" if hotter else "keep",
-                        "points lost": round(100 * abs(float(value)), 2),
-                    }
+                    (
+                        heading,
+                        format_value(diagram.load, diagram.loads[j]),
+                        format_value(diagram.temperature, start),
+                        format_value(diagram.temperature, end),
+                        f"{lmc[i, j]:+.3f}",
+                        "raise" if hotter else "keep",
+                        round(100 * abs(float(value)), 2),
+                    )
                 )
     columns = ["diagram", "load", "from", "to", "LMC", "the rule says", "points lost"]
     table = pd.DataFrame(rows, columns=columns).sort_values("points lost", ascending=False)

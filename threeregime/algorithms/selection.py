@@ -44,25 +44,20 @@ class Trials(Protocol[Candidate]):
     @property
     def candidates(self) -> Sequence[Candidate]:
         """The candidates."""
-        ...
 
     @property
     def retraining_epochs(self) -> int:
         """Length of a whole retraining."""
-        ...
 
     @property
     def copies(self) -> int:
         """Number of retrained copies of a candidate."""
-        ...
 
     def dense_error(self, candidate: Candidate) -> float:
         """Test error of a dense net, a fraction; NaN if it diverged."""
-        ...
 
     def retrain(self, candidate: Candidate, epochs: int) -> Measurement:
         """Prune a candidate, retrain its copies for a number of epochs and measure them."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -115,13 +110,7 @@ def select_by_error(
 
     In Regime I the candidate of lowest test error after a few epochs of retraining is chosen.
 
-    Args:
-        trials: the candidates at one load.
-        threshold: of LMC.
-        epochs: of retraining (alpha in the paper).
-
-    Raises:
-        ThreeRegimeError: If no candidate has a finite error.
+    ``epochs`` is alpha in the paper. Raises ThreeRegimeError if no candidate has a finite error.
     """
     return _select(trials, "Algorithm 2", lambda m: -m.test_error, threshold, epochs)
 

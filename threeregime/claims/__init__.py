@@ -14,6 +14,7 @@ from threeregime.claims.figure_statements import (
     local_metrics,
     radii,
     selections,
+    study_selections,
 )
 from threeregime.claims.ledger import CLAIMS, Claim
 from threeregime.claims.statement import Statement
@@ -52,6 +53,7 @@ __all__ = [
     "shuffle_temperatures",
     "statement_details",
     "statement_table",
+    "study_selections",
     "summary",
     "verdict_lines",
 ]

@@ -25,7 +25,7 @@ from threeregime.algorithms import (
     select_by_similarity,
     select_rho,
 )
-from threeregime.analysis import Array, PhaseDiagram, areas_by_metric, format_value, mean
+from threeregime.analysis import Array, PhaseDiagram, Study, areas_by_metric, format_value, mean
 from threeregime.claims.diagram_statements import heating_gain, heating_helps, third_of_loads
 from threeregime.claims.statement import Statement, judge_effect, judge_seed_effects
 from threeregime.results import Results
@@ -34,6 +34,71 @@ CLOSE_SHARE = 0.5  # share of grid search's gain over the usual choice that coun
 THRESHOLD_RANGE = (-0.1, -0.025)  # thresholds of LMC around the paper's, twice and half as large
 STEADY_RANGE = 0.1  # how far the accuracy of Algorithm 1 may change in that range
 METRIC_NAMES = {"lmc": "LMC", "cka_softmax": "CKA"}
+
+# Statements whose effect is measured on each dense seed, by name: the words of the statement and of
+# the effect. The words in braces are given to `_judge`; {points} is the effect by dense seed.
+# fmt: off
+_WORDS = {
+    "better_than_blind": (
+        "Algorithm 1 points the right way more often than the better of two blind rules.",
+        "its accuracy, {accuracy:.2f}, minus {blind:.2f}."),
+    "robust_threshold": (
+        f"From {THRESHOLD_RANGE[0]:g} to {THRESHOLD_RANGE[1]:g} the threshold moves Algorithm 1's "
+        f"accuracy by less than {100 * STEADY_RANGE:.0f} points.",
+        f"{STEADY_RANGE:g} minus the range of the accuracies, {{change:.3f}} on average."),
+    "all_in_one": (
+        "At the coldest temperature every {load} is in Regime I.",
+        "the threshold minus the highest LMC of any {load}. LMC there: {values}."),
+    "sam_lowers_error": (
+        "Where SGD is in Regime I, SAM lowers the test error.",
+        "test error of SGD minus SAM's, {points} points; {one} of {cells} cells of SGD are in "
+        "Regime I."),
+    "sam_connects": (
+        "Where SGD is in Regime I, SAM raises LMC.", "LMC of SAM minus SGD's."),
+    "sam_aligns": (
+        "Where SGD is in Regime I, SAM raises CKA.", "CKA of SAM minus SGD's."),
+    "sam_gains_in_one": (
+        "SAM gains more in Regime I than in Regime II.",
+        "difference of the gains; that in Regime II is {outside} points."),
+    "rho_helps_low": (
+        "At low densities the largest radius gives a lower test error than none.",
+        "test error without SAM minus that at the largest, {points} points."),
+    "rho_hurts_high": (
+        "At high densities the largest radius gives a higher test error than none.",
+        "test error at the largest minus that without, {points} points."),
+    "cka_beats_fixed": (
+        "The radius of highest CKA is better than always the largest or always none.",
+        "their mean test error minus the rule's, {points}."),
+    "cka_matches_grid": (
+        "The radius of highest CKA is at least as good as the one grid search finds.",
+        "grid search's test error minus the rule's, on copies that neither saw, {points} points."),
+    "adam_dense": (
+        "A dense run with Adam is worse than one with SGD.",
+        "test error with Adam minus SGD's, over all cells, {points} points."),
+    "adam_retraining": (
+        "Retraining with Adam is better than with SGD.",
+        "test error with SGD minus Adam's, over all cells, {points} points."),
+    "cooling_high": (
+        "At high densities lowering the temperature raises BLEU.",
+        "BLEU at the coldest minus that at the hottest, {points} points."),
+    "better_than_usual": (
+        "At low densities {rule} chooses a better net than the dense test error does.",
+        "test error of the usual choice minus the rule's, {points} points."),
+    "close_to_grid": (
+        "{rule} gains more than half of what grid search gains over the usual choice.",
+        "its gain minus half of grid search's, over all loads, {points} points. At high densities "
+        "the rule gains {high} points."),
+    "cheaper_than_grid": (
+        "{rule} needs less than a tenth of the training epochs of grid search.",
+        "a tenth minus the share, which is {share:.1f} %."),
+}
+# fmt: on
+
+
+def _judge(name: str, effects: Array | pd.Series, **words: object) -> Statement:
+    """Judge a statement of `_WORDS` on its effects by dense seed."""
+    statement, effect = (text.format(points=_points(effects), **words) for text in _WORDS[name])
+    return judge_seed_effects(name, statement, effects, f"Effect: {effect}")
 
 
 def figure_3(diagram: PhaseDiagram) -> tuple[Statement, ...]:
@@ -64,20 +129,8 @@ def algorithm_1_accuracy(diagram: PhaseDiagram) -> tuple[Statement, ...]:
     near = [accuracy_by_seed(diagram, threshold) for threshold in THRESHOLD_RANGE]
     change = np.ptp(np.stack([*near, accuracy]), axis=0)
     return (
-        judge_seed_effects(
-            "better_than_blind",
-            "Algorithm 1 points the right way more often than the better of two blind rules.",
-            accuracy - blind,
-            f"Effect: its accuracy, {accuracy.mean():.2f}, minus {blind:.2f}.",
-        ),
-        judge_seed_effects(
-            "robust_threshold",
-            f"From {THRESHOLD_RANGE[0]:g} to {THRESHOLD_RANGE[1]:g} the threshold moves Algorithm "
-            f"1's accuracy by less than {100 * STEADY_RANGE:.0f} points.",
-            STEADY_RANGE - change,
-            f"Effect: {STEADY_RANGE:g} minus the range of the accuracies, {change.mean():.3f} on "
-            "average.",
-        ),
+        _judge("better_than_blind", accuracy - blind, accuracy=accuracy.mean(), blind=blind),
+        _judge("robust_threshold", STEADY_RANGE - change, change=change.mean()),
     )
 
 
@@ -88,13 +141,8 @@ def figure_15(diagram: PhaseDiagram) -> tuple[Statement, ...]:
         f"{format_value(diagram.load, x)}: {m:+.3f}"
         for x, m in zip(diagram.loads, mean(coldest, 0), strict=True)
     )
-    all_in_one = judge_seed_effects(
-        "all_in_one",
-        f"At the coldest temperature every {diagram.load} is in Regime I.",
-        diagram.lmc_threshold - np.nanmax(coldest, axis=1),
-        f"Effect: the threshold minus the highest LMC of any {diagram.load}. LMC there: {values}.",
-    )
-    return (all_in_one, heating_helps(diagram))
+    effects = diagram.lmc_threshold - np.nanmax(coldest, axis=1)
+    return (_judge("all_in_one", effects, load=diagram.load, values=values), heating_helps(diagram))
 
 
 def figure_5(sgd: PhaseDiagram, sam: PhaseDiagram) -> tuple[Statement, ...]:
@@ -107,29 +155,11 @@ def figure_5(sgd: PhaseDiagram, sam: PhaseDiagram) -> tuple[Statement, ...]:
         return mean((sam.by_seed[metric] - sgd.by_seed[metric])[:, cells], 1)
 
     inside, outside = -change("test_error", one), -change("test_error", two)
-    cells = f"{one.sum()} of {one.size} cells of SGD are in Regime I"
     return (
-        judge_seed_effects(
-            "sam_lowers_error",
-            "Where SGD is in Regime I, SAM lowers the test error.",
-            inside,
-            f"Effect: test error of SGD minus SAM's, {_points(inside)} points; {cells}.",
-        ),
-        *(
-            judge_seed_effects(
-                name,
-                f"Where SGD is in Regime I, SAM raises {METRIC_NAMES[metric]}.",
-                change(metric, one),
-                f"Effect: {METRIC_NAMES[metric]} of SAM minus SGD's.",
-            )
-            for name, metric in (("sam_connects", "lmc"), ("sam_aligns", "cka_softmax"))
-        ),
-        judge_seed_effects(
-            "sam_gains_in_one",
-            "SAM gains more in Regime I than in Regime II.",
-            inside - outside,
-            f"Effect: difference of the gains; that in Regime II is {_points(outside)} points.",
-        ),
+        _judge("sam_lowers_error", inside, one=one.sum(), cells=one.size),
+        _judge("sam_connects", change("lmc", one)),
+        _judge("sam_aligns", change("cka_softmax", one)),
+        _judge("sam_gains_in_one", inside - outside, outside=_points(outside)),
     )
 
 
@@ -140,36 +170,13 @@ def figure_6(
     seeds = diagram.by_seed["test_error"]
     gain = seeds[:, -1] - seeds[:, 0]  # hot to cold is from the largest radius to none
     k = max(1, third_of_loads(diagram))
-    low, high = mean(gain[:, :k], 1), mean(gain[:, -k:], 1)
     error = _error_by_seed(radii(tables, retraining_epochs))
-    fixed = seeds[:, [0, -1]].mean(axis=(1, 2)) - error["CKA"].to_numpy()
-    grid = error["grid search"] - error["CKA"]
+    fixed = seeds[:, [0, -1]].mean(axis=(1, 2))
     return (
-        judge_seed_effects(
-            "rho_helps_low",
-            "At low densities the largest radius gives a lower test error than none.",
-            low,
-            f"Effect: test error without SAM minus that at the largest, {_points(low)} points.",
-        ),
-        judge_seed_effects(
-            "rho_hurts_high",
-            "At high densities the largest radius gives a higher test error than none.",
-            -high,
-            f"Effect: test error at the largest minus that without, {_points(-high)} points.",
-        ),
-        judge_seed_effects(
-            "cka_beats_fixed",
-            "The radius of highest CKA is better than always the largest or always none.",
-            fixed,
-            f"Effect: their mean test error minus the rule's, {_points(fixed)}.",
-        ),
-        judge_seed_effects(
-            "cka_matches_grid",
-            "The radius of highest CKA is at least as good as the one grid search finds.",
-            grid,
-            "Effect: grid search's test error minus the rule's, on copies that neither saw, "
-            f"{_points(grid)} points.",
-        ),
+        _judge("rho_helps_low", mean(gain[:, :k], 1)),
+        _judge("rho_hurts_high", -mean(gain[:, -k:], 1)),
+        _judge("cka_beats_fixed", fixed - error["CKA"].to_numpy()),
+        _judge("cka_matches_grid", error["grid search"] - error["CKA"]),
     )
 
 
@@ -195,21 +202,7 @@ def figure_13(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Statement, ...]:
     error = {name: mean(d.by_seed["test_error"], (1, 2)) for name, d in diagrams.items()}
     dense = mean(np.stack([error[f"Adam, {r}"] - error[f"SGD, {r}"] for r in ("SGD", "Adam")]), 0)
     again = mean(np.stack([error[f"{d}, SGD"] - error[f"{d}, Adam"] for d in ("SGD", "Adam")]), 0)
-    return (
-        *statements,
-        judge_seed_effects(
-            "adam_dense",
-            "A dense run with Adam is worse than one with SGD.",
-            dense,
-            f"Effect: test error with Adam minus SGD's, over all cells, {_points(dense)} points.",
-        ),
-        judge_seed_effects(
-            "adam_retraining",
-            "Retraining with Adam is better than with SGD.",
-            again,
-            f"Effect: test error with SGD minus Adam's, over all cells, {_points(again)} points.",
-        ),
-    )
+    return (*statements, _judge("adam_dense", dense), _judge("adam_retraining", again))
 
 
 def figure_14(diagram: PhaseDiagram) -> tuple[Statement, ...]:
@@ -217,16 +210,10 @@ def figure_14(diagram: PhaseDiagram) -> tuple[Statement, ...]:
     k = max(1, third_of_loads(diagram))
     gain, half, detail = heating_gain(diagram, np.arange(k))
     seeds = diagram.by_seed["test_error"][..., -k:]
-    cooling = mean(seeds[:, 0] - seeds[:, -1], 1)
     text = "At low densities raising the temperature raises BLEU."
     return (
         judge_effect(diagram, "heating_low", text, gain, half, f"Effect: {detail}."),
-        judge_seed_effects(
-            "cooling_high",
-            "At high densities lowering the temperature raises BLEU.",
-            cooling,
-            f"Effect: BLEU at the coldest minus that at the hottest, {_points(cooling)} points.",
-        ),
+        _judge("cooling_high", mean(seeds[:, 0] - seeds[:, -1], 1)),
     )
 
 
@@ -253,6 +240,16 @@ def selections(
     return replay_rules(replays(tables, retraining_epochs), rules)  # type: ignore[arg-type]
 
 
+def study_selections(studies: Mapping[str, Study], alpha: int = EARLY_EPOCHS) -> pd.DataFrame:
+    """Choices of the rules of `selections` on several studies, named in the column ``study``."""
+    parts = []
+    for name, study in studies.items():
+        epochs = study.experiment.protocol.retraining.epochs
+        choices = selections(study.tables, epochs, alpha, study.diagram.lmc_threshold)
+        parts.append(choices.assign(study=name))
+    return pd.concat(parts, ignore_index=True)
+
+
 def figure_4(choices: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> tuple[Statement, ...]:
     """A rule beats the usual choice and comes close to grid search, at less cost (Section 4.2).
 
@@ -277,25 +274,9 @@ def figure_4(choices: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> tuple[S
     cost = choices[choices["rule"] == rule].groupby("dense_seed")[["epochs", "grid_epochs"]].sum()
     share = cost["epochs"] / cost["grid_epochs"]
     return (
-        judge_seed_effects(
-            "better_than_usual",
-            f"At low densities {rule} chooses a better net than the dense test error does.",
-            low_gain,
-            f"Effect: test error of the usual choice minus the rule's, {_points(low_gain)} points.",
-        ),
-        judge_seed_effects(
-            "close_to_grid",
-            f"{rule} gains more than half of what grid search gains over the usual choice.",
-            close,
-            f"Effect: its gain minus half of grid search's, over all loads, {_points(close)} "
-            f"points. At high densities the rule gains {_points(high_gain)} points.",
-        ),
-        judge_seed_effects(
-            "cheaper_than_grid",
-            f"{rule} needs less than a tenth of the training epochs of grid search.",
-            0.1 - share,
-            f"Effect: a tenth minus the share, which is {100 * share.mean():.1f} %.",
-        ),
+        _judge("better_than_usual", low_gain, rule=rule),
+        _judge("close_to_grid", close, rule=rule, high=_points(high_gain)),
+        _judge("cheaper_than_grid", 0.1 - share, rule=rule, share=100 * share.mean()),
     )
 
 

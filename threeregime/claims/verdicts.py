@@ -13,9 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from threeregime.analysis import Study
 from threeregime.claims import tables
@@ -84,36 +82,18 @@ def _study(scale: str, root: Path, name: str) -> Study | None:
 
 
 def _judge(claim: Claim, scale: str, read: Callable[[str], Study | None]) -> Verdict:
-    studies = {name: study for name in claim.experiments if (study := read(name)) is not None}
+    studies = [study for name in claim.experiments if (study := read(name)) is not None]
     if len(studies) < len(claim.experiments):
         return Verdict(claim, scale, "not measured", ())
     parts = tuple(claim.judge(studies))
     return Verdict(claim, scale, verdict_of(parts), parts)
 
 
-def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """Verdicts as a table: place in the paper, statement, verdict, effect, experiments."""
-    return pd.DataFrame(
-        {
-            "in the paper": v.claim.where,
-            "statement": v.claim.statement,
-            "here": v.verdict,
-            "effect (95 % interval)": effects(v),
-            "tables": ", ".join(v.claim.experiments),
-        }
-        for v in verdicts
-    )
-
-
 def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
     """Show verdicts as a table, marked with its claims so that other pages can quote them."""
     from IPython.display import Markdown
 
-    verdicts = list(verdicts)
-    rows = table(verdicts).drop(columns="tables")
-    rows["here"] = "**" + rows["here"] + "**"
-    lines = [" | ".join(row) for row in ([*rows], [":--"] * rows.shape[1], *rows.to_numpy())]
-    facts = [
+    facts: list[dict[str, Any]] = [
         {
             "name": v.claim.name,
             "where": v.claim.where,
@@ -125,7 +105,10 @@ def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
         }
         for v in verdicts
     ]
-    return attach_facts(Markdown("\n".join(f"| {line} |" for line in lines)), claims=facts)
+    rows = [("in the paper", "statement", "here", "effect (95 % interval)"), (":--",) * 4]
+    rows += [(f["where"], f["statement"], f"**{f['verdict']}**", f["effect"]) for f in facts]
+    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return attach_facts(Markdown(text), claims=facts)
 
 
 def verdict_lines(verdicts: Iterable[Verdict]) -> list[str]:

@@ -95,9 +95,8 @@ def _draw_changes(
             style.cell_text(ax, i, j, _signed(value, ".1f"), dark, size=6.5)
     for j in boxed:
         ax.add_patch(Rectangle((j + 0.06, 0), 0.88, len(change), **BOX))
-    style.ticks(ax, "x", diagram.load, diagram.loads)
+    style.label_load(ax, diagram)
     style.ticks(ax, "y", diagram.temperature, diagram.temperatures[:-1])
-    ax.set_xlabel(f"{style.axis_label(diagram.load)}, high load ← → low load")
     ax.set_ylabel(f"{style.axis_label(diagram.temperature)}, → hot")
     ax.set_title("Change of test error (points)", loc="left")
     return mesh
@@ -122,8 +121,7 @@ def comparison(
                 for k, (name, diagram) in enumerate(diagrams.items()):
                     _draw_line(ax, diagram, metric, diagram.loads.index(load), k, name)
                 first = next(iter(diagrams.values()))
-                style.ticks(ax, "x", first.temperature, first.temperatures, offset=0)
-                ax.set_xlabel(f"{style.axis_label(first.temperature)}, hot ← → cold")
+                style.label_temperature(ax, first)
                 ax.set_title(first.column_title(metric), loc="left")
                 ax.grid(alpha=0.3, lw=0.5)
                 if metric == "lmc":
@@ -141,18 +139,9 @@ def _draw_line(
     value, low, high = (
         factor * diagram.grid(f"{metric}{end}")[:, column] for end in ("", "_low", "_high")
     )
-    colour = style.LINES[k % len(style.LINES)]
-    ax.fill_between(positions, low, high, color=colour, alpha=0.18, lw=0)
-    ax.plot(
-        positions,
-        value,
-        marker=style.MARKS[k % len(style.MARKS)],
-        ms=3.5,
-        lw=1.3,
-        color=colour,
-        label=name,
-        ls=style.DASHES[k % len(style.DASHES)],
-    )
+    look = style.line(k)
+    ax.fill_between(positions, low, high, color=look["color"], alpha=0.18, lw=0)
+    ax.plot(positions, value, ms=3.5, lw=1.3, label=name, **look)
 
 
 @style.attach_tables
@@ -251,8 +240,7 @@ def _draw_choices(
     best = mean(100 * _error_of_rule(choices, "grid search", diagram), 0)
     line: Any = {"colors": "black", "lw": 1.3, "ls": (0, (3, 1.5))}
     ax.hlines(best, positions - 0.4, positions + 0.4, label="grid search", **line)
-    style.ticks(ax, "x", diagram.load, diagram.loads, offset=0)
-    ax.set_xlabel(f"{style.axis_label(diagram.load)}, high load ← → low load")
+    style.label_load(ax, diagram, offset=0)
     ax.set_ylabel(diagram.column_title("test_error"))
     ax.grid(axis="y", alpha=0.3, lw=0.5)
     return points

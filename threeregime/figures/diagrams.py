@@ -212,9 +212,8 @@ def error_curves(diagram: PhaseDiagram, loads: Sequence[float] | None = None) ->
                 last, label = int(finite[-1]), format_value(diagram.load, x)
                 font = {"color": colour, "weight": "bold", "va": "center"}
                 ax.text(last + 0.25, error[last, j], label, **font)
-        style.ticks(ax, "x", diagram.temperature, diagram.temperatures, offset=0)
+        style.label_temperature(ax, diagram)
         ax.set_xlim(-0.4, len(positions) + 0.2)
-        ax.set_xlabel(f"{style.axis_label(diagram.temperature)}, hot ← → cold")
         ax.set_ylabel(diagram.column_title("test_error"))
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3, lw=0.5)

@@ -36,15 +36,7 @@ def separation(areas: pd.DataFrame, names: Mapping[str, str]) -> Figure:
         left.set_ylabel("Area under the ROC curve")
         for k, metric in enumerate(m for m in metrics if (early["metric"] == m).any()):
             line = early[early["metric"] == metric].sort_values("epoch")
-            right.plot(
-                line["epoch"],
-                line["auc"],
-                marker=style.MARKS[k],
-                ms=4,
-                color=style.LINES[k],
-                ls=style.DASHES[k % len(style.DASHES)],
-                label=names[metric],
-            )
+            right.plot(line["epoch"], line["auc"], ms=4, label=names[metric], **style.line(k))
         if len(early):
             epochs = sorted(early["epoch"].unique())
             right.set_xscale("log", base=2)

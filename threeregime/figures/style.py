@@ -129,10 +129,30 @@ def label_axes(ax: Axes, diagram: PhaseDiagram) -> None:
     """Set limits, ticks and labels of a panel in units of cells."""
     ax.set_xlim(0, len(diagram.loads))
     ax.set_ylim(len(diagram.temperatures), 0)
-    ticks(ax, "x", diagram.load, diagram.loads)
+    label_load(ax, diagram)
     ticks(ax, "y", diagram.temperature, diagram.temperatures)
-    ax.set_xlabel(f"{axis_label(diagram.load)}, high load ← → low load")
     ax.set_ylabel(f"{axis_label(diagram.temperature)}, cold ← → hot")
+
+
+def label_load(ax: Axes, diagram: PhaseDiagram, offset: float = 0.5) -> None:
+    """Set ticks and label of a horizontal axis of loads."""
+    ticks(ax, "x", diagram.load, diagram.loads, offset)
+    ax.set_xlabel(f"{axis_label(diagram.load)}, high load ← → low load")
+
+
+def label_temperature(ax: Axes, diagram: PhaseDiagram) -> None:
+    """Set ticks and label of a horizontal axis of temperatures."""
+    ticks(ax, "x", diagram.temperature, diagram.temperatures, offset=0)
+    ax.set_xlabel(f"{axis_label(diagram.temperature)}, hot ← → cold")
+
+
+def line(k: int) -> dict[str, Any]:
+    """Marker, colour and dashes of the k-th line of a panel."""
+    return {
+        "marker": MARKS[k % len(MARKS)],
+        "color": LINES[k % len(LINES)],
+        "ls": DASHES[k % len(DASHES)],
+    }
 
 
 def label_regimes(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0, names: bool = True) -> None:
@@ -188,10 +208,10 @@ def legend_handles(diagrams: Iterable[PhaseDiagram], with_arrows: bool = True) -
     diagrams = list(diagrams)
     lmc = " and ".join(dict.fromkeys(f"{d.lmc_threshold:g}".replace("-", "−") for d in diagrams))
     cka = " and ".join(dict.fromkeys(f"{d.cka_threshold:.3f} ({d.cka_rule})" for d in diagrams))
-    line: Any = {"color": "black", "lw": 1.5}
+    black: Any = {"color": "black", "lw": 1.5}
     handles = [
-        Line2D([], [], ls=EDGES["I|II"], label=f"I | II: LMC = {lmc}", **line),
-        Line2D([], [], ls=EDGES["II-A|II-B"], label=f"II-A | II-B: CKA = {cka}", **line),
+        Line2D([], [], ls=EDGES["I|II"], label=f"I | II: LMC = {lmc}", **black),
+        Line2D([], [], ls=EDGES["II-A|II-B"], label=f"II-A | II-B: CKA = {cka}", **black),
     ]
     if with_arrows and any(change for d in diagrams for change in favourable_transitions(d)):
         mark: Any = {"marker": "$\\uparrow$", "markersize": 8, "ls": "", "color": "black"}
