@@ -16,6 +16,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from tests.helpers import spoiling, synthetic
+from threeregime._paths import ROOT
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.book import build, downloads
 from threeregime.experiments import catalogue
