@@ -109,7 +109,7 @@ SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
                 ("figure_02", "--set net.width=0", "width = 0.0 is not allowed: a factor above 0"),
                 ("figure_08", "--set net.depth=15", "depth = 15 is not allowed: a DenseNet has 3n"),
                 ("figure_09", "--set net.depth=12", "a VGG has 11, 13, 16, 19 layers"),
-                ("figure_14", "--set net.depth=0", "a Transformer has 1 or more layers a side"),
+                ("figure_14", "--set net.depth=0", "a Transformer has 1 or more layers in its"),
                 ("figure_14", "--set data.crop=4", "data.crop = 4"),
                 ("figure_02", "--only rho=1", "'rho' is not an axis of figure_02: epochs or"),
             ]
