@@ -34,11 +34,11 @@ SMOKE_FLEET = 8
 
 
 def pytest_configure() -> None:
-    kernels.use()
+    kernels.use_forked_kernels()
 
 
 def pytest_unconfigure() -> None:
-    kernels.SERVER_OF_THIS_PROCESS.close()
+    kernels.close()
 
 
 TOGETHER = {

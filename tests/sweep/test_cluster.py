@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from tests.helpers.comparing import checkpoints, tables
-from threeregime import cli
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
@@ -221,10 +220,10 @@ def test_a_retired_worker_is_not_a_death(farm: Farm, tiny: Experiment, tmp_path:
 
 
 def test_a_time_budget_holds_on_a_cluster(pair: str, tiny: Experiment, tmp_path: Path) -> None:
-    long = tiny.with_fields({"retraining.epochs": 3000})
+    long = tiny.with_fields({"retraining.epochs": 30_000})  # hours
     begin = time.time()
     assert not compute(long, tmp_path, pair, deadline=begin + 6)
-    assert time.time() - begin < 6 + 2 * cli.ENDING_SECONDS  # a busy machine ends late
+    assert time.time() - begin < PATIENCE
     assert make_plan(long, tmp_path, FLEET).retrain
 
 

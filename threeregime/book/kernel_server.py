@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.manager import KernelManager as JupyterManager
 from jupyter_client.provisioning import LocalProvisioner
 
 from threeregime._paths import ROOT
@@ -110,15 +111,25 @@ class KernelServer:
 
         class ForkingManager(KernelManager):
             async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
-                local = self.provisioner
-                assert isinstance(local, LocalProvisioner)
-                folder, variables = kw.get("cwd") or os.getcwd(), dict(kw["env"])
-                kernel = server.fork(kernel_cmd[len(COMMAND) :], str(folder), variables)
-                local.process = cast(Any, kernel)
-                local.pid = local.pgid = cast(Any, kernel.pid)
-                self._reconcile_connection_info(local.connection_info)
+                server.launch(self, kernel_cmd, **kw)
 
         return ForkingManager
+
+    def launch(self, manager: JupyterManager, command: list[str], **options: Any) -> None:
+        """Fork the kernel of a manager, in place of its ``_async_launch_kernel``.
+
+        Args:
+            manager: has a local provisioner.
+            command: starts with a Python, ``-m`` and a module.
+            options: of the process: ``env``, and ``cwd`` or None.
+        """
+        local = manager.provisioner
+        assert isinstance(local, LocalProvisioner)
+        folder, variables = options.get("cwd") or os.getcwd(), dict(options["env"])
+        kernel = self.fork(command[len(COMMAND) :], str(folder), variables)
+        local.process = cast(Any, kernel)
+        local.pid = local.pgid = cast(Any, kernel.pid)
+        manager._reconcile_connection_info(local.connection_info)
 
 
 class ForkedKernel:
