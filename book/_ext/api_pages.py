@@ -1,7 +1,7 @@
 """The pages of the public interface: one for the whole package and one for each room.
 
-``{public-names} PACKAGE`` documents the names in ``PACKAGE.__all__``. A name that another room
-exports as well is documented there alone, and the directive links to it.
+``{public-names} PACKAGE`` documents the names in ``PACKAGE.__all__``. A name that comes from a room
+with a page of its own is documented there alone, and the directive links to it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from types import ModuleType
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -22,20 +22,25 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 PACKAGE = "threeregime"
+PAGES = "book/api"  # a page for each room
 LONGEST = 60  # characters of the value of a constant
 LOGGER = logging.getLogger(__name__)
 
 
-def home(package: str, name: str) -> str:
-    """Return the room that documents a public name of a package."""
+def home(package: str, name: str, pages: Collection[str]) -> str:
+    """Return the package whose page documents a public name.
+
+    Args:
+        package: it exports the name.
+        name: of a class, function or constant.
+        pages: names of all pages.
+    """
     thing = getattr(importlib.import_module(package), name)
     room = ".".join(str(getattr(thing, "__module__", "")).split(".")[:2])
-    exported = getattr(_module(room), "__all__", ()) if room.startswith(f"{PACKAGE}.") else ()
-    return room if name in exported else package
-
-
-def _module(name: str) -> ModuleType | None:
-    return importlib.import_module(name) if name else None
+    if f"{PAGES}/{room.partition('.')[2]}" not in pages:
+        return package
+    module = importlib.import_module(room)
+    return room if name in getattr(module, "__all__", vars(module)) else package
 
 
 def reference(package: str, name: str) -> list[str]:
@@ -74,7 +79,8 @@ class PublicNames(SphinxDirective):
         package = self.arguments[0]
         self._note_dependencies(package)
         names = getattr(importlib.import_module(package), "__all__", [])
-        homes = {name: home(package, name) for name in names if not name.startswith("__")}
+        pages = self.env.found_docs
+        homes = {n: home(package, n, pages) for n in names if not n.startswith("__")}
         elsewhere = [name for name in homes if homes[name] != package]
         here = [name for name in homes if homes[name] == package]
         lines = [f".. py:module:: {package}", ""]

@@ -15,6 +15,7 @@ import nbformat
 import pandas as pd
 import pytest
 
+from threeregime._paths import PACKAGE, PROTOCOLS, RESULTS
 from threeregime.book import execution
 from threeregime.book.kernel_server import KernelServer, environment
 from threeregime.errors import ThreeRegimeError
@@ -195,6 +196,27 @@ def test_other_programs_make_a_notebook_rest_on_everything(
     assert execution.Runs(root).outdated() == []
     write_table(root, 1)
     assert len(execution.Runs(root).outdated()) == 1
+
+
+def test_shipped_tables_and_experiments_are_recorded(
+    tmp_path: Path, server: KernelServer | None
+) -> None:
+    root = tmp_path.resolve()
+    source = (
+        "from threeregime import load_experiment, load_results\n"
+        "load_results(load_experiment('figure_07', 'digits'))"
+    )
+    write_notebook(root / "notebooks" / "loads.ipynb", source)
+    assert execution.run_all(root, server=server) == ["loads"]
+    record = json.loads((root / execution.BUILD / "executed.json").read_text())
+    inputs = set(record["loads"]["inputs"])
+    tables = {str(path) for path in (RESULTS / "figure_07" / "digits").glob("*.*")}
+    assert len(tables) > 3
+    assert tables <= inputs
+    assert str(PROTOCOLS / "figure_07.toml") in inputs
+    assert str(PACKAGE / "results" / "tables.py") in inputs
+    assert not [key for key in inputs if "figure_02" in key or "/figures/" in key]
+    assert execution.EVERYTHING not in inputs
 
 
 def test_what_changes_during_a_run_is_not_taken_for_what_was_read(

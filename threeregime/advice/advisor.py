@@ -74,8 +74,9 @@ def advise(
         test_data: like ``train_data``. Without it, checkpoints are compared by training error and
             CKA (Algorithm 2.1).
         checkpoints: candidates by name: state_dicts, or paths of their files. None: the model.
-        epochs, batch_size, optimizer, lr: retraining; None: as in
-            :func:`threeregime.advice.candidates.default_retraining`.
+        epochs, batch_size, optimizer, lr: retraining. By default it makes about 300 steps (from 2
+            to 20 epochs) in batches of 64 examples, or fewer if there are few examples, by SGD with
+            momentum if the net has batch norm, otherwise by Adam.
         copies: number of copies to retrain, 2 or more; more copies reduce noise.
         max_examples: examples of a split to draw at most.
         seed: of the draw, the order of the data in retraining, and dropout.

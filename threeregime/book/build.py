@@ -58,11 +58,12 @@ def build_book(execute: bool = True, out: Path | None = None, root: Path = ROOT)
         draw_picture(root / "book" / "images" / "regimes.png")
     folder = (out or root / "book").resolve() / "_build"
     html, stamp = folder / "html", folder / "html.sha256"
-    sources = _digest(root)
-    if not (html.exists() and stamp.exists() and stamp.read_text() == sources):
+    sources, names = _digest(root), page_names(root)
+    complete = all((html / f"{name}.html").exists() for name in ["index", *names])
+    if not (complete and stamp.exists() and stamp.read_text() == sources):
         stamp.unlink(missing_ok=True)
         run_sphinx("html", out, root)
-    check_pages(html, page_names(root))
+    check_pages(html, names)
     stamp.write_text(sources)
     return html / "index.html"
 

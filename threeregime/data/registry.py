@@ -125,7 +125,7 @@ def load_task(
     """Load the dataset of a protocol onto a device, once per process.
 
     Args:
-        data: the dataset and its augmentation, :attr:`threeregime.protocol.Protocol.data`.
+        data: the dataset and its augmentation, ``data`` of a protocol.
         data_dir: folder of downloaded datasets.
         download: whether to download what is missing.
         device: device of the examples.
