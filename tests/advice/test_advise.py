@@ -774,7 +774,7 @@ def test_the_readme_s_example_works_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = ROOT
-    section = (root / "README.md").read_text().split("## Advice for a net of your own")[1]
+    section = (root / "README.md").read_text().split("## Advice for your own net")[1]
     section = section.split("\n## ")[0]
     (tmp_path / "examples").symlink_to(root / "examples")
     monkeypatch.chdir(tmp_path)
