@@ -92,14 +92,9 @@ def _known_outcomes(diagram: PhaseDiagram) -> tuple[HeatingOutcomes, NDArray[np.
 
 
 def confusion_table(diagram: PhaseDiagram, threshold: float | None = None) -> pd.DataFrame:
-    """Decisions of Algorithm 1 against the truth, in cells times dense seeds.
+    """Count the decisions of Algorithm 1 (rows) by the truth (columns), over cells and dense seeds.
 
-    Args:
-        diagram: the diagram.
-        threshold: of LMC; None: the diagram's.
-
-    Returns:
-        Counts: one row per decision, one column per truth.
+    ``threshold`` is that of LMC; None: the diagram's.
     """
     outcomes, known = _known_outcomes(diagram)
     raised = outcomes.lmc[known] < (diagram.lmc_threshold if threshold is None else threshold)

@@ -128,9 +128,7 @@ def select_by_similarity(
 def select_rho(trials: Trials[Candidate], epochs: int | None = None) -> Decision[Candidate]:
     """The rule for SAM (Section 4.3): the radius whose pruned nets have the highest CKA.
 
-    Args:
-        trials: the radii at one load.
-        epochs: of retraining; None: all of them.
+    The candidates are radii; ``epochs`` of retraining, None: all of them.
     """
     epochs = trials.retraining_epochs if epochs is None else epochs
     evidence = {c: trials.retrain(c, epochs) for c in trials.candidates}

@@ -189,11 +189,7 @@ def heating_helps(diagram: PhaseDiagram) -> Statement:
 
 
 def heating_gain(diagram: PhaseDiagram, loads: NDArray[np.intp]) -> tuple[float, float, str]:
-    """Gain of the best hotter temperature at some loads, without the bias of choosing it.
-
-    Args:
-        diagram: the diagram.
-        loads: indices of its loads.
+    """Gain of the best hotter temperature at loads, by index, without the bias of choosing it.
 
     Returns:
         Mean gain over loads and dense seeds (fraction of test error, positive where hotter is

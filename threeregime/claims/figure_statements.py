@@ -299,12 +299,7 @@ def local_metrics(tables: Results) -> tuple[Statement, ...]:
 
 
 def early_metrics(tables: Results, alpha: int = EARLY_EPOCHS) -> tuple[Statement, ...]:
-    """LMC and CKA predict early in retraining where hotter is better (Section 4.2).
-
-    Args:
-        tables: of one variant, with measurements after ``alpha`` epochs.
-        alpha: epochs of retraining.
-    """
+    """LMC and CKA predict after ``alpha`` epochs where hotter is better (Section 4.2)."""
     early, end = _areas_by_seed(tables, alpha), _areas_by_seed(tables)
     early_whole, end_whole = areas_by_metric(tables, alpha), areas_by_metric(tables)
     statements = []

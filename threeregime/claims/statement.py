@@ -97,14 +97,7 @@ def judge_effect(
 
 
 def judge_seed_effects(name: str, statement: str, effects: ArrayLike, detail: str) -> Statement:
-    """Judge an effect measured on each dense seed, by Student's t over the dense seeds.
-
-    Args:
-        name: short key.
-        statement: the claim in words.
-        effects: one per dense seed [D]; NaN values are ignored.
-        detail: the numbers behind it.
-    """
+    """Judge effects measured on each dense seed [D], by Student's t; NaN values are ignored."""
     known = np.asarray(effects, dtype=float)
     known = known[np.isfinite(known)]
     effect, half = float(mean(known, 0)), interval_half_width(known)

@@ -104,17 +104,9 @@ def heat_map(
     threshold: float | None = None,
     names: bool = True,
 ) -> None:
-    """Draw one panel: cells, boundaries, regime names and a colour bar with a threshold.
+    """Draw the values of cells [T, L], with regime boundaries and names and a colour bar.
 
-    Args:
-        ax: the axes.
-        diagram: defines axis labels, boundaries and names.
-        values: of the cells [T, L], hot to cold.
-        colours: name of the colour map.
-        norm: colour scale.
-        title: of the panel.
-        threshold: a value to mark on the colour bar.
-        names: whether to write the regimes' names.
+    ``colours`` is the name of a colour map; ``threshold`` is marked on the colour bar.
     """
     mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap=colours, norm=norm, rasterized=True)
     label_regimes(ax, diagram, names=names)
@@ -158,11 +150,7 @@ def line(k: int) -> dict[str, Any]:
 def label_regimes(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0, names: bool = True) -> None:
     """Label the axes of a panel in units of cells, and draw regime boundaries and names.
 
-    Args:
-        ax: the panel.
-        diagram: the diagram on it.
-        lower: how far below the middle of its cell to write a regime's name.
-        names: whether to write the names.
+    ``lower`` is the distance of a name below the middle of its cell.
     """
     label_axes(ax, diagram)
     for kind, segments in regime_boundaries(diagram).items():
