@@ -6,6 +6,7 @@
       anywidget: root + "anywidget/index",
       "@jupyter-widgets/html-manager/dist": root + "html-manager",
       // Defined by the manager's script; their fonts are looked for beside where they seem to lie.
+      "@jupyter-widgets/html-manager": root + "html-manager/manager",
       "@jupyter-widgets/base": root + "html-manager/base",
       "@jupyter-widgets/controls": root + "html-manager/controls",
     },

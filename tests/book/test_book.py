@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
@@ -27,6 +29,17 @@ def test_page_opens_without_a_network_and_fits_a_phone(html: Path, browser: Any,
         visit.page.set_viewport_size({"width": 390, "height": 800})
         beyond = "document.documentElement.scrollWidth - window.innerWidth"
         assert visit.page.evaluate(beyond) <= 0
+
+
+def test_fonts_of_the_widgets_lie_in_the_book(html: Path, browser: Any) -> None:
+    sources = """[...document.styleSheets]
+        .flatMap(sheet => { try { return [...sheet.cssRules]; } catch { return []; } })
+        .filter(rule => rule instanceof CSSFontFaceRule)
+        .map(rule => rule.style.src)"""
+    with Visit(browser, html / "notebooks/explorer.html") as visit:
+        found = re.findall(r'url\("(file:[^"#?]+\.woff2)', " ".join(visit.page.evaluate(sources)))
+    assert len(found) >= 6
+    assert [font for font in found if not Path(url2pathname(urlsplit(font).path)).is_file()] == []
 
 
 def test_pages_weigh_less_than_30_megabytes(html: Path) -> None:

@@ -118,3 +118,8 @@ def test_list_reads_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "read_table", counted)
     assert len(list(experiment_list())) > 60
     assert sorted(read) == sorted(tables.ROOT.glob("*/*/*.parquet"))
+
+
+def test_an_installed_package_names_no_commit_of_its_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "CHECKOUT", False)
+    assert provenance.commit.__wrapped__() == "unknown"

@@ -304,6 +304,20 @@ def test_no_workers(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_machine_too_busy_to_start_dask(tiny: Experiment, tmp_path: Path, monkeypatch: Any) -> None:
+    import distributed
+
+    starts = []
+
+    def starve(*_: Any, **__: Any) -> None:
+        starts.append(1)
+        assert None is not None
+
+    monkeypatch.setattr(distributed, "Client", starve)
+    assert "too busy" in line(lambda: compute(tiny, tmp_path, "tcp://127.0.0.1:1"))
+    assert len(starts) == dask_workers.START_ATTEMPTS
+
+
 def test_a_folder_that_is_not_shared(pair: str, tiny: Experiment, tmp_path: Path) -> None:
     """Below /proc/self/cwd every process sees another folder."""
     if not Path("/proc/self/cwd").exists():

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from threeregime._paths import PACKAGE
+from threeregime._paths import CHECKOUT, PACKAGE
 
 NUMBERS = 1
 """The version of the numbers that this code makes.
@@ -23,6 +23,9 @@ it with every fleet, so that tables made before the change are known to be stale
 @functools.cache
 def commit() -> str:
     """Return the git commit of the code, with "+" where files have changed since, or "unknown"."""
+    if not CHECKOUT:
+        # An installed package may lie inside a repository of its user's.
+        return "unknown"
 
     def git(*words: str) -> str:
         done = subprocess.run(

@@ -30,6 +30,8 @@ SCHEDULER_SECONDS = 10.0
 """How long to wait for a scheduler to answer."""
 WORKER_SECONDS = 60.0
 """How long to wait for the first worker."""
+START_ATTEMPTS = 3
+"""How often to try to start Dask on a busy machine."""
 GRACE_SECONDS = 2.0
 """How long to wait for workers after the deadline."""
 PROGRESS_SECONDS = 1.0
@@ -76,14 +78,13 @@ def connect_workers(address: str) -> Iterator[Any]:
     """
     if not is_dask_installed():
         raise ThreeRegimeError("a Dask cluster needs Dask: pip install 'threeregime[dask]'")
-    from distributed import Client
     from distributed.comm import CommClosedError
 
     _silence_dask()
     try:
         file = Path(address)
         scheduler = str(json.loads(file.read_text())["address"]) if file.is_file() else address
-        client = Client(scheduler, timeout=SCHEDULER_SECONDS, set_as_default=False)
+        client = _open_client(scheduler)
     except (OSError, ValueError, LookupError):
         raise ThreeRegimeError(
             f"no Dask scheduler answers at {address}: start one with `dask scheduler`, "
@@ -103,6 +104,24 @@ def connect_workers(address: str) -> Iterator[Any]:
             yield client
         except CommClosedError as error:
             raise _resumable_error(f"the scheduler at {address} is gone") from error
+
+
+def _open_client(scheduler: str) -> Any:
+    """Return a client of a scheduler.
+
+    Raises:
+        OSError: no scheduler answers there.
+        ThreeRegimeError: the machine is too busy to start Dask.
+    """
+    from distributed import Client
+
+    for _ in range(START_ATTEMPTS):
+        try:
+            return Client(scheduler, timeout=SCHEDULER_SECONDS, set_as_default=False)
+        except AssertionError:
+            # Dask gives the thread of its event loop ten seconds to start, and asserts that it did.
+            continue
+    raise ThreeRegimeError("Dask does not start: this machine is too busy, try again later")
 
 
 def _silence_dask() -> None:

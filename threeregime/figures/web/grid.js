@@ -1,5 +1,5 @@
 // What the grid says, without drawing anything: regimes, advice, commands, addresses.
-// The numbers were made by threeregime/explorer.py, which also joins this file with the others.
+// The numbers were made by threeregime/figures/explorer_data.py; explorer.py joins this file with the others.
 
 const REGIMES = ["I", "II-A", "II-B"];
 const CHANCES = { I: "p_I", "II-A": "p_IIA", "II-B": "p_IIB" };
