@@ -304,7 +304,9 @@ def test_no_workers(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_machine_too_busy_to_start_dask(tiny: Experiment, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_machine_too_busy_to_start_dask(
+    tiny: Experiment, tmp_path: Path, monkeypatch: Any
+) -> None:
     import distributed
 
     starts = []
