@@ -85,6 +85,8 @@ def connect_workers(address: str) -> Iterator[Any]:
         file = Path(address)
         scheduler = str(json.loads(file.read_text())["address"]) if file.is_file() else address
         client = _open_client(scheduler)
+    except ThreeRegimeError:
+        raise
     except (OSError, ValueError, LookupError):
         raise ThreeRegimeError(
             f"no Dask scheduler answers at {address}: start one with `dask scheduler`, "
