@@ -129,6 +129,15 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_book(execute=False, out=tmp_path_factory.mktemp("book")).parent
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Set two threads for the test, and put their number back after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     try:

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 """The checkout; without one, the folder that the package is installed in."""
 CHECKOUT = (ROOT / "pyproject.toml").is_file()
-"""Whether this is a checkout, not an installed wheel."""
+"""True for a checkout, False for an installed wheel."""
 
 PROTOCOLS = PACKAGE / "experiments" / "protocols"
 REFERENCE = PACKAGE / "results" / "reference"
@@ -17,4 +17,4 @@ KERNELS = PACKAGE / "fleet" / "lanes.cpp"
 RESULTS = ROOT / "results" if CHECKOUT else PACKAGE / "shipped"
 """The shipped tables; a wheel carries them inside the package."""
 RUNS = ROOT / "runs" if CHECKOUT else Path("runs")
-"""What a user computes; without a checkout it is in the current folder."""
+"""The results that a user computes; without a checkout it is in the current folder."""

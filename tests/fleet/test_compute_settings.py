@@ -13,15 +13,6 @@ KEPT, INITIAL = [(-3, 1 << 30), (-1, (1 << 31) - 1)], [(-3, 128 << 10), (-1, 128
 
 
 @pytest.fixture
-def threads() -> Iterator[None]:
-    """Two threads before the test, as many as there were after it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Settings of glibc, as they are made."""
     calls: list[tuple[int, int]] = []

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.helpers.comparing import assert_resumes_exactly
 from threeregime.data.images import ImageBatches
 from threeregime.data.registry import load_images
 from threeregime.errors import ThreeRegimeError
@@ -117,15 +118,7 @@ def test_a_radius_of_zero_is_plain_sgd() -> None:
 @pytest.mark.parametrize("fields", [{"optimizer": "adam"}, {"rho": 0.2}, {}])
 def test_training_goes_on_from_a_saved_state(fields: dict[str, Any]) -> None:
     training = replace(PLAIN, **fields)
-    whole, first, second = (make_run(training) for _ in range(3))
-    for _ in range(2):
-        whole.run_epoch()
-    first.run_epoch()
-    second.load(first.state())
-    second.run_epoch()
-    expected, got = whole.state(), second.state()
-    assert set(got) == set(expected)
-    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert_resumes_exactly(lambda: make_run(training))
 
 
 # --- schedules

@@ -79,12 +79,12 @@ class Advice:
 
     @property
     def turn(self) -> str:
-        """How to change the temperature before pruning: "hotter", "colder" or "stay"."""
+        """The change of the temperature before pruning: "hotter", "colder" or "stay"."""
         return TURNS[self.regime]
 
     @property
     def open(self) -> bool:
-        """Whether the regime is uncertain: less probable than `MIN_PROBABILITY`."""
+        """True if the regime is uncertain: less probable than `MIN_PROBABILITY`."""
         return self.probabilities is not None and self.probabilities[self.regime] < MIN_PROBABILITY
 
     def __str__(self) -> str:

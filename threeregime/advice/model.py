@@ -39,7 +39,7 @@ class PrunableNet:
 
     @property
     def batch_norm(self) -> bool:
-        """Whether it has batch norm."""
+        """True if it has batch norm."""
         return any(isinstance(layer, _BatchNorm) for layer in self.module.modules())
 
     @property

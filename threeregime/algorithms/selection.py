@@ -167,7 +167,7 @@ def _select(
 
 
 def _in_regime_one(measurement: Measurement, threshold: float) -> bool:
-    """Whether a net is in Regime I; LMC is NaN if copies diverged, which are not connected."""
+    """Return True in Regime I; LMC is NaN if copies diverged, which are not connected."""
     return not measurement.lmc >= threshold
 
 

@@ -29,7 +29,7 @@ Measure = Callable[[Sequence[Cell]], Mapping[Cell, float]]
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where LMC crosses its threshold, load by load.
+    """Temperatures at which LMC crosses its threshold, one for each load.
 
     Attributes:
         temperature: name of the temperature.
@@ -51,7 +51,7 @@ class Boundary:
 
     @property
     def in_regime_one(self) -> NDArray[np.bool_]:
-        """Whether each cell is in Regime I [T, L], measured or not."""
+        """Cells in Regime I [T, L], measured or not."""
         rows = np.arange(len(self.temperatures))[:, None]
         inside: NDArray[np.bool_] = rows >= np.array(self.crossing)
         return inside

@@ -137,7 +137,7 @@ class PhaseDiagram:
 
     @property
     def has_seeds(self) -> bool:
-        """Whether there are replicates, and with them intervals and probabilities."""
+        """True if there are replicates, and with them intervals and probabilities."""
         return bool(self.replicates)
 
     def column_title(self, column: str) -> str:

@@ -39,7 +39,7 @@ class ShippedTables:
 
     @property
     def is_copy(self) -> bool:
-        """Whether the tables are of a copy of the data set that the experiment asks for."""
+        """True if the tables are of a copy of the data set that the experiment asks for."""
         return self.experiment.protocol.data != self.asked.protocol.data
 
     @cached_property
