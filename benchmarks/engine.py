@@ -1,252 +1,312 @@
-"""Speed of the engines on this device at the paper's size: ``python -m benchmarks.engine``.
+"""Speed of a training step on this device: ``python -m benchmarks.engine``.
 
-PreResNet-20 on images like CIFAR-10's, batch 64: all engines, for fleets of 1 to 64 nets, against a
-reference loop like the authors' scripts (one net, a DataLoader with workers, PIL transforms,
-``.item()`` each step). A CPU runs one process per core, as a sweep does, and the reference loop
-with all threads. Net-epochs per second are printed, with their share of the floor: the time that
-the bytes of 16-bit activations (pointwise operations fused) or the multiplications take at the
-bandwidth and speed of this device. The last line is ``ratio``, the best engine over the reference
-loop.
+At the scales digits and mini: the ways to train many small nets on one core, one thread each, in
+one run: plain PyTorch one net at a time, ``torch.func.vmap``, the backend ``grouped``, JAX where it
+is installed, and the backend ``planned`` with dense nets and pruned ones. Milliseconds of processor
+time per net-step (one net, one batch) are printed, with the floating-point operations per second
+and their share of the peak of this core, measured in the same run. The last line is ``ratio``,
+planned dense nets over plain PyTorch. At the scale paper: see :mod:`benchmarks.paper_size`.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import importlib.util
 import os
+import statistics
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, grad, stack_module_state, vmap
 
-from benchmarks.processes import Step, measure, record
-from threeregime.data import Dataset, ImageBatches
-from threeregime.data.registry import CIFAR10_MEAN, CIFAR10_STD
-from threeregime.errors import ThreeRegimeError
+from benchmarks import paper_size
+from benchmarks.processes import Step, record
+from threeregime.data import Dataset, load_images
 from threeregime.experiments import load_scale
-from threeregime.fleet import BACKENDS, WARM_UP, Engine, Fleet, candidate_engines, device_name
+from threeregime.fleet import Engine, Fleet, compute_settings, device_name
+from threeregime.kernels import find_compiler
+from threeregime.kernels import record as record_ops
+from threeregime.kernels.recorder import CONV, LINEAR
 from threeregime.models import net_builder
+from threeregime.protocol import Net, Protocol
+from threeregime.pruning import magnitude_masks
 from threeregime.results.provenance import commit
 from threeregime.training import TrainingRun
 
-PROTOCOL = load_scale("paper")
-TRAINING = PROTOCOL.retraining
-IMAGES = 50_000
-STEPS = IMAGES // TRAINING.batch_size
-BYTES = 6.2e6
-"""Activations moved per image of training in 16 bits, pointwise operations fused."""
-OPERATIONS = 244e6
-"""Floating-point operations per image of training: three passes of 40.8 M multiply-adds."""
-PATIENCE = 2.5
-"""Seconds of a step; if one takes longer, larger fleets are skipped."""
+WIDTHS = {"digits": (0.25, 0.5), "mini": (0.5,)}
+DENSITIES = (0.05, 0.1, 0.2)
+MEMBERS = {"vmap": 16, "jax": 16, "grouped": 16, "planned": 48}
+"""Number of nets at which a way is at its best on a CPU."""
+ROUNDS = 3
+SECONDS = 1.0
+"""Processor time that a way is measured for in each round."""
 
 
-def pictures() -> Dataset:
-    """Return random images of CIFAR-10's shape, since speed does not depend on content."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(10, (IMAGES,), generator=generator)
-    return Dataset(
-        "cifar10", images, labels, images[:64], labels[:64], CIFAR10_MEAN, CIFAR10_STD, 10
-    )
+def peak() -> float:
+    """Return the floating-point operations per second of this core in float32."""
+    compiler = find_compiler()
+    if not compiler:
+        raise SystemExit("no C++ compiler: apt-get install g++")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "peak.so"
+        source = Path(__file__).with_name("peak.cpp")
+        options = ["-O3", "-march=native", "-mtune=generic", "-shared", "-fPIC"]
+        subprocess.run([compiler, *options, str(source), "-o", str(library)], check=True)
+        measure = ctypes.CDLL(str(library)).operations_per_second
+        measure.restype = ctypes.c_double
+        return max(measure(ctypes.c_long(5_000_000)) for _ in range(5))
 
 
-class Pictures(torch.utils.data.Dataset):
-    """The images as torchvision loads them: a PIL image from an array, then transforms."""
-
-    def __init__(self, data: Dataset) -> None:
-        from torchvision import transforms
-
-        self.images = data.train_images.permute(0, 2, 3, 1).numpy()
-        self.labels = data.train_labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=PROTOCOL.data.crop),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(data.mean, data.std),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        from PIL import Image
-
-        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
-
-
-def reference(device: str, workers: int) -> Step:
-    """Train one net like a stand-alone script."""
-    data = pictures()
-    dataloader = torch.utils.data.DataLoader(
-        Pictures(data),
-        batch_size=TRAINING.batch_size,
-        shuffle=True,
-        num_workers=workers,
-        drop_last=True,
-        pin_memory=device != "cpu",
-    )
-    net = net_builder(PROTOCOL.net, data)().to(device).train()
-    optimizer = torch.optim.SGD(
-        net.parameters(), TRAINING.lr, TRAINING.momentum, weight_decay=TRAINING.weight_decay
-    )
-    losses, correct = [], 0
-
-    def forever() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        while True:
-            yield from dataloader
-
-    batches = forever()
-
-    def step(number: int) -> None:
-        nonlocal correct
-        images, labels = (part.to(device) for part in next(batches))
-        outputs = net(images)
-        loss = F.cross_entropy(outputs, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        correct += (outputs.argmax(dim=1) == labels).sum().item()
-
-    return step
-
-
-def fleet_of(members: int, engine: Engine, device: str) -> Step:
-    """Train a fleet as a sweep does."""
-    data, seeds = pictures().to(device), range(members)
-    fleet = Fleet.initial(net_builder(PROTOCOL.net, data), seeds, device, **engine.fleet_options)
-    loader = ImageBatches(data, seeds, TRAINING.batch_size, PROTOCOL.data.crop, PROTOCOL.data.flip)
-    run = TrainingRun(fleet, loader, TRAINING, engine)
-    draws = loader.draw(0)
-    fleet.module.train()
-
-    def step(number: int) -> None:
-        run.advance(*loader.step_draws(draws, number % loader.steps))
-
-    for number in range(WARM_UP + 1 if engine.graphed or engine.compiled else 0):
-        step(number)
-    return step
-
-
-def runs(engine: Engine) -> bool:
-    """Return whether an engine supports this net."""
-    try:
-        BACKENDS[engine.backend].stack(net_builder(PROTOCOL.net, pictures())(), 1)
-    except ThreeRegimeError:
-        return False
-    return True
-
-
-def floor(device: str) -> tuple[float, float, float]:
-    """Return the least seconds of a net's epoch, and measured bytes and operations per second."""
-    bandwidth, speed = _bandwidth(device), _speed(device)
-    return IMAGES * max(BYTES / bandwidth, OPERATIONS / speed), bandwidth, speed
-
-
-def _bandwidth(device: str) -> float:
-    """Return the bytes read and written per second by a copy."""
-    source = torch.ones(2**28 if device != "cpu" else 2**26, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / _fastest(lambda: target.copy_(source), device)
-
-
-def _speed(device: str) -> float:
-    """Return the floating-point operations per second of a 16-bit matrix product."""
-    side = 8192 if device != "cpu" else 2048
-    a = torch.ones(side, side, dtype=torch.bfloat16, device=device)
-    return 2 * side**3 / _fastest(lambda: a @ a, device)
-
-
-def _fastest(work: Callable[[], object], device: str) -> float:
-    best = float("inf")
-    for _ in range(10):
-        begin = time.perf_counter()
-        work()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begin)
-    return best
+def load_task(scale: str) -> Dataset:
+    """Return the training images: those of the digits, or random ones of the scale's shape."""
+    data = load_scale(scale).data
+    images = load_images("digits") if data.name == "digits" else paper_size.pictures()
+    return images.reduced(data.images, data.size).augmented(data.crop, data.flip)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of the table."""
+class Workload:
+    """A protocol with its net and training images."""
 
-    way: str
+    protocol: Protocol
+    task: Dataset
+
+    @classmethod
+    def at(cls, scale: str, width: float) -> Workload:
+        """Return the workload of a scale, with a net of another width."""
+        protocol = load_scale(scale)
+        net: Net = replace(protocol.net, width=width)
+        return cls(replace(protocol, net=net), load_task(scale))
+
+    def build(self) -> nn.Module:
+        """Return one plain net."""
+        return net_builder(self.protocol.net, self.task)()
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of a step of a dense net; those at the padding do not count."""
+        shape = self.task.train_images.shape[1:]
+        products = 0
+        for op in record_ops(self.build(), shape).ops:
+            passes = 2 if op.input == 0 else 3  # nobody needs the gradient of the images
+            if op.kind == CONV:
+                rows, columns = (
+                    sum(
+                        0 <= at * op.s + tap - op.p < side
+                        for at in range(out)
+                        for tap in range(op.k)
+                    )
+                    for side, out in ((op.H, op.Ho), (op.W, op.Wo))
+                )
+                products += passes * op.C * op.O * rows * columns
+            elif op.kind == LINEAR:
+                products += passes * op.C * op.O
+        return 2.0 * products * self.protocol.retraining.batch_size
+
+
+def one_at_a_time(work: Workload) -> Step:
+    """Train a plain module by torch.optim.SGD, on batches of the same loader."""
+    net, recipe = work.build().train(), work.protocol.retraining
+    optimizer = torch.optim.SGD(
+        net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    loader = work.task.loader([0], recipe.batch_size)
+    draws = loader.draw(0)
+
+    def step(number: int) -> None:
+        part = loader.step_draws(draws, number % loader.steps)
+        images, labels = loader.batch(part, torch.float32)
+        optimizer.zero_grad()
+        F.cross_entropy(net(images[:, 0]), labels[0]).backward()
+        optimizer.step()
+
+    return step
+
+
+def vmapped(work: Workload, members: int) -> Step:
+    """Train the nets by ``vmap`` of ``grad``, without running statistics, which it cannot have."""
+    recipe = work.protocol.retraining
+    nets = [work.build().train() for _ in range(members)]
+    for norm in (m for net in nets for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    parameters = {n: p.detach() for n, p in stack_module_state(nets)[0].items()}
+    momentum = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    loader = work.task.loader(range(members), recipe.batch_size)
+    draws = loader.draw(0)
+
+    def loss(
+        net: dict[str, torch.Tensor], images: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        return F.cross_entropy(functional_call(nets[0], net, images), labels)
+
+    gradients = vmap(grad(loss), in_dims=(0, 1, 0))
+
+    def step(number: int) -> None:
+        part = loader.step_draws(draws, number % loader.steps)
+        images, labels = loader.batch(part, torch.float32)
+        slopes = gradients(parameters, images, labels)
+        for name, p in parameters.items():
+            slope = slopes[name].add_(p, alpha=recipe.weight_decay)
+            momentum[name].mul_(recipe.momentum).add_(slope)
+            p.sub_(momentum[name], alpha=recipe.lr)
+
+    return step
+
+
+def fleet_of(work: Workload, backend: str, members: int, density: float = 1.0) -> Step:
+    """Train a fleet; where it is pruned, each 16 nets are copies of one pruned net."""
+    recipe = work.protocol.retraining
+    fleet = Fleet.initial(work.build, range(members), backend=backend)
+    run = TrainingRun(
+        fleet, work.task.loader(range(members), recipe.batch_size), recipe, Engine(backend)
+    )
+    if density < 1:
+        state = fleet.state()
+        first = torch.arange(members) // 16 * 16
+        weights = {name: state[name][first] for name in fleet.prunable()}
+        run.prune(magnitude_masks(weights, ["uniform"] * members, [density] * members))
+    draws = run.loader.draw(0)
+    fleet.module.train()
+    return lambda number: run.step(*run.loader.step_draws(draws, number % run.loader.steps))
+
+
+def jax_vmap(work: Workload, members: int) -> Step:
+    """Train the nets in JAX, always on the same batch."""
+    from benchmarks.jax_peer import make_step
+
+    recipe = work.protocol.retraining
+    fleet = Fleet.initial(work.build, range(members))
+    loader = work.task.loader(range(members), recipe.batch_size)
+    images, labels = loader.batch(loader.step_draws(loader.draw(0), 0), torch.float32)
+    recorder = record_ops(work.build(), work.task.train_images.shape[1:])
+    state = {name: tensor.numpy() for name, tensor in fleet.state().items()}
+    return make_step(recorder, state, recipe, images.transpose(0, 1).numpy(), labels.numpy())
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train nets: its name, how many at once, their density, and what makes its step."""
+
+    name: str
     members: int
-    net_epochs_per_second: float
-    spread: float
-    share_of_floor: float
+    density: float
+    make: Callable[[], Step]
 
-    def __str__(self) -> str:
-        return (
-            f"{self.way:42} {self.members:3d} nets  {self.net_epochs_per_second:9.4f} "
-            f"+- {self.spread:.4f} net-epochs/s  {1 / self.net_epochs_per_second:8.3f} s each  "
-            f"{self.share_of_floor:5.1%} of the floor"
+
+def ways(work: Workload) -> list[Way]:
+    """Return all ways on this machine."""
+    members = MEMBERS["planned"]
+    found = [
+        Way("plain PyTorch", 1, 1.0, partial(one_at_a_time, work)),
+        Way("torch.func.vmap", MEMBERS["vmap"], 1.0, partial(vmapped, work, MEMBERS["vmap"])),
+        Way(
+            "grouped",
+            MEMBERS["grouped"],
+            1.0,
+            partial(fleet_of, work, "grouped", MEMBERS["grouped"]),
+        ),
+        *(
+            Way("planned", members, density, partial(fleet_of, work, "planned", members, density))
+            for density in (1.0, *DENSITIES)
+        ),
+    ]
+    if importlib.util.find_spec("jax"):
+        found.insert(
+            2, Way("JAX vmap + jit", MEMBERS["jax"], 1.0, partial(jax_vmap, work, MEMBERS["jax"]))
         )
+    else:
+        print("JAX is not installed: pip install jax to compare with it")
+    return found
+
+
+def processor_seconds(step: Step) -> float:
+    """Return the median processor time of a step."""
+    times: list[float] = []
+    while sum(times) < SECONDS:
+        begin = time.process_time()
+        step(len(times))
+        times.append(time.process_time() - begin)
+    return statistics.median(times)
+
+
+def print_scale(scale: str, path: Path | None) -> None:
+    """Measure all ways at a scale, print and record them, and print the ratio."""
+    speed = peak()
+    print(f"{device_name('cpu')}, commit {commit()}: peak {speed / 1e9:.0f} GFLOP/s in float32")
+    rows = []
+    for width in WIDTHS[scale]:
+        work = Workload.at(scale, width)
+        floor = 1e3 * work.operations / speed
+        print(
+            f"{scale}, width {width}: {work.operations / 1e6:.1f} MFLOP, floor {floor:.3f} ms a step"
+        )
+        found = ways(work)
+        steps = [way.make() for way in found]
+        for step in steps:
+            step(0), step(1)
+        # In turn, since the load of the machine changes.
+        rounds = [[processor_seconds(step) for step in steps] for _ in range(ROUNDS)]
+        for way, seconds in zip(found, zip(*rounds, strict=True), strict=True):
+            milliseconds = 1e3 * statistics.median(seconds) / way.members
+            share = floor * way.density / milliseconds
+            row = {
+                "width": width,
+                "way": way.name,
+                "nets": way.members,
+                "density": way.density,
+                "milliseconds": milliseconds,
+                "share": share,
+                "floor": floor * way.density,
+            }
+            rows.append(row)
+            print(
+                f"  {way.name:16} {way.members:3d} nets  density {way.density:4.0%}  "
+                f"{milliseconds:8.3f} ms  {share * speed / 1e9:6.1f} GFLOP/s  "
+                f"{share:4.0%} of the peak",
+                flush=True,
+            )
+    ratio = compute_ratio(rows)
+    if path:
+        record(path, "cpu", scale=scale, operations_per_second=speed, ratio=ratio, rows=rows)
+    print(f"ratio {ratio:.1f}")
+
+
+def compute_ratio(rows: list[dict[str, object]]) -> float:
+    """Return the time of plain PyTorch over that of planned dense nets, at the first width."""
+    first = [row for row in rows if row["width"] == rows[0]["width"] and row["density"] == 1]
+    times = {str(row["way"]): float(str(row["milliseconds"])) for row in first}
+    return times["plain PyTorch"] / times["planned"]
 
 
 def main() -> None:
-    """Print the table and the ratio."""
+    """Print the table of a scale."""
+    on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu", help="of the scale paper")
+    parser.add_argument(
+        "--scale", choices=[*WIDTHS, "paper"], default="paper" if on_gpu else "digits"
+    )
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--loader-workers", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--json", type=Path, help="path to write the table to")
     arguments = parser.parse_args()
-    device, on_cpu = arguments.device, arguments.device == "cpu"
-    cores = os.cpu_count() or 1
-    seconds, bandwidth, speed = floor(device)
-    print(
-        f"{device_name(device)}, commit {commit()}: {bandwidth / 1e9:.0f} GB/s, "
-        f"{speed / 1e12:.2f} Tflop/s in 16 bits; floor {seconds:.3f} s per net-epoch"
-    )
-
-    def print_row(way: str, members: int, steps: tuple[float, float]) -> Row:
-        rate, spread = (value * members / STEPS for value in steps)
-        row = Row(way, members, rate, spread, rate * seconds)
-        print(row, flush=True)
-        return row
-
-    script = measure(
-        partial(reference, device, arguments.loader_workers), 1, cores if on_cpu else 1, rounds=3
-    )
-    if script is None:
-        raise SystemExit("the reference loop failed")
-    rows = [print_row("reference loop", 1, script)]
-    for engine in dict.fromkeys(e for m in arguments.members for e in candidate_engines(device, m)):
-        if not runs(engine):
-            continue
-        for members in arguments.members:
-            if engine not in candidate_engines(device, members):
-                continue
-            steps = measure(
-                partial(fleet_of, members, engine, device), cores if on_cpu else 1, rounds=3
-            )
-            if steps is None:
-                break  # it printed the reason, which holds for more nets as well
-            rows.append(print_row(engine.name, members, steps))
-            if on_cpu and cores / steps[0] > PATIENCE:
-                break
-    best = max(rows[1:], key=lambda row: row.net_epochs_per_second)
-    ratio = best.net_epochs_per_second / rows[0].net_epochs_per_second
-    if arguments.json:
-        record(
-            arguments.json,
-            device,
-            bytes_per_second=bandwidth,
-            operations_per_second=speed,
-            floor_seconds=seconds,
-            ratio=ratio,
-            rows=[vars(row) for row in rows],
+    if arguments.scale == "paper":
+        paper_size.print_table(
+            arguments.device, arguments.members, arguments.loader_workers, arguments.json
         )
-    print(f"ratio {ratio:.1f}")
+        return
+    with compute_settings("cpu"):
+        print_scale(arguments.scale, arguments.json)
 
 
 if __name__ == "__main__":

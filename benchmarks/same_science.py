@@ -1,6 +1,6 @@
 """Agreement of results between engines: ``python -m benchmarks.same_science``.
 
-The digits experiment at two densities, one on each side of the first transition, with 20 dense
+The digits experiment at two densities, one on each side of the first transition, with 24 dense
 seeds and two copies of each, runs on the plainest engine (plain layers in groups, float32, nothing
 compiled) and on every other engine for this device. All start from the same weights and see the
 same batches; only rounding differs, which training amplifies. For test error, LMC and CKA the mean
@@ -25,10 +25,10 @@ from benchmarks.processes import record
 from threeregime.analysis import t_half_width
 from threeregime.data import DATA_DIR
 from threeregime.experiments import Experiment, load_experiment
-from threeregime.fleet import Engine, candidate_engines, device_name
+from threeregime.fleet import GPU_ENGINES, Engine, device_name
 from threeregime.results import load_results
 from threeregime.results.provenance import commit
-from threeregime.sweep import MEMBERS, JobContext, make_plan, run_job
+from threeregime.sweep import JobContext, make_plan, run_job
 
 PLAINEST = Engine().name
 METRICS = {"test_error": "test error", "lmc": "LMC", "cka_softmax": "CKA"}
@@ -42,14 +42,10 @@ def experiment(seeds: int) -> Experiment:
 
 def other_engines(device: str) -> list[str]:
     """Return the names of the engines to compare with the plainest."""
-    engines = [
-        engine for engine in candidate_engines(device, MEMBERS) if engine.backend != "separate"
-    ]
     if device == "cpu":
-        engines.append(Engine(compiled=True))
-    else:
-        engines += [Engine(graphed=True), Engine("separate", "bfloat16", graphed=True)]
-    return [engine.name for engine in dict.fromkeys(engines) if engine != Engine()]
+        return [Engine("planned").name]
+    engines = [Engine(graphed=True), Engine("separate", "bfloat16", graphed=True), *GPU_ENGINES]
+    return [engine.name for engine in dict.fromkeys(engines) if engine.backend != "vmapped"]
 
 
 def compute(engine: str, seeds: int, device: str, root: Path) -> str:
@@ -94,7 +90,7 @@ def compare(engine: str, plainest: pd.DataFrame, seeds: int, root: Path) -> list
 def main() -> None:
     """Run every engine in a process of its own, one per core at a time; print differences."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--engines", nargs="*", help="names; default: all engines for the device")
     parser.add_argument("--keep", type=Path, help="folder for the tables; default: a temporary one")

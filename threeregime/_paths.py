@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -13,8 +14,14 @@ CHECKOUT = (ROOT / "pyproject.toml").is_file()
 PROTOCOLS = PACKAGE / "experiments" / "protocols"
 REFERENCE = PACKAGE / "results" / "reference"
 WEB = PACKAGE / "figures" / "web"
-KERNELS = PACKAGE / "fleet" / "lanes.cpp"
+KERNELS = PACKAGE / "kernels" / "planned.cpp"
+DIGITS = PACKAGE / "data" / "digits.npz"
 RESULTS = ROOT / "results" if CHECKOUT else PACKAGE / "shipped"
 """The shipped tables; a wheel carries them inside the package."""
 RUNS = ROOT / "runs" if CHECKOUT else Path("runs")
 """The results that a user computes; without a checkout it is in the current folder."""
+
+
+def cache_folder() -> Path:
+    """Return the user's folder of compiled kernels and cached results."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threeregime"

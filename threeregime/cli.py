@@ -73,9 +73,13 @@ def sweep(
     dask: Annotated[
         str, typer.Option(help="Dask cluster to use: tcp://host:8786, or its scheduler file.")
     ] = "",
-    fleet: Annotated[int, typer.Option(help="Maximum number of nets in a fleet.")] = 48,
+    fleet: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of nets in a fleet; default: 48, on a GPU 384."),
+    ] = None,
     engine: Annotated[
-        str, typer.Option(help="Engine of the fleets, e.g. 'grouped bfloat16'; auto: the fastest.")
+        str,
+        typer.Option(help="Engine of the fleets, e.g. 'grouped bfloat16'; auto: the net decides."),
     ] = "auto",
     time_budget: Annotated[
         str, typer.Option(help="Stop before it ends, with everything saved: 90s, 9m, 2h.")

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from threeregime.data import registry
 from threeregime.data.images import Dataset, ImageBatches
-from threeregime.fleet import lanes
 from threeregime.fleet.backends import BACKENDS
 from threeregime.fleet.fleet import Fleet
+from threeregime.kernels import find_compiler
 from threeregime.models.registry import NETS, PreResNet
 from threeregime.protocol import Training
 from threeregime.pruning import magnitude
@@ -32,7 +32,7 @@ def build() -> PreResNet:
 @pytest.fixture(autouse=True)
 def needs_compiler(request: pytest.FixtureRequest) -> None:
     callspec = getattr(request.node, "callspec", None)
-    if callspec and callspec.params.get("backend") == "lanes" and not lanes.available():
+    if callspec and callspec.params.get("backend") == "planned" and not find_compiler():
         pytest.skip("no C++ compiler: apt-get install g++")
 
 
@@ -181,9 +181,9 @@ def test_going_on_from_a_saved_state_changes_no_bit(backend: str) -> None:
 
 
 def test_both_mechanisms_compute_the_same_in_float64() -> None:
-    if not lanes.available():
+    if not find_compiler():
         pytest.skip("no C++ compiler: apt-get install g++")
-    grouped, in_lanes = (steps(make_run([0, 1, 2, 3, 4], m), 4) for m in ("grouped", "lanes"))
+    grouped, in_lanes = (steps(make_run([0, 1, 2, 3, 4], m), 4) for m in ("grouped", "planned"))
     for name, tensor in grouped.items():
         torch.testing.assert_close(in_lanes[name], tensor, rtol=1e-9, atol=1e-9)
 

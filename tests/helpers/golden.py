@@ -48,7 +48,7 @@ class Case:
 
 CASES = (
     Case("figure_02", "grouped", {"epochs": [2, 4], "density": [0.1, 0.4]}),
-    Case("figure_02", "lanes", {"epochs": [2, 4], "density": [0.1, 0.4]}),
+    Case("figure_02", "planned", {"epochs": [2, 4], "density": [0.1, 0.4]}),
     Case("diagnostics", "grouped", {"epochs": [2], "density": [0.2]}),
     Case("figure_05", "grouped", {"epochs": [2], "density": [0.2]}),
     Case("figure_14", "vmapped", {"epochs": [2], "density": [0.2]}, images=320),

@@ -97,11 +97,11 @@ def whole(found: Hessian) -> list[Tensor]:
     return [m[k][:, k] for m, k in zip(matrix, kept, strict=True)]
 
 
-@pytest.mark.parametrize("backend", ["grouped", "separate", "lanes"])
+@pytest.mark.parametrize("backend", ["grouped", "separate", "planned"])
 def test_products_with_all_basis_vectors_are_the_exact_hessian(backend: str) -> None:
-    if backend == "lanes":  # which has 32 bits only, and hands its state over
+    if backend == "planned":  # which has 32 bits only, and hands its state over
         fleet, kept = make()
-        lanes = Fleet(Tiny, fleet.state(), backend="lanes")
+        lanes = Fleet(Tiny, fleet.state(), backend="planned")
         found, exactness = Hessian(lanes, kept, DATA, SAMPLES), 1e-4
     else:
         found, exactness = Hessian(*make(backend=backend), DATA, SAMPLES), 1e-10

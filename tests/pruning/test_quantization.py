@@ -21,10 +21,10 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.figures.style import axis_label
-from threeregime.fleet import lanes
 from threeregime.fleet.cuda_graph import WARM_UP, CudaGraphStep
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
+from threeregime.kernels import find_compiler
 from threeregime.models.registry import PreResNet
 from threeregime.models.transformer import Transformer
 from threeregime.protocol import Pruning, Training
@@ -40,7 +40,7 @@ BACKENDS = [
     "grouped",
     "separate",
     pytest.param(
-        "lanes", marks=pytest.mark.skipif(not lanes.available(), reason="no C++ compiler")
+        "planned", marks=pytest.mark.skipif(not find_compiler(), reason="no C++ compiler")
     ),
 ]
 SGD = Training(lr=0.05, weight_decay=1e-2, batch_size=32, epochs=3, milestones=(2,))

@@ -38,13 +38,13 @@ import dask
 from distributed.cli import dask_scheduler, dask_worker
 import torch
 from threeregime.data import load_images
-from threeregime.fleet import lanes
+from threeregime.kernels import find_compiler
 from threeregime.sweep import dask_workers, resumable
 
 resumable.CHECKPOINT_SECONDS = -1.0
 torch.set_num_threads(1)
 load_images("digits")
-lanes.available()
+find_compiler()
 pids = []
 for line in sys.stdin:
     request = json.loads(line)

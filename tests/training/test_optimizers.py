@@ -17,7 +17,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
-from threeregime.fleet.lanes import available
+from threeregime.kernels import find_compiler
 from threeregime.models.registry import PreResNet
 from threeregime.protocol import Dense, Training
 from threeregime.training.run import TrainingRun
@@ -27,7 +27,9 @@ PLAIN = Dense(lr=0.05, weight_decay=1e-3, batch_size=32, epochs=2, milestones=(1
 BACKENDS = [
     "grouped",
     "separate",
-    pytest.param("lanes", marks=pytest.mark.skipif(not available(), reason="no C++ compiler")),
+    pytest.param(
+        "planned", marks=pytest.mark.skipif(not find_compiler(), reason="no C++ compiler")
+    ),
 ]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from threeregime.data import DATA_DIR, load_task, stream_seed
-from threeregime.fleet import Fleet, candidate_engines
+from threeregime.fleet import Fleet, cpu_engine
 from threeregime.metrics import measure_pairs
 from threeregime.models import net_builder
 from threeregime.protocol import Protocol, Pruning
@@ -45,13 +45,14 @@ def pairs_of_copies(
     """
     task = load_task(protocol.data, DATA_DIR, False, "cpu")
     initial = [stream_seed("initial", seed) for seed in dense_seeds]
-    dense = Fleet.initial(net_builder(protocol.net, task), initial)
+    build = net_builder(protocol.net, task)
+    options = cpu_engine(build, task.dummy_input(1).shape).fleet_options
+    dense = Fleet.initial(build, initial, **options)
     seeds = [stream_seed("dense", seed) for seed in dense_seeds]
     train(dense, task, protocol.dense, seeds, epochs=protocol.dense.stopped)
     members = list(itertools.product(range(len(prunings)), range(len(dense_seeds)), retrain_seeds))
     state = dense.select([run for _, run, _ in members]).state()
-    engine = candidate_engines("cpu", len(members))[0]
-    copies = Fleet(net_builder(protocol.net, task), state, **engine.fleet_options)
+    copies = Fleet(build, state, **options)
     pruning = [prunings[group] for group, _, _ in members]
     masks = prune_masks(
         copies,

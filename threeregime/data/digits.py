@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from threeregime._paths import DIGITS
+
 Splits = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Split = tuple[np.ndarray, np.ndarray]
 Generate = Callable[[Split, int, np.random.Generator], Split]
@@ -26,6 +28,13 @@ SIDE = 8
 
 def plain() -> Splits:
     """Return the digits themselves, 8x8, in a fixed stratified split: 797 and 1,000 images."""
+    # Stored, since importing scikit-learn takes longer than many a training.
+    with np.load(DIGITS) as stored:
+        return tuple(stored[name] for name in ("train", "train_labels", "test", "test_labels"))
+
+
+def from_scikit_learn() -> Splits:
+    """Return what :func:`plain` stores, from scikit-learn's digits by its stratified split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

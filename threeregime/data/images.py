@@ -106,10 +106,18 @@ class Dataset(Task):
         )
         return total / targets.shape[1]
 
+    def loss_gradient(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Return the gradient of :meth:`loss` for the outputs, softmax minus targets."""
+        by_class = outputs.permute(1, 2, 0).softmax(dim=1)  # [batch, classes, M], as plans have it
+        by_class -= smoothing / self.classes
+        labels = targets.transpose(0, 1)[:, None]
+        by_class.scatter_add_(1, labels, by_class.new_full((), smoothing - 1).expand(labels.shape))
+        return (by_class / targets.shape[1]).permute(2, 0, 1)
+
     def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn uint8 pixels with channels last [..., channels] into normalised floats."""
         mean, std = (_constant(v, dtype, pixels.device) for v in (self.mean, self.std))
-        return (pixels.to(dtype) / 255 - mean) / std
+        return pixels.to(dtype).div_(255).sub_(mean).div_(std)
 
 
 class ImageBatches(Batches):
@@ -121,8 +129,14 @@ class ImageBatches(Batches):
         super().__init__(dataset, seeds, batch_size)
         self.dataset, self.crop, self.flip = dataset, crop, flip
         # Zero padding before normalisation, as cropping a padded picture does.
-        padded = F.pad(dataset.train_images, (crop, crop, crop, crop))
-        self.padded = padded.permute(0, 2, 3, 1).contiguous()
+        padded = F.pad(dataset.train_images, (crop, crop, crop, crop)).permute(0, 2, 3, 1)
+        self.padded_sides = padded.shape[1:3]
+        flat = padded.contiguous().flatten()
+        # Every row of a crop, by the place where it begins: a view that overlaps itself.
+        row = dataset.train_images.shape[3] * dataset.channels
+        self.rows = flat.as_strided((len(flat) - row + 1, row), (1, 1))
+        height, row = dataset.train_images.shape[2], padded.shape[2] * dataset.channels
+        self.row_starts = row * torch.arange(height, device=self.device)
 
     def draw_member(self, generator: torch.Generator) -> Draws:
         """Draw one member's epoch: order [count], crop offsets [count, 2], flips [count]."""
@@ -133,20 +147,17 @@ class ImageBatches(Batches):
         return order, offset, mirrored
 
     def batch(self, draws: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return images [batch, M, channels, h, w], channels last in memory, and labels."""
+        """Return images [batch, M, channels, h, w] and labels [M, batch]."""
         order, offset, mirrored = draws
-        height, width = self.dataset.train_images.shape[2:]
-        rows = offset[..., :1] + torch.arange(height, device=self.device)
-        columns = torch.arange(width, device=self.device)
-        columns = torch.where(mirrored[..., None], width - 1 - columns, columns)
-        columns = offset[..., 1:] + columns
-        # -> [batch, height, width, M, channels], the order in memory that the fleet needs
-        pixels = self.padded[
-            order[:, None, None, :],
-            rows.permute(0, 2, 1)[:, :, None, :],
-            columns.permute(0, 2, 1)[:, None, :, :],
-        ]
-        images = self.dataset.normalise(pixels, dtype).permute(0, 3, 4, 1, 2)
+        channels, (padded_height, padded_width) = self.dataset.channels, self.padded_sides
+        first = (order * padded_height + offset[..., 0]) * padded_width + offset[..., 1]
+        rows = first[..., None] * channels + self.row_starts
+        pixels = self.rows.index_select(0, rows.flatten())
+        # [batch, M, height, width, channels]
+        pixels = pixels.view(*rows.shape, -1, channels)
+        if self.flip:
+            pixels = torch.where(mirrored[..., None, None, None], pixels.flip(3), pixels)
+        images = self.dataset.normalise(pixels, dtype).permute(0, 1, 4, 2, 3)
         return images, self.dataset.train_labels[order].transpose(0, 1)
 
 

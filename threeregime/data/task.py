@@ -16,6 +16,8 @@ from threeregime._fields import require
 from threeregime.errors import ThreeRegimeError
 
 EVALUATION_BATCH = 256
+GPU_ACTIVATIONS = 131_072
+"""Examples times nets that a GPU evaluates at once: it idles between smaller batches."""
 IGNORED_TARGET = -100
 """Target of padding, which losses and errors skip; PyTorch's default ``ignore_index``."""
 
@@ -108,10 +110,14 @@ class Task(ABC):
         return Batches(self, seeds, batch_size)
 
     def evaluation_batches(
-        self, train: bool, dtype: torch.dtype, first: int | None = None
+        self,
+        train: bool,
+        dtype: torch.dtype,
+        first: int | None = None,
+        batch_size: int = EVALUATION_BATCH,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs [batch, ...] and targets of a split, or of its ``first`` examples."""
-        parts = (tensor[:first].split(EVALUATION_BATCH) for tensor in self.split(train))
+        parts = (tensor[:first].split(batch_size) for tensor in self.split(train))
         for examples in zip(*parts, strict=True):
             yield self.prepare(examples, dtype)
 
@@ -141,11 +147,21 @@ class Task(ABC):
         counts = (targets != IGNORED_TARGET).flatten(1).sum(dim=1).clamp(min=1)
         return (losses.view(len(targets), -1).sum(dim=1) / counts).sum()
 
+    def loss_gradient(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Return the gradient of :meth:`loss` for the outputs, in their shape."""
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.loss(leaf, targets, smoothing), leaf)
+        return gradient
+
     def errors(self, fleet: Nets, train: bool) -> Tensor:
         """Return every member's share of wrong predictions on a split: [M], float64."""
         wrong = torch.zeros(fleet.members, dtype=torch.float64, device=fleet.device)
         count = torch.zeros((), dtype=torch.int64, device=fleet.device)
-        for inputs, targets in self.evaluation_batches(train, fleet.dtype):
+        batch = EVALUATION_BATCH
+        if fleet.device.type == "cuda":
+            batch = max(batch, min(2048, GPU_ACTIVATIONS // fleet.members))
+        for inputs, targets in self.evaluation_batches(train, fleet.dtype, batch_size=batch):
             predictions = fleet.logits(fleet.broadcast(inputs)).argmax(dim=-1)
             mask = targets != IGNORED_TARGET
             wrong += ((predictions != targets) & mask).flatten(1).sum(dim=1)

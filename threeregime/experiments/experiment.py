@@ -67,7 +67,8 @@ class Experiment:
         """Return all units, in an order in which the first ones show the whole diagram.
 
         All cells at the first dense seed come first. Among these, the corners of the grid come
-        first, then the cells halfway between them, and so on.
+        first, then the cells halfway between them, and so on. Within each of these steps units of
+        the same load come together: their masks are alike, and a fleet of them has less to compute.
         """
         # Protocols, which take the time, are the same for all seeds.
         cells = self.cells()
@@ -77,12 +78,12 @@ class Experiment:
         """Return the units at the first dense seed, one per cell, in the order of :meth:`units`."""
         temperature_level, load_level = map(_levels, (self.temperatures, self.loads))
         grid = sorted(
-            itertools.product(self.temperatures, self.loads),
-            key=lambda cell: max(temperature_level[cell[0]], load_level[cell[1]]),
+            itertools.product(self.loads, self.temperatures),
+            key=lambda cell: max(load_level[cell[0]], temperature_level[cell[1]]),
         )
         return [
             self.unit(variant, temperature, load, self.dense_seeds[0])
-            for temperature, load in grid
+            for load, temperature in grid
             for variant in self.variants
             if self.selected is None or (temperature, load) in self.selected
         ]

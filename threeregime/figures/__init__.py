@@ -9,6 +9,7 @@ from threeregime.figures.diagrams import (
     regime_map,
 )
 from threeregime.figures.regime_separation import boundary_search, local_metrics, separation
+from threeregime.figures.speed import step_times
 from threeregime.figures.style import COLOURS, axis_label
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "sam_radius",
     "selection",
     "separation",
+    "step_times",
 ]

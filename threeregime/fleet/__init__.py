@@ -1,6 +1,6 @@
 """Fleets: many nets of one architecture that run as one program."""
 
-from threeregime.fleet.backends import BACKENDS, Backend
+from threeregime.fleet.backends import BACKENDS, Backend, PlannedPass
 from threeregime.fleet.cache import cached
 from threeregime.fleet.cuda_graph import WARM_UP, CudaGraphStep
 from threeregime.fleet.device import (
@@ -10,24 +10,26 @@ from threeregime.fleet.device import (
     is_out_of_memory,
     resolve_device,
 )
-from threeregime.fleet.engine import PRECISIONS, Engine, candidate_engines, pick_engine
+from threeregime.fleet.engine import GPU_ENGINES, PRECISIONS, Engine, cpu_engine, pick_gpu_engine
 from threeregime.fleet.fleet import Fleet, State
 
 __all__ = [
     "BACKENDS",
+    "GPU_ENGINES",
     "PRECISIONS",
     "WARM_UP",
     "Backend",
     "CudaGraphStep",
     "Engine",
     "Fleet",
+    "PlannedPass",
     "State",
     "cached",
-    "candidate_engines",
     "compute_settings",
+    "cpu_engine",
     "device_name",
     "free_memory",
     "is_out_of_memory",
-    "pick_engine",
+    "pick_gpu_engine",
     "resolve_device",
 ]

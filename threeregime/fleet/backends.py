@@ -1,18 +1,15 @@
 """Backends: how the M nets of a fleet are stacked in memory and run as one program.
 
-``grouped`` and ``lanes`` exchange the layers of a plain net for stacked ones
-(:mod:`threeregime.fleet.stacked`). In both, activations are ``[batch, M * channels, height,
-width]``, channels last in memory, so that batch norm and pointwise functions stay as they are.
-They differ in the order of the channels:
-
-- ``grouped``: member by member. A convolution is a grouped convolution. Runs everywhere.
-- ``lanes``: channel by channel, the members innermost, one in each lane of the processor's vector
-  registers. A convolution is :func:`threeregime.fleet.lanes.conv2d`. For a CPU with a C++
-  compiler, the fastest there for small nets (``python -m benchmarks.fleet``).
-
-``separate`` runs the plain layers member by member, on parallel streams inside a CUDA graph: for
-nets whose single layers fill the device, and for layers without a stacked form. ``vmapped`` lets
-PyTorch batch each operation over the members: for nets of matrix products, as in a Transformer.
+- ``planned``: a list of operations that compiled code runs for as many nets as the vector registers
+  of a CPU have lanes (:mod:`threeregime.kernels`). The fastest on a CPU, for nets of convolutions,
+  batch norm, pooling and linear layers; needs a C++ compiler.
+- ``grouped``: a convolution of all nets is a grouped convolution
+  (:mod:`threeregime.fleet.stacked`); activations are ``[batch, M * channels, height, width]``,
+  channels last in memory, so that batch norm and pointwise functions stay as they are.
+- ``separate``: the plain layers member by member, on parallel streams inside a CUDA graph, for nets
+  whose single layers fill the device, and for layers without a stacked form.
+- ``vmapped``: PyTorch batches each operation over the members, for nets of matrix products, as in a
+  Transformer.
 """
 
 from __future__ import annotations
@@ -28,7 +25,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet.stacked import GROUPED, LANES, Layers
+from threeregime.fleet.stacked import GROUPED, Layers
+from threeregime.kernels import PassPlan, load_library, record
 
 Forward = Callable[..., Tensor]
 
@@ -55,18 +53,11 @@ class Backend(ABC):
         """Return a function from inputs, each [batch, M, ...], to outputs [M, batch, ...]."""
 
 
-class Layout(Backend):
-    """A backend that exchanges a net's layers for stacked ones."""
+class Grouped(Backend):
+    """Member by member: the first dimension of a parameter is M times the plain layer's."""
 
-    layers: ClassVar[Layers]
-
-    @abstractmethod
-    def _pack(self, images: Tensor) -> Tensor:
-        """Turn images [batch, M, c, h, w] into the stacked net's input, channels last."""
-
-    @abstractmethod
-    def _unpack(self, outputs: Tensor, members: int) -> Tensor:
-        """Turn the stacked net's outputs [batch, M * classes] into [M, batch, classes]."""
+    name = "grouped"
+    layers: ClassVar[Layers] = GROUPED
 
     def stack(self, plain: nn.Module, members: int) -> nn.Module:
         """Exchange all layers that have a stacked form, in a shallow copy of the module."""
@@ -85,44 +76,96 @@ class Layout(Backend):
         }
         return stacked
 
-    def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
-        """Call the stacked net once."""
-        run = torch.compile(stacked, dynamic=False) if compiled else stacked
-        return lambda images: self._unpack(run(self._pack(images)), members)
-
-
-class Grouped(Layout):
-    """Member by member: the first dimension of a parameter is M times the plain layer's."""
-
-    name = "grouped"
-    layers: ClassVar[Layers] = GROUPED
-
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
         """View a stacked tensor as [M, ...]."""
         return tensor.unflatten(0, (members, -1))
 
-    def _pack(self, images: Tensor) -> Tensor:
-        return images.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+    def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> Forward:
+        """Call the stacked net once."""
+        run = torch.compile(stacked, dynamic=False) if compiled else stacked
 
-    def _unpack(self, outputs: Tensor, members: int) -> Tensor:
-        return outputs.unflatten(1, (members, -1)).transpose(0, 1)
+        def forward(images: Tensor) -> Tensor:
+            packed = images.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+            return run(packed).unflatten(1, (members, -1)).transpose(0, 1)
+
+        return forward
 
 
-class Lanes(Layout):
-    """Members innermost: the last dimension of a parameter is M times the plain layer's."""
+class Planned(Backend):
+    """Members innermost; the whole pass is one list of operations, run by compiled code."""
 
-    name = "lanes"
-    layers: ClassVar[Layers] = LANES
+    name = "planned"
+
+    def stack(self, plain: nn.Module, members: int) -> nn.Module:
+        """Repeat every parameter and statistic along the last dimension."""
+        load_library()
+        stacked = copy.deepcopy(plain)
+        for layer in stacked.modules():
+            for name, p in layer._parameters.items():
+                if p is not None:
+                    repeated = _repeated_last(p.detach(), members)
+                    layer._parameters[name] = nn.Parameter(repeated, p.requires_grad)
+            for name, b in layer._buffers.items():
+                # The count is left out for the reason given in threeregime.fleet.stacked._norm.
+                if b is not None:
+                    counted = name == "num_batches_tracked"
+                    layer._buffers[name] = None if counted else _repeated_last(b, members)
+        # Not a submodule: its parameters are not those of the fleet.
+        stacked.__dict__["plain"] = plain
+        return stacked
 
     def by_member(self, tensor: Tensor, members: int) -> Tensor:
         """View a stacked tensor as [M, ...]."""
         return tensor.unflatten(-1, (-1, members)).movedim(-1, 0)
 
-    def _pack(self, images: Tensor) -> Tensor:
-        return images.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+    def forward(self, stacked: nn.Module, members: int, compiled: bool = False) -> PlannedPass:
+        """Return the pass of the stacked net, which is the same in training and evaluation."""
+        passes: PlannedPass = stacked.__dict__.setdefault("pass", PlannedPass(stacked, members))
+        return passes
 
-    def _unpack(self, outputs: Tensor, members: int) -> Tensor:
-        return outputs.unflatten(1, (-1, members)).permute(2, 0, 1)
+
+class PlannedPass:
+    """The pass of a fleet that is planned; it has one plan for each shape of inputs."""
+
+    def __init__(self, stacked: nn.Module, members: int) -> None:
+        self.stacked, self.members = stacked, members
+        self.plans: dict[tuple[torch.Size, torch.dtype], PassPlan] = {}
+        self.masks: dict[str, Tensor] = {}
+
+    def plan(self, shape: torch.Size, dtype: torch.dtype) -> PassPlan:
+        """Return the plan for inputs of a shape [C, H, W] or [features].
+
+        Raises:
+            UnplannedOp: the net calls an operation that no plan has.
+        """
+        key = (shape, dtype)
+        if key not in self.plans:
+            recorder = record(self.stacked.__dict__["plain"].to(dtype), shape)
+            self.plans[key] = PassPlan(recorder, self.stacked, self.members)
+            if self.masks:
+                self.plans[key].set_masks(self.masks)
+        return self.plans[key]
+
+    def set_masks(self, masks: dict[str, Tensor]) -> None:
+        """Skip from now on what all members of a slice have masked; masks lie as parameters do."""
+        self.masks = masks
+        for plan in self.plans.values():
+            plan.set_masks(masks)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return outputs [M, batch, classes] for images [batch, M, C, H, W]."""
+        return self.plan(images.shape[2:], images.dtype)(images)
+
+
+def _repeated_last(tensor: Tensor, members: int) -> Tensor:
+    """Return M copies, innermost: the last dimension is M times as long.
+
+    Raises:
+        ThreeRegimeError: the tensor has no dimension.
+    """
+    if not tensor.dim():
+        raise ThreeRegimeError("a net with a scalar parameter or buffer is in no plan")
+    return tensor.repeat_interleave(members, dim=-1)
 
 
 class Separate(Backend):
@@ -239,4 +282,5 @@ class Vmapped(Separate):
         return lambda *inputs: run(dict(stacked.named_parameters()), *inputs)
 
 
-BACKENDS: dict[str, Backend] = {b.name: b for b in (Grouped(), Lanes(), Separate(), Vmapped())}
+_ALL = (Grouped(), Planned(), Separate(), Vmapped())
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}

@@ -10,10 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-def cache_folder() -> Path:
-    """Return the folder of compiled kernels and cached results."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threeregime"
+from threeregime._paths import cache_folder
 
 
 def cached(kind: str, key: object, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from threeregime.errors import ThreeRegimeError
+from threeregime.kernels import processor_field
 
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -38,17 +38,8 @@ def device_name(device: str) -> str:
     """Return the name of the GPU, or of the processor with its number of cores."""
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
-    model = cpu_info("model name").split(":", 1)[-1].strip()
+    model = processor_field("model name").split(":", 1)[-1].strip()
     return f"CPU, {model}, one of {os.cpu_count()} cores"
-
-
-def cpu_info(*fields: str) -> str:
-    """Return the first line of /proc/cpuinfo with one of the fields, else the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith(fields))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def free_memory(device: str) -> int:
@@ -89,6 +80,8 @@ def compute_settings(device: torch.device | str, threads: int | None = 1) -> Ite
     """
     with contextlib.ExitStack() as settings:
         if torch.device(device).type == "cuda":
+            # Streams and graphs are made on the current device, whatever the tensors' device.
+            settings.enter_context(torch.cuda.device(device))
             cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
             flags = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
             settings.enter_context(cudnn.flags(benchmark=True, allow_tf32=False, **flags))

@@ -1,26 +1,28 @@
-"""Engines: how a fleet runs on a device, and a short trial that picks the fastest one.
+"""Engines: how a fleet runs on a device, and which one a net gets.
 
-The result of a trial is stored in the user's cache, so that a sweep is resumed with the engine that
-it began with. Every table records the engine that made it.
+On a CPU a rule of the net decides, on a GPU a short trial, whose result is stored in the user's
+cache so that a sweep is resumed with the engine that it began with. Every table records the engine
+that made it.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet import lanes
 from threeregime.fleet.backends import BACKENDS
 from threeregime.fleet.cache import cached
 from threeregime.fleet.device import device_name, is_out_of_memory
+from threeregime.kernels import load_library, record
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-MIN_LANES = 8
-"""Fewer members than half a vector register leave most lanes empty."""
 SWITCH_RATIO = 0.9
 """A candidate replaces the best one if it takes less than this share of its time."""
 ABORT_RATIO = 2.0
@@ -72,32 +74,63 @@ class Engine:
         return cls(backends[0], precisions[0], "compiled" in words, "graphed" in words)
 
 
-def candidate_engines(device: torch.device | str, members: int) -> list[Engine]:
-    """Return the engines to try for a fleet of a size, the most promising first."""
-    if torch.device(device).type != "cpu":
-        return [
-            Engine(backend, "bfloat16", compiled, graphed=True)
-            for backend in ("grouped", "separate", "vmapped")
-            for compiled in (True, False)
-        ]
-    # Without instructions for bfloat16 a processor is slower in it than in float32.
-    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    precisions = ["float32", "bfloat16"] if native else ["float32"]
-    engines = [Engine(b, p) for b in ("grouped", "separate", "vmapped") for p in precisions]
-    if members >= MIN_LANES and lanes.available():
-        engines.insert(0, Engine("lanes"))
-    return engines
+def cpu_engine(build: Callable[[], nn.Module], inputs: torch.Size) -> Engine:
+    """Return the engine for a net on a CPU, by a rule: nothing is timed.
+
+    ``planned`` where a plan has all operations of the net. Otherwise ``vmapped`` for a net without
+    statistics, ``grouped`` where all layers have a stacked form, and else ``separate``; one line
+    says so. The same net gets the same engine on every machine with a C++ compiler.
+
+    Args:
+        build: function that returns one plain net.
+        inputs: shape of a batch of inputs.
+    """
+    with torch.random.fork_rng(devices=[]):
+        net = build()
+    try:
+        load_library()
+        record(net, inputs[1:])
+    except ThreeRegimeError as error:
+        engine = Engine(_uncompiled_backend(net))
+        _print_once(f"{error}: nets run {engine.backend}, several times slower")
+        return engine
+    return Engine("planned")
+
+
+def _uncompiled_backend(net: nn.Module) -> str:
+    if next(net.buffers(), None) is None and not any(
+        isinstance(m, nn.Conv2d) for m in net.modules()
+    ):
+        return "vmapped"
+    try:
+        BACKENDS["grouped"].stack(net, 1)
+    except ThreeRegimeError:
+        return "separate"
+    return "grouped"
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    print(f"threeregime: {line}", file=sys.stderr)
+
+
+GPU_ENGINES = [
+    Engine(backend, "bfloat16", compiled, graphed=True)
+    for backend in ("grouped", "separate", "vmapped")
+    for compiled in (True, False)
+]
+"""The engines to try on a GPU, the most promising first."""
 
 
 StepTimer = Callable[[Engine, float], float]
 """Seconds of a step in an engine; may return early when a step takes longer than the limit."""
 
 
-def pick_engine(device: str, members: int, workload: str, timer: StepTimer) -> Engine:
-    """Return the fastest engine for a kind of fleet on a device, from the cache or by a trial.
+def pick_gpu_engine(device: str, members: int, workload: str, timer: StepTimer) -> Engine:
+    """Return the fastest engine for a kind of fleet on a GPU, from the cache or by a trial.
 
     Args:
-        device: cpu, cuda or cuda:N.
+        device: cuda or cuda:N.
         members: number of nets in the fleet.
         workload: what else the speed depends on: identity of net, data and batch.
         timer: function that times one candidate.
@@ -106,12 +139,11 @@ def pick_engine(device: str, members: int, workload: str, timer: StepTimer) -> E
         torch.OutOfMemoryError: no candidate fits into memory.
         ThreeRegimeError: no candidate can run.
     """
-    engines = candidate_engines(device, members)
-    if len(engines) == 1:
-        return engines[0]
-    names = [engine.name for engine in engines]
+    names = [engine.name for engine in GPU_ENGINES]
     key = (device_name(device), torch.__version__, members, workload, names)
-    return Engine.from_name(cached("engine", key, lambda: _time_engines(engines, timer))["engine"])
+    return Engine.from_name(
+        cached("engine", key, lambda: _time_engines(GPU_ENGINES, timer))["engine"]
+    )
 
 
 def _time_engines(engines: list[Engine], timer: StepTimer) -> dict[str, object]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from threeregime.fleet.backends import BACKENDS
+from threeregime.fleet.backends import BACKENDS, PlannedPass
 
 State = dict[str, Tensor]
 """Parameters and statistics of a fleet by plain name, each [M, ...]."""
@@ -150,6 +150,24 @@ class Fleet:
         They are differentiable; the mode (training or evaluation) is that of the module.
         """
         return (self._training if torch.is_grad_enabled() else self._forward)(*inputs)
+
+    def skip_zeros(self, *states: Mapping[str, Tensor]) -> None:
+        """Skip from now on the weights that are zero in all of these states, [M, ...] by name.
+
+        Only a planned pass is faster for it. What is skipped has to stay zero.
+        """
+        if self.planned:
+            masks = {}
+            for name, weight in self.module.named_parameters():
+                masks[name] = torch.empty_like(weight, requires_grad=False)
+                kept = torch.stack([state[name] != 0 for state in states]).any(dim=0)
+                self.by_member(masks[name]).copy_(kept)
+            self.planned.set_masks(masks)
+
+    @property
+    def planned(self) -> PlannedPass | None:
+        """The compiled pass of a fleet whose backend is ``planned``."""
+        return self._forward if isinstance(self._forward, PlannedPass) else None
 
     def finite_members(self) -> Tensor:
         """Return which members have finite parameters and batch norm statistics: bool [M].

@@ -1,10 +1,9 @@
 """Stacked layers: one layer that computes M plain ones, each on its own activations.
 
-:mod:`threeregime.fleet.backends` describes the two layouts. To give a layer a stacked form, write a
-function or class of the plain layer and M, and enter it into :data:`GROUPED`, :data:`LANES`, or
-both. Its parameters are M times the plain ones: along the first dimension under ``grouped``, along
-the last, members innermost, under ``lanes``. A layer without parameters needs a stacked form only
-if it mixes members, as :class:`Concat` does.
+:mod:`threeregime.fleet.backends` describes the layout. To give a layer a stacked form, write a
+function or class of the plain layer and M, and enter it into :data:`GROUPED`. Its parameters are M
+times the plain ones, along the first dimension. A layer without parameters needs a stacked form
+only if it mixes members, as :class:`Concat` does.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from threeregime.errors import ThreeRegimeError
-from threeregime.fleet import lanes
 from threeregime.models import Concat
 
 Layers = dict[type[nn.Module], Callable[[nn.Module, int], nn.Module]]
@@ -55,49 +52,17 @@ class _GroupedConcat(nn.Module):
 
 
 class _GroupedLinear(nn.Module):
-    repeats = staticmethod(lambda members: (members, 1))
-
     def __init__(self, plain: nn.Module, members: int) -> None:
         super().__init__()
         assert isinstance(plain, nn.Linear)
         self.members = members
-        self.weight = nn.Parameter(plain.weight.repeat(self.repeats(members)))
+        self.weight = nn.Parameter(plain.weight.repeat(members, 1))
         self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.unflatten(1, (self.members, -1)).transpose(0, 1)
         out = torch.bmm(x, self.weight.unflatten(0, (self.members, -1)).mT)
         out = out.transpose(0, 1).flatten(1)
-        return out if self.bias is None else out + self.bias
-
-
-class _LanesConv(nn.Module):
-    def __init__(self, plain: nn.Module, members: int) -> None:
-        super().__init__()
-        assert isinstance(plain, nn.Conv2d)
-        if not lanes.available():
-            raise ThreeRegimeError("lanes need a C++ compiler: install g++, or use grouped")
-        square = all(len(set(pair)) == 1 for pair in (plain.stride, plain.kernel_size))
-        padding = plain.padding if isinstance(plain.padding, tuple) else (-1, -2)
-        if plain.groups > 1 or plain.dilation != (1, 1) or not square or len(set(padding)) > 1:
-            raise ThreeRegimeError("groups, dilation or unequal sides: use grouped, not lanes")
-        self.members, self.stride, self.padding = members, plain.stride[0], int(padding[0])
-        self.weight = nn.Parameter(plain.weight.repeat(1, 1, 1, members))
-        self.bias = nn.Parameter(plain.bias.repeat(members)) if plain.bias is not None else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.unflatten(-1, (-1, self.members))
-        out = lanes.conv2d(x, weight, self.stride, self.padding)
-        return out if self.bias is None else out + self.bias[:, None, None]
-
-
-class _LanesLinear(_GroupedLinear):
-    repeats = staticmethod(lambda members: (1, members))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.unflatten(1, (-1, self.members))  # [batch, features, M]
-        weight = self.weight.unflatten(1, (-1, self.members))  # [outputs, features, M]
-        out = torch.bmm(x.permute(2, 0, 1), weight.permute(2, 1, 0)).permute(1, 2, 0).flatten(1)
         return out if self.bias is None else out + self.bias
 
 
@@ -108,12 +73,6 @@ GROUPED: Layers = {
     Concat: _GroupedConcat,
 }
 """Stacked layers by type of the plain layer, member by member.
-
-:meta hide-value:
-"""
-
-LANES: Layers = {nn.Conv2d: _LanesConv, nn.BatchNorm2d: _norm, nn.Linear: _LanesLinear}
-"""Stacked layers by type of the plain layer, channel by channel, the members innermost.
 
 :meta hide-value:
 """

@@ -51,8 +51,8 @@ class Hessian:
     """
 
     def __init__(self, fleet: Fleet, masks: Masks, task: Task, samples: int) -> None:
-        # The convolution of lanes can be differentiated only once.
-        backend = "grouped" if fleet.backend.name == "lanes" else fleet.backend.name
+        # A planned pass can be differentiated only once.
+        backend = "grouped" if fleet.backend.name == "planned" else fleet.backend.name
         self.fleet = Fleet(fleet.build, fleet.state(), fleet.device, fleet.dtype, backend)
         self.fleet.module.eval()
         parameters = dict(self.fleet.module.named_parameters())

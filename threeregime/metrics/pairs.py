@@ -62,6 +62,7 @@ def line_errors(fleet: Fleet, a: State, b: State, task: Task, points: int) -> Te
     Statistics of batch norm are re-estimated at every point, both ends included.
     """
     between = fleet.with_state(a)
+    between.skip_zeros(a, b)
     curve = []
     for t in line_points(points).tolist():
         between.load(interpolate(a, b, t))

@@ -17,7 +17,7 @@ class Concat(nn.Module):
     """Concatenation of activations along the channels, as in a dense net.
 
     A layer instead of ``torch.cat``, since the channels of a fleet hold its members too: the
-    backend ``grouped`` exchanges it. In lanes, where channels come first, it is correct as it is.
+    backend ``grouped`` exchanges it.
     """
 
     def forward(self, *parts: Tensor) -> Tensor:

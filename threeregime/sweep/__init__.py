@@ -2,10 +2,9 @@
 
 from threeregime.sweep.compute import obtain_results, run_sweep
 from threeregime.sweep.jobs import run_job
-from threeregime.sweep.plan import MEMBERS, JobContext, Plan, is_complete, make_plan, state_folder
+from threeregime.sweep.plan import JobContext, Plan, is_complete, make_plan, state_folder
 
 __all__ = [
-    "MEMBERS",
     "JobContext",
     "Plan",
     "is_complete",

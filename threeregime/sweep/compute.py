@@ -31,7 +31,8 @@ from threeregime.sweep.dask_workers import (
 from threeregime.sweep.jobs import run_job
 from threeregime.sweep.memory import max_members
 from threeregime.sweep.plan import (
-    MEMBERS,
+    CPU_MEMBERS,
+    GPU_MEMBERS,
     Job,
     JobContext,
     Plan,
@@ -44,8 +45,8 @@ from threeregime.sweep.resumable import EPOCHS_BEFORE_DEADLINE, Progress
 SHORT_SECONDS = 60.0
 """Work shorter than this is done in this process, since starting workers takes seconds."""
 
-PlanForMemory = Callable[[Callable[[Protocol], int]], Plan]
-"""Makes a plan, given the number of nets of a protocol that the device has memory for."""
+PlanForDevice = Callable[[str, Callable[[Protocol], int]], Plan]
+"""Makes a plan, given a device and the number of nets of a protocol that it has memory for."""
 
 
 def run_sweep(
@@ -56,7 +57,7 @@ def run_sweep(
     device: str = "auto",
     workers: int = 0,
     dask: str = "",
-    fleet: int = MEMBERS,
+    fleet: int | None = None,
     engine: str = "auto",
     data_dir: Path = DATA_DIR,
     download: bool = False,
@@ -72,8 +73,10 @@ def run_sweep(
         device: cpu, cuda, cuda:N, or auto for a GPU if there is one.
         workers: processes on this machine; 0 for one per core, or one on a GPU.
         dask: address or scheduler file of a Dask cluster to use instead.
-        fleet: maximum number of nets in a fleet. The device's memory may allow fewer.
-        engine: name of a :class:`threeregime.fleet.Engine`, or auto for the fastest in a trial.
+        fleet: maximum number of nets in a fleet; None: 48 on a CPU, 384 on a GPU. The device's
+            memory may allow fewer.
+        engine: name of a :class:`threeregime.fleet.Engine`; auto: that of the net on a CPU, the
+            fastest in a trial on a GPU.
         data_dir: folder of the data sets.
         download: whether to download missing data sets.
         deadline: time (as of ``time.time()``) to stop by with everything saved.
@@ -82,7 +85,7 @@ def run_sweep(
     Raises:
         ThreeRegimeError: the device, a data set, the cluster or one of its workers is unusable.
     """
-    require(fleet >= 1, "fleet", fleet, "1 or more")
+    require(fleet is None or fleet >= 1, "fleet", fleet, "1 or more")
     require(workers >= 0, "workers", workers, "0 or more")
     if dask and workers:
         raise ThreeRegimeError(
@@ -94,7 +97,11 @@ def run_sweep(
     context = JobContext(
         experiment, folder, data_dir.absolute(), download, device, deadline, engine=engine
     )
-    plan_for = partial(make_plan, experiment, root, fleet, other_roots)
+
+    def plan_for(device: str, max_members: Callable[[Protocol], int]) -> Plan:
+        members = fleet or (CPU_MEMBERS if device == "cpu" else GPU_MEMBERS)
+        return make_plan(experiment, root, members, other_roots, max_members)
+
     if dask:
         return _report(_run_on_cluster(plan_for, context, dask, dry_run), context, dry_run)
     return _report(_run_on_this_machine(plan_for, context, workers, dry_run), context, dry_run)
@@ -132,7 +139,7 @@ def _report(remaining: Sequence[Job] | None, context: JobContext, dry_run: bool)
 
 
 def _run_on_this_machine(
-    plan_for: PlanForMemory, context: JobContext, workers: int, dry_run: bool
+    plan_for: PlanForDevice, context: JobContext, workers: int, dry_run: bool
 ) -> Sequence[Job] | None:
     """Run a plan in processes of this machine; return the remaining jobs, None if it has none."""
     context = replace(context, device=resolve_device(context.device))
@@ -141,7 +148,7 @@ def _run_on_this_machine(
         print("one process, without Dask: pip install 'threeregime[dask]' for more")
         workers = max_workers = 1
     # Fleets are sized for all workers: how many have work is known only from the plan.
-    plan = plan_for(lambda protocol: max_members(protocol, context, max_workers))
+    plan = plan_for(context.device, lambda protocol: max_members(protocol, context, max_workers))
     print(cost.describe_plan(plan))
     if not plan.jobs:
         return None
@@ -169,12 +176,15 @@ def _run_on_this_machine(
 
 
 def _run_on_cluster(
-    plan_for: PlanForMemory, context: JobContext, dask: str, dry_run: bool
+    plan_for: PlanForDevice, context: JobContext, dask: str, dry_run: bool
 ) -> Sequence[Job] | None:
     """Run a plan on a Dask cluster; return the remaining jobs, None if it has none."""
     with connect_workers(dask) as client, checked_workers(client, context) as requirements:
         context = replace(context, device=requirements.device)
-        plan = plan_for(lambda protocol: run_on_worker(client, max_members, protocol, context, 1))
+        plan = plan_for(
+            requirements.device,
+            lambda protocol: run_on_worker(client, max_members, protocol, context, 1),
+        )
         print(cost.describe_plan(plan))
         if not plan.jobs:
             return None

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from threeregime.fleet import WARM_UP, Engine, Fleet, compute_settings, pick_engine
+from threeregime.fleet import WARM_UP, Engine, Fleet, compute_settings, cpu_engine, pick_gpu_engine
 from threeregime.models import net_builder
 from threeregime.protocol import Protocol, Training
 from threeregime.sweep.plan import Job, JobContext, Plan
@@ -19,11 +19,14 @@ TRIAL_STEPS = 3
 
 
 def engine_for(context: JobContext, protocol: Protocol, training: Training, members: int) -> Engine:
-    """Return the engine for a fleet: the context's, or the fastest in a trial, which is cached."""
+    """Return the engine for a fleet: the context's, that of the net, or on a GPU the fastest."""
     if context.engine != "auto":
         return Engine.from_name(context.engine)
+    if context.device == "cpu":
+        task = context.load_task(protocol)
+        return cpu_engine(net_builder(protocol.net, task), task.dummy_input(1).shape)
     members = min(members, TRIAL_MEMBERS)
-    return pick_engine(
+    return pick_gpu_engine(
         context.device,
         members,
         f"{protocol.hash('data', 'net')} batch {training.batch_size}",

@@ -18,8 +18,8 @@ from threeregime.experiments import Experiment, Key, Unit
 from threeregime.protocol import Protocol, Training
 from threeregime.results import DETERMINES, dense_row, finished_dense, finished_nets, tables_folder
 
-MEMBERS = 48
-"""Most nets in a fleet by default: larger fleets are no faster on a CPU."""
+CPU_MEMBERS, GPU_MEMBERS = 48, 384
+"""Most nets in a fleet by default. Larger fleets are no faster on a CPU; a GPU wants hundreds."""
 
 MEASURE_FORWARDS = 2 / 3
 """Cost of one point of an LMC curve in net-epochs: two forward passes, against three per step."""
@@ -216,7 +216,7 @@ class Plan:
 def make_plan(
     experiment: Experiment,
     root: Path,
-    members: int = MEMBERS,
+    members: int = CPU_MEMBERS,
     other_roots: Sequence[Path] = (),
     max_members: Callable[[Protocol], int] | None = None,
 ) -> Plan:

@@ -5,12 +5,14 @@ They are elementwise, so one optimizer over stacked weights equals one optimizer
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from threeregime.fleet import Fleet, State
+from threeregime.fleet import Fleet, PlannedPass, State
+from threeregime.kernels import LossGradient, Sgd
 from threeregime.protocol import Training
 
 
@@ -30,7 +32,46 @@ def make_optimizer(
     return torch.optim.SGD(parameters, rate, training.momentum, weight_decay=decay, fused=True)
 
 
-def optimizer_state(fleet: Fleet, optimizer: torch.optim.Optimizer) -> State:
+class PlannedSgd:
+    """Stochastic gradient descent as part of a planned pass; its state is that of torch.optim.SGD.
+
+    Args:
+        planned: the pass of a fleet.
+        training: learning rate, momentum and weight decay.
+
+    Attributes:
+        state: momentum by parameter.
+    """
+
+    def __init__(self, planned: PlannedPass, training: Training) -> None:
+        self.planned, self.training = planned, training
+        self.state: dict[Tensor, dict[str, Tensor]] = defaultdict(dict)
+
+    def step(self, images: Tensor, gradient: LossGradient, rate: float) -> None:
+        """Make one step of every member.
+
+        Args:
+            images: [batch, M, C, H, W].
+            gradient: function that returns the gradient of the loss of some members.
+            rate: learning rate.
+        """
+        plan = self.planned.plan(images.shape[2:], images.dtype)
+        momentum = self.training.momentum
+        buffers = [self._buffer(p) for p in plan.parameters] if momentum else []
+        plan.descend(images, gradient, Sgd(rate, momentum, self.training.weight_decay), buffers)
+
+    def _buffer(self, parameter: Tensor) -> Tensor:
+        """Return the momentum of a parameter, zero before the first step."""
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        return state["momentum_buffer"]
+
+
+Optimizer = torch.optim.Optimizer | PlannedSgd
+
+
+def optimizer_state(fleet: Fleet, optimizer: Optimizer) -> State:
     """Return the optimizer state by name, [M, ...], or [] where members share it."""
     state = {}
     for name, parameter in fleet.module.named_parameters():
@@ -42,7 +83,7 @@ def optimizer_state(fleet: Fleet, optimizer: torch.optim.Optimizer) -> State:
     return state
 
 
-def load_optimizer_state(fleet: Fleet, optimizer: torch.optim.Optimizer, state: State) -> None:
+def load_optimizer_state(fleet: Fleet, optimizer: Optimizer, state: State) -> None:
     """Load a state that :func:`optimizer_state` returned; other entries are ignored."""
     parameters = dict(fleet.module.named_parameters())
     for path, value in state.items():

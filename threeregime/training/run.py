@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from threeregime.data import Batches
+from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import PRECISIONS, CudaGraphStep, Engine, Fleet, State
 from threeregime.protocol import Dense, Training
 from threeregime.pruning import Masks, Quantizer
 from threeregime.training.optimizers import (
+    Optimizer,
+    PlannedSgd,
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
@@ -50,22 +53,32 @@ class TrainingRun:
         dtype = torch.float32 if fleet.device.type == "cuda" else torch.float64
         self._rate = recipe.lr
         self.rate = torch.tensor(recipe.lr, dtype=dtype, device=fleet.device)
-        self.optimizer = make_optimizer(
-            recipe, self.parameters.values(), self.rate, recorded=engine.graphed
-        )
+        sam = isinstance(recipe, Dense) and recipe.rho
+        # A step that is one pass and plain descent is part of a planned pass.
+        planned = self.fleet.planned if recipe.optimizer == "sgd" and not sam else None
+        self.graphed = engine.graphed
+        self.optimizer = PlannedSgd(planned, recipe) if planned else self._torch_optimizer()
         self.epochs = math.ceil(recipe.steps(loader.steps) / loader.steps)
-        self.masked: list[tuple[Tensor, Tensor]] = []
+        self.masked: dict[str, tuple[Tensor, Tensor]] = {}
         self.quantizer: Quantizer | None = None
         self.low_precision = PRECISIONS[engine.precision]
-        self.graphed = engine.graphed
         self.advance: Callable[..., None] = self.step
         self.on_step_end: Callable[[], None] = lambda: None
         self._discard_graph()
 
+    def _torch_optimizer(self) -> Optimizer:
+        return make_optimizer(
+            self.recipe, self.parameters.values(), self.rate, recorded=self.graphed
+        )
+
     def _discard_graph(self) -> None:
         """Record the step again: a CUDA graph works on the tensors of its recording."""
         if self.graphed:
-            self.advance = CudaGraphStep(self.step, before=self.optimizer.zero_grad)
+            self.advance = CudaGraphStep(self.step, before=self._zero_gradients)
+
+    def _zero_gradients(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     @torch.no_grad()
     def prune(self, masks: Masks) -> None:
@@ -76,7 +89,9 @@ class TrainingRun:
             factor = torch.empty_like(weight)
             self.fleet.by_member(factor).copy_(mask)
             weight.mul_(factor)
-            self.masked.append((weight, factor))
+            self.masked[name] = weight, factor
+        if self.fleet.planned:
+            self.fleet.planned.set_masks({name: mask for name, (_, mask) in self.masked.items()})
 
     def quantize(self, bits: Sequence[int | None]) -> None:
         """Train with quantized weights from now on.
@@ -88,6 +103,7 @@ class TrainingRun:
         """
         if any(count is not None for count in bits):
             self.quantizer = Quantizer(self.fleet, bits)
+            self.optimizer = self._torch_optimizer()
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
         """Return a context in which the fleet holds the weights to evaluate: quantized ones."""
@@ -119,10 +135,13 @@ class TrainingRun:
         Args:
             draws: from :meth:`threeregime.data.Batches.step_draws`.
         """
+        if isinstance(self.optimizer, PlannedSgd):
+            self._planned_step(self.optimizer, draws)
+            return
         batch = self.loader.batch(draws, self.fleet.dtype)
 
         def backward() -> None:
-            self.optimizer.zero_grad()
+            self._zero_gradients()
             self.loss(*batch).backward()
 
         with self.evaluated_weights():
@@ -132,14 +151,25 @@ class TrainingRun:
                 backward()
         if self.masked:
             # A masked gradient keeps weight and optimizer at zero: decay of zero is zero too.
-            gradients = [weight.grad for weight, _ in self.masked if weight.grad is not None]
-            torch._foreach_mul_(gradients, [mask for _, mask in self.masked])
+            masked = self.masked.values()
+            gradients = [weight.grad for weight, _ in masked if weight.grad is not None]
+            torch._foreach_mul_(gradients, [mask for _, mask in masked])
         self.optimizer.step()
+
+    def _planned_step(self, optimizer: PlannedSgd, draws: Sequence[Tensor]) -> None:
+        images, targets = self.loader.batch(draws, self.fleet.dtype)
+
+        def gradient(logits: Tensor, members: slice) -> Tensor:
+            return self.loader.task.loss_gradient(logits, targets[members], self.recipe.smoothing)
+
+        optimizer.step(images, gradient, self._rate)
 
     def run_epoch(self) -> None:
         """Train every member for one epoch. On a GPU only its end waits for the device."""
         draws, steps = self.loader.draw(self.epoch), self.loader.steps
         first = self.epoch * steps
+        recorded = isinstance(self.advance, CudaGraphStep) and self.advance.graph is not None
+        weights = [p.detach().clone() for p in self.parameters.values()] if recorded else []
         with self.fleet.mode(training=True):
             for step in range(min(steps, self.recipe.steps(steps) - first)):
                 rate = self.recipe.rate(first + step, steps)
@@ -153,6 +183,11 @@ class TrainingRun:
             # While the queued steps run, draw the next epoch's batches.
             self.loader.draw(self.epoch)
             torch.cuda.synchronize(self.fleet.device)
+        if weights and all(map(torch.equal, weights, self.parameters.values())):
+            raise ThreeRegimeError(
+                "the recorded step does not change the weights: run it without a graph, e.g. "
+                "--engine 'grouped bfloat16'"
+            )
 
     def state(self) -> State:
         """Return all that the next epoch depends on: nets, optimizer state and epoch."""
