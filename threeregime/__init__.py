@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from threeregime.data import load_task, stream_seed
     from threeregime.errors import ThreeRegimeError
     from threeregime.experiments import Experiment, list_experiments, load_experiment, load_scale
-    from threeregime.fleet import Fleet
+    from threeregime.fleet import Fleet, cpu_engine
     from threeregime.metrics import (
         cka,
         interpolate,
@@ -39,7 +39,7 @@ _ROOMS = {
     "data": ("load_task", "stream_seed"),
     "errors": ("ThreeRegimeError",),
     "experiments": ("Experiment", "list_experiments", "load_experiment", "load_scale"),
-    "fleet": ("Fleet",),
+    "fleet": ("Fleet", "cpu_engine"),
     "metrics": (
         "cka",
         "interpolate",
@@ -69,6 +69,7 @@ __all__ = [
     "ThreeRegimeError",
     "advise",
     "cka",
+    "cpu_engine",
     "evaluate_errors",
     "interpolate",
     "line_errors",
