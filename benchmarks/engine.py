@@ -247,9 +247,7 @@ def print_scale(scale: str, path: Path | None) -> None:
     for width in WIDTHS[scale]:
         work = Workload.at(scale, width)
         floor = 1e3 * work.operations / speed
-        print(
-            f"{scale}, width {width}: {work.operations / 1e6:.1f} MFLOP, floor {floor:.3f} ms a step"
-        )
+        print(f"{scale}, width {width}: {work.operations / 1e6:.1f} MFLOP, floor {floor:.3f} ms")
         found = ways(work)
         steps = [way.make() for way in found]
         for step in steps:

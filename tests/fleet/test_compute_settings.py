@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -85,13 +86,27 @@ def tf32(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_settings_of_a_gpu_are_put_back(fails: bool, tf32: bool, threads: None) -> None:
+def test_settings_of_a_gpu_are_put_back(
+    fails: bool, tf32: bool, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = ["cuda"]  # a stack: streams and graphs are made on the last one
+
+    @contextlib.contextmanager
+    def on_device(name: str) -> Iterator[None]:
+        current.append(name)
+        try:
+            yield
+        finally:
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", on_device)
     before = flags()
     try:
         with compute_settings("cuda"):
             assert flags() == (True, False, False, *before[3:])
             assert torch.get_num_threads() == 2
-            with compute_settings("cuda:0"):
+            with compute_settings("cuda:1"):
+                assert current[-1] == "cuda:1"
                 assert flags() == (True, False, False, *before[3:])
             assert flags() == (True, False, False, *before[3:])
             if fails:
@@ -99,4 +114,5 @@ def test_settings_of_a_gpu_are_put_back(fails: bool, tf32: bool, threads: None) 
     except ZeroDivisionError:
         assert fails
     assert flags() == before
+    assert current[-1] == "cuda"
     assert before[2] is tf32

@@ -13,20 +13,25 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.small_nets import needs_compiler
 from threeregime.data.images import ImageBatches
-from threeregime.data.registry import load_images
+from threeregime.data.registry import load_images, load_task
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue, experiment
 from threeregime.experiments.experiment import Experiment
 from threeregime.fleet import cache as user_cache
 from threeregime.fleet import cuda_graph, device, engine
+from threeregime.fleet.backends import BACKENDS
 from threeregime.fleet.engine import Engine
 from threeregime.fleet.fleet import Fleet
-from threeregime.protocol import Training
+from threeregime.kernels import library
+from threeregime.models import NETS, net_builder
+from threeregime.protocol import Data, Net, Training
 from threeregime.pruning.magnitude import magnitude_masks
 from threeregime.results import load_results
 from threeregime.sweep import jobs, memory, resumable
 from threeregime.sweep.plan import JobContext, RetrainJob, fleet_checkpoint, make_plan
+from threeregime.training import TrainingRun
 from threeregime.training import run as training
 
 SGD = Training(lr=0.05, batch_size=32, epochs=2, milestones=(1,))
@@ -61,35 +66,177 @@ def make_run(chosen: Engine, members: int = 3) -> training.TrainingRun:
     return run
 
 
-# --- names and candidates
+# --- names
 
 
-@pytest.mark.parametrize(
-    "chosen", [*engine.candidate_engines("cpu", 48), *engine.candidate_engines("cuda", 48)]
-)
+@pytest.mark.parametrize("chosen", [*engine.GPU_ENGINES, *map(Engine, BACKENDS)])
 def test_an_engine_is_found_by_its_name(chosen: Engine) -> None:
     assert Engine.from_name(chosen.name) == chosen
 
 
 def test_float32_needs_no_naming() -> None:
-    assert Engine.from_name("lanes") == Engine("lanes", "float32")
+    assert Engine.from_name("planned") == Engine("planned", "float32")
 
 
-@pytest.mark.parametrize("name", ["", "fast", "grouped lanes", "grouped float16", "float32"])
+@pytest.mark.parametrize(
+    "name", ["", "fast", "grouped planned", "lanes", "grouped float16", "float32"]
+)
 def test_an_unknown_engine_is_one_line(name: str) -> None:
     with pytest.raises(ThreeRegimeError, match=r"engine = .* is not allowed: one of .*separate"):
         Engine.from_name(name)
 
 
-# --- picking
+# --- the rule on a CPU
+
+
+def silu_net() -> nn.Module:
+    return nn.Sequential(Small(), nn.SiLU())
+
+
+class Scaled(nn.Module):
+    """A net with a layer that has no stacked form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.GroupNorm(2, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x)).mean(dim=(2, 3))
+
+
+IMAGE = torch.Size([1, 1, 8, 8])
+
+
+@pytest.fixture
+def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[str]]]:
+    """Return a function that returns the lines on stderr; none has been said before."""
+    engine._print_once.cache_clear()
+    yield lambda: capfd.readouterr().err.splitlines()
+    engine._print_once.cache_clear()
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each way to time an engine, or to remember a time, fail."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("an engine is timed")
+
+    for module, name in ((engine, "cached"), (engine, "_time_engines"), (Fleet, "initial")):
+        monkeypatch.setattr(module, name, refused)
+    monkeypatch.setattr(TrainingRun, "step", refused)
+
+
+@needs_compiler
+@pytest.mark.parametrize("width", [0.1, 0.3, 3 / 8, 1.0])
+@pytest.mark.parametrize(
+    ("name", "depth"), [("preresnet", 8), ("preresnet", 20), ("densenet", 10), ("vgg", 11)]
+)
+def test_the_papers_nets_are_planned(
+    name: str, depth: int, width: float, untimed: None, lines: Callable[[], list[str]]
+) -> None:
+    state = torch.get_rng_state()
+    chosen = engine.cpu_engine(
+        lambda: NETS[name].build(depth, width, 3, 10), torch.Size([1, 3, 8, 8])
+    )
+    assert chosen == Engine("planned")
+    assert lines() == []
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_transformer_is_vmapped(untimed: None, lines: Callable[[], list[str]]) -> None:
+    task = load_task(Data("number-words", crop=0, flip=False))
+    build = net_builder(Net("transformer", depth=1, width=0.125), task)
+    state = torch.get_rng_state()
+    assert engine.cpu_engine(build, task.dummy_input(1).shape) == Engine("vmapped")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(lines()) <= 1
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("build", "backend", "operation"),
+    [(silu_net, "grouped", "silu"), (Scaled, "separate", "group_norm")],
+)
+def test_a_net_with_another_operation_runs_uncompiled_and_one_line_says_why(
+    build: Callable[[], nn.Module],
+    backend: str,
+    operation: str,
+    untimed: None,
+    lines: Callable[[], list[str]],
+) -> None:
+    for _ in range(3):
+        assert engine.cpu_engine(build, IMAGE) == Engine(backend)
+    (line,) = lines()
+    assert line == (
+        f"threeregime: {operation} is in no plan: nets run {backend}, several times slower"
+    )
+    fleet = Fleet(build, {n: t[None] for n, t in build().state_dict().items()}, backend=backend)
+    assert fleet.logits(torch.ones(2, 1, 1, 8, 8)).isfinite().all()
+
+
+@needs_compiler
+def test_a_net_without_convolutions_may_be_planned_or_vmapped(
+    untimed: None, lines: Callable[[], list[str]]
+) -> None:
+    def build(last: type[nn.Module]) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), last(), nn.Linear(8, 3))
+
+    inputs = torch.Size([1, 4])
+    assert engine.cpu_engine(lambda: build(nn.ReLU), inputs) == Engine("planned")
+    assert lines() == []
+    assert engine.cpu_engine(lambda: build(nn.Tanh), inputs) == Engine("vmapped")
+    assert lines() == []  # it is good at them
+
+
+@pytest.mark.parametrize("compiler", ["", "false"])
+def test_without_a_compiler_nets_are_grouped_and_one_line_says_why(
+    compiler: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    untimed: None,
+    lines: Callable[[], list[str]],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    library.load_library.cache_clear()
+    try:
+        for _ in range(3):
+            assert engine.cpu_engine(Small, IMAGE) == Engine("grouped")
+    finally:
+        library.load_library.cache_clear()
+    said = [line for line in lines() if "compiling" not in line]
+    assert len(said) == 1
+    reason = f"{compiler} could not compile planned.cpp" if compiler else "no C++ compiler"
+    assert said[0].startswith(f"threeregime: {reason}")
+    assert said[0].endswith(": nets run grouped, several times slower")
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_compiler
+def test_building_a_net_does_not_use_the_global_random_state(untimed: None) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(99)
+        return Small()
+
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    for chosen in (build, silu_net):
+        engine.cpu_engine(chosen, IMAGE)
+    assert torch.equal(torch.rand(3), expected)
+
+
+# --- the trial on a GPU
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        engine, "candidate_engines", lambda *_: [Engine(), Engine("separate"), Engine("lanes")]
-    )
+    monkeypatch.setattr(engine, "GPU_ENGINES", [Engine(), Engine("separate"), Engine("vmapped")])
+    monkeypatch.setattr(engine, "device_name", lambda device: "a GPU")
     return tmp_path / "threeregime"
 
 
@@ -107,10 +254,10 @@ def trial(seconds: dict[str, float | Exception], calls: list[str]) -> Callable[.
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        ({"grouped": 2.0, "separate": 1.0, "lanes": 3.0}, "separate"),
-        ({"grouped": 1.0, "separate": 0.95, "lanes": 0.92}, "grouped"),  # not clearly faster
-        ({"grouped": RuntimeError("no such kernel"), "separate": 2.0, "lanes": 5.0}, "separate"),
-        ({"grouped": 1.0, "separate": torch.OutOfMemoryError(), "lanes": 0.5}, "lanes"),
+        ({"grouped": 2.0, "separate": 1.0, "vmapped": 3.0}, "separate"),
+        ({"grouped": 1.0, "separate": 0.95, "vmapped": 0.92}, "grouped"),  # not clearly faster
+        ({"grouped": RuntimeError("no such kernel"), "separate": 2.0, "vmapped": 5.0}, "separate"),
+        ({"grouped": 1.0, "separate": torch.OutOfMemoryError(), "vmapped": 0.5}, "vmapped"),
     ],
 )
 def test_the_clearly_fastest_is_picked_and_kept(
@@ -118,10 +265,10 @@ def test_the_clearly_fastest_is_picked_and_kept(
 ) -> None:
     calls: list[str] = []
     for _ in range(2):
-        assert engine.pick_engine("cpu", 3, "kind", trial(seconds, calls)).backend == expected
-    assert calls == ["grouped", "separate", "lanes"]  # once: the second answer was kept
+        assert engine.pick_gpu_engine("cuda", 3, "kind", trial(seconds, calls)).backend == expected
+    assert calls == ["grouped", "separate", "vmapped"]  # once: the second answer was kept
     assert len(list(cache.iterdir())) == 1
-    engine.pick_engine("cpu", 3, "another kind", trial(seconds, calls))
+    engine.pick_gpu_engine("cuda", 3, "another kind", trial(seconds, calls))
     assert len(calls) == 6
 
 
@@ -157,16 +304,16 @@ def test_a_damaged_table_is_found_out_anew(cache: Path) -> None:
 
 
 def test_where_nothing_fits_it_is_out_of_memory(cache: Path) -> None:
-    full = dict.fromkeys(("grouped", "separate", "lanes"), torch.OutOfMemoryError("full"))
+    full = dict.fromkeys(("grouped", "separate", "vmapped"), torch.OutOfMemoryError("full"))
     with pytest.raises(torch.OutOfMemoryError):
-        engine.pick_engine("cpu", 3, "kind", trial({**full}, []))
+        engine.pick_gpu_engine("cuda", 3, "kind", trial({**full}, []))
     assert not cache.exists()
 
 
 def test_where_nothing_runs_the_reasons_are_told(cache: Path) -> None:
-    broken = dict.fromkeys(("grouped", "separate", "lanes"), RuntimeError("broken"))
+    broken = dict.fromkeys(("grouped", "separate", "vmapped"), RuntimeError("broken"))
     with pytest.raises(ThreeRegimeError, match=r"no engine can run this fleet: .*broken"):
-        engine.pick_engine("cpu", 3, "kind", trial({**broken}, []))
+        engine.pick_gpu_engine("cuda", 3, "kind", trial({**broken}, []))
 
 
 # --- the same nets

@@ -108,11 +108,12 @@ class Dataset(Task):
 
     def loss_gradient(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         """Return the gradient of :meth:`loss` for the outputs, softmax minus targets."""
-        by_class = outputs.permute(1, 2, 0).softmax(dim=1)  # [batch, classes, M], as plans have it
-        by_class -= smoothing / self.classes
-        labels = targets.transpose(0, 1)[:, None]
-        by_class.scatter_add_(1, labels, by_class.new_full((), smoothing - 1).expand(labels.shape))
-        return (by_class / targets.shape[1]).permute(2, 0, 1)
+        # Along the last dimension: then no number depends on how many members there are.
+        gradient = outputs.contiguous().softmax(dim=-1)
+        gradient -= smoothing / self.classes
+        labels = targets[..., None]
+        gradient.scatter_add_(2, labels, gradient.new_full((), smoothing - 1).expand(labels.shape))
+        return gradient / targets.shape[1]
 
     def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn uint8 pixels with channels last [..., channels] into normalised floats."""

@@ -162,7 +162,8 @@ class Task(ABC):
         if fleet.device.type == "cuda":
             batch = max(batch, min(2048, GPU_ACTIVATIONS // fleet.members))
         for inputs, targets in self.evaluation_batches(train, fleet.dtype, batch_size=batch):
-            predictions = fleet.logits(fleet.broadcast(inputs)).argmax(dim=-1)
+            # A search along a dimension that is not the innermost one takes three times as long.
+            predictions = fleet.logits(fleet.broadcast(inputs)).contiguous().argmax(dim=-1)
             mask = targets != IGNORED_TARGET
             wrong += ((predictions != targets) & mask).flatten(1).sum(dim=1)
             count += mask.sum()

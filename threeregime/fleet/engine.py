@@ -71,6 +71,12 @@ class Engine:
                 f"engine = {name!r} is not allowed: one of {', '.join(BACKENDS)}, optionally "
                 "followed by bfloat16, compiled, graphed"
             )
+        if backends == ["planned"] and (
+            precisions != ["float32"] or {"compiled", "graphed"} & {*words}
+        ):
+            raise ThreeRegimeError(
+                f"engine = {name!r} is not allowed: planned is float32, as it is"
+            )
         return cls(backends[0], precisions[0], "compiled" in words, "graphed" in words)
 
 
@@ -92,7 +98,8 @@ def cpu_engine(build: Callable[[], nn.Module], inputs: torch.Size) -> Engine:
         record(net, inputs[1:])
     except ThreeRegimeError as error:
         engine = Engine(_uncompiled_backend(net))
-        _print_once(f"{error}: nets run {engine.backend}, several times slower")
+        if engine.backend != "vmapped":  # a good one for nets of matrix products
+            _print_once(f"{error}: nets run {engine.backend}, several times slower")
         return engine
     return Engine("planned")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from threeregime.errors import ThreeRegimeError
 from threeregime.fleet.backends import BACKENDS, PlannedPass
 
 State = dict[str, Tensor]
@@ -43,6 +44,8 @@ class Fleet:
     ) -> None:
         self.build, self.dtype, self.device = build, dtype, torch.device(device)
         self.members = len(next(iter(state.values())))
+        if backend == "planned" and self.device.type != "cpu":
+            raise ThreeRegimeError("a planned fleet runs on a CPU: use the engine grouped")
         self.backend = BACKENDS[backend]
         self.module = self.backend.stack(build(), self.members)
         self.module.to(device=self.device, dtype=dtype)

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,8 @@ def compile_library(compiler: str, *options: str) -> Path:
         )
         library.parent.mkdir(parents=True, exist_ok=True)
         draft = library.with_suffix(f".{os.getpid()}")
-        command = [compiler, *command, str(KERNELS), "-o", str(draft)]
+        # The variable may hold options too, or a cache: CXX="ccache g++".
+        command = [*shlex.split(compiler), *command, str(KERNELS), "-o", str(draft)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         os.replace(draft, library)  # complete even if several processes compile at once
     return library

@@ -62,6 +62,7 @@ class PassPlan:
         self.slices = [slice(start, min(start + self.lanes, members)) for start in starts]
         self.classes = recorder.shapes[recorder.ops[-1].output][2]
         self.passes = 0
+        self._outside: list[Tensor] = []
         self._handles = {kind: self._make(kind) for kind in {self._kind(p) for p in self.slices}}
         self._parameter_pointers = _pointers(self.parameters)
         statistics = [t for n in self.norms for t in (n.running_mean, n.running_var)]
@@ -102,8 +103,8 @@ class PassPlan:
         part = self.slices[number]
         kind = self._kind(part)
         kernel = getattr(self.library, f"plan_{name}_{kind}")
-        kernel.restype = None
-        kernel(self._handles[kind], *map(ctypes.c_int64, (space, number)), *arguments)
+        if kernel(self._handles[kind], *map(ctypes.c_int64, (space, number)), *arguments):
+            raise MemoryError("no memory left for a planned pass")
 
     def _members(self, number: int) -> tuple[ctypes.c_int64, ctypes.c_int64]:
         return ctypes.c_int64(self.members), ctypes.c_int64(self.slices[number].start)
@@ -149,11 +150,21 @@ class PassPlan:
 
         In training mode they can be differentiated once with respect to the parameters.
         """
+        self._check(images)
         if torch.is_grad_enabled() and self._in_training():
             outputs: Tensor = _Pass.apply(self, images, *self.parameters)
         else:
             outputs = self._all_outputs(images, keep=False)
         return outputs.permute(2, 0, 1)
+
+    def _check(self, images: Tensor) -> None:
+        if images.dtype != self.parameters[0].dtype or images.shape[1] != self.members:
+            raise RuntimeError(
+                f"images of {images.dtype} for {images.shape[1]} nets, where the fleet is of "
+                f"{self.parameters[0].dtype} and has {self.members}"
+            )
+        if len({norm.training for norm in self.norms}) > 1:
+            raise RuntimeError("some norms are in training mode, others are not: use grouped")
 
     def _in_training(self) -> bool:
         return not self.norms or all(norm.training for norm in self.norms)
@@ -161,6 +172,7 @@ class PassPlan:
     def _all_outputs(self, images: Tensor, keep: bool) -> Tensor:
         """Return outputs [batch, classes, M] for images [batch, M, C, H, W]."""
         own = keep or torch.get_num_threads() > 1
+        self.passes += own
 
         def outputs(number: int) -> Tensor:
             space = number if own else len(self.slices)
@@ -182,6 +194,8 @@ class PassPlan:
             sgd: the constants of the step.
             buffers: momentum of each of :attr:`parameters`; empty without momentum.
         """
+        self._check(images)
+        self.passes += torch.get_num_threads() > 1
         pointers = _pointers(buffers) if buffers else None
 
         def step(number: int) -> None:
@@ -209,13 +223,10 @@ class PassPlan:
             else torch.ones_like(value)
             for parameter, value in zip(self.recorder.parameters, self.parameters, strict=True)
         ]
-        for number, part in enumerate(self.slices):
-            kind = self._kind(part)
-            kernel = getattr(self.library, f"plan_masks_{kind}")
-            kernel.restype = None
-            kernel(
-                self._handles[kind], ctypes.c_int64(number), *self._members(number), _pointers(laid)
-            )
+        self._outside = [mask == 0 for mask in laid]
+        pointers = _pointers(laid)
+        for number in range(len(self.slices)):
+            self._call("masks", 0, number, *self._members(number), pointers)
 
 
 class _Pass(torch.autograd.Function):
@@ -223,9 +234,9 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: PassPlan, images: Tensor, *parameters: Tensor) -> Tensor:
-        plan.passes += 1
+        outputs = plan._all_outputs(images, keep=True)
         ctx.plan, ctx.number = plan, plan.passes
-        return plan._all_outputs(images, keep=True)
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -240,6 +251,9 @@ class _Pass(torch.autograd.Function):
                 grad[:, :, plan.slices[number]], number, number, pointers
             )
         )
+        # Those of masked weights are computed or not, by what the slice's other members need.
+        for gradient, outside in zip(gradients, plan._outside, strict=False):
+            gradient.masked_fill_(outside, 0)
         return (None, None, *gradients)
 
 

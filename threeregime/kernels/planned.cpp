@@ -734,8 +734,10 @@ template <typename P> void* make(const I* counts, const Op* ops, const I* sizes,
 
 }  // namespace
 
+// Each returns 1 if there is no memory left.
 #define METHOD(name, suffix, T, SIZE, parameters, ...) \
-  void plan_##name##_##suffix parameters { static_cast<Plan<T, SIZE>*>(p)->name(__VA_ARGS__); }
+  int plan_##name##_##suffix parameters try { static_cast<Plan<T, SIZE>*>(p)->name(__VA_ARGS__); return 0; }             \
+  catch (const std::bad_alloc&) { return 1; }
 #define EXPORT(T, SIZE, suffix)                                                                                         \
   void* plan_new_##suffix(const I* n, const Op* o, const I* z, const I* t, const I* e, const I* st, const I* se,        \
                           const double* eps) { return make<Plan<T, SIZE>>(n, o, z, t, e, st, se, eps); }                \
@@ -747,7 +749,7 @@ template <typename P> void* make(const I* counts, const Op* ops, const I* sizes,
          slice, M, m, grad_out, grads)                                                                                  \
   METHOD(descend, suffix, T, SIZE, (void* p, I which, I slice, I M, I m, T* const* param, T* const* buffer,             \
          const Sgd* sgd), which, slice, M, m, param, buffer, *sgd)                                                      \
-  METHOD(masks, suffix, T, SIZE, (void* p, I slice, I M, I m, T* const* masks), slice, M, m, masks)
+  METHOD(masks, suffix, T, SIZE, (void* p, I, I slice, I M, I m, T* const* masks), slice, M, m, masks)
 extern "C" {
 EXPORT(float, BYTES, float)
 EXPORT(float, BYTES / 2, half_float)

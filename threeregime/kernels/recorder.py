@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from threeregime.errors import ThreeRegimeError
@@ -86,7 +87,9 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", str(func)).strip("_")
-        if isinstance(result, Tensor) and any(id(a) in self.tensors for a in _flat(args)):
+        given = [*args, *(kwargs or {}).values()]
+        known = any(id(a) in self.tensors for a in _flat(given))
+        if known and (result is None or any(isinstance(r, Tensor) for r in _flat([result]))):
             handler: Callable[..., None] | None = getattr(self, f"_{name}", None)
             if handler is None:
                 raise UnplannedOp(f"{name} is in no plan")
@@ -99,6 +102,9 @@ class Recorder(TorchFunctionMode):
     def add_tensor(self, value: Tensor) -> int:
         """Return the number of a new tensor, also where an operation changed one in place."""
         height, width = value.shape[2:] if value.dim() == 4 else (1, 1)
+        old = self.tensors.get(id(value))
+        for alias in [key for key, number in self.tensors.items() if number == old]:
+            self.tensors[alias] = len(self.shapes)
         self.tensors[id(value)] = len(self.shapes)
         self.shapes.append((height, width, value.shape[1]))
         self.alive.append(value)
@@ -197,7 +203,19 @@ class Recorder(TorchFunctionMode):
             raise UnplannedOp("a pooling with overlap is in no plan")
         self._add_op(kind, result, x, k=k, s=k)
 
-    def _avg_pool2d(self, result: Tensor, x: Tensor, size: Any, stride: Any = None) -> None:
+    def _avg_pool2d(
+        self,
+        result: Tensor,
+        x: Tensor,
+        size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: Any = None,
+    ) -> None:
+        if (_side(padding), ceil_mode, divisor_override) != (0, False, None):
+            raise UnplannedOp("a pooling with padding or dilation is in no plan")
         self._pool(AVERAGE, result, x, size, stride)
 
     def _max_pool2d(
@@ -252,6 +270,10 @@ def record(net: nn.Module, shape: Sequence[int]) -> Recorder:
         recorder, other = (_run(copy.deepcopy(net).train(mode), shape) for mode in (False, True))
     if recorder.ops != other.ops:
         raise UnplannedOp("a net that calls other operations in training is in no plan")
+    if any(not _readers(recorder.ops, op.output) for op in recorder.ops[:-1]):
+        raise UnplannedOp("an operation whose result nothing reads is in no plan")
+    if any(m.momentum is None for m in net.modules() if isinstance(m, _BatchNorm)):
+        raise UnplannedOp("a batch norm whose statistics are means of all batches is in no plan")
     used = [parameter.name for parameter in recorder.parameters]
     if len(set(used)) < len(used) or set(used) != {name for name, _ in net.named_parameters()}:
         raise UnplannedOp("a parameter that is used never or twice is in no plan")
@@ -266,7 +288,7 @@ def _run(net: nn.Module, shape: Sequence[int]) -> Recorder:
     try:
         with torch.no_grad(), recorder:
             output = net(x)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, ThreeRegimeError):
             raise
         raise UnplannedOp(f"a net that fails on {tuple(x.shape)} is in no plan") from error

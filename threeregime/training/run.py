@@ -55,11 +55,13 @@ class TrainingRun:
         self.rate = torch.tensor(recipe.lr, dtype=dtype, device=fleet.device)
         sam = isinstance(recipe, Dense) and recipe.rho
         # A step that is one pass and plain descent is part of a planned pass.
-        planned = self.fleet.planned if recipe.optimizer == "sgd" and not sam else None
+        plain = recipe.optimizer == "sgd" and not sam
+        trained = all(parameter.requires_grad for parameter in self.parameters.values())
+        planned = self.fleet.planned if plain and trained else None
         self.graphed = engine.graphed
         self.optimizer = PlannedSgd(planned, recipe) if planned else self._torch_optimizer()
         self.epochs = math.ceil(recipe.steps(loader.steps) / loader.steps)
-        self.masked: dict[str, tuple[Tensor, Tensor]] = {}
+        self.masked: list[tuple[Tensor, Tensor]] = []
         self.quantizer: Quantizer | None = None
         self.low_precision = PRECISIONS[engine.precision]
         self.advance: Callable[..., None] = self.step
@@ -83,15 +85,17 @@ class TrainingRun:
     @torch.no_grad()
     def prune(self, masks: Masks) -> None:
         """Set the weights outside of masks ([M, ...] by name) to zero; they stay exactly zero."""
+        masks_as_laid: dict[str, Tensor] = {}
         for name, mask in masks.items():
             weight = self.parameters[name]
             # In memory the factor must lie as the weight does, whatever the backend.
             factor = torch.empty_like(weight)
             self.fleet.by_member(factor).copy_(mask)
             weight.mul_(factor)
-            self.masked[name] = weight, factor
+            masks_as_laid[name] = factor
+            self.masked.append((weight, factor == 0))
         if self.fleet.planned:
-            self.fleet.planned.set_masks({name: mask for name, (_, mask) in self.masked.items()})
+            self.fleet.planned.set_masks(masks_as_laid)
 
     def quantize(self, bits: Sequence[int | None]) -> None:
         """Train with quantized weights from now on.
@@ -143,17 +147,16 @@ class TrainingRun:
         def backward() -> None:
             self._zero_gradients()
             self.loss(*batch).backward()
+            # A masked gradient keeps weight and optimizer at zero: decay of zero is zero too.
+            for weight, outside in self.masked:
+                if weight.grad is not None:
+                    weight.grad.masked_fill_(outside, 0)
 
         with self.evaluated_weights():
             if isinstance(self.recipe, Dense) and self.recipe.rho:
                 sam_gradients(self.fleet, self.recipe.rho, backward)
             else:
                 backward()
-        if self.masked:
-            # A masked gradient keeps weight and optimizer at zero: decay of zero is zero too.
-            masked = self.masked.values()
-            gradients = [weight.grad for weight, _ in masked if weight.grad is not None]
-            torch._foreach_mul_(gradients, [mask for _, mask in masked])
         self.optimizer.step()
 
     def _planned_step(self, optimizer: PlannedSgd, draws: Sequence[Tensor]) -> None:
