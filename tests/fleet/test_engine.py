@@ -78,6 +78,12 @@ def test_float32_needs_no_naming() -> None:
     assert Engine.from_name("planned") == Engine("planned", "float32")
 
 
+@pytest.mark.parametrize("name", ["planned bfloat16", "planned compiled", "planned graphed"])
+def test_what_a_plan_cannot_do_is_refused(name: str) -> None:
+    with pytest.raises(ThreeRegimeError, match=r"engine = .* is not allowed: planned is float32"):
+        Engine.from_name(name)
+
+
 @pytest.mark.parametrize(
     "name", ["", "fast", "grouped planned", "lanes", "grouped float16", "float32"]
 )
