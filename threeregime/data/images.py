@@ -110,10 +110,11 @@ class Dataset(Task):
         """Return the gradient of :meth:`loss` for the outputs, softmax minus targets."""
         # Along the last dimension: then no number depends on how many members there are.
         gradient = outputs.contiguous().softmax(dim=-1)
-        gradient -= smoothing / self.classes
+        if smoothing:
+            gradient -= smoothing / self.classes
         labels = targets[..., None]
         gradient.scatter_add_(2, labels, gradient.new_full((), smoothing - 1).expand(labels.shape))
-        return gradient / targets.shape[1]
+        return gradient.div_(targets.shape[1])
 
     def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn uint8 pixels with channels last [..., channels] into normalised floats."""

@@ -109,17 +109,23 @@ class PassPlan:
     def _members(self, number: int) -> tuple[ctypes.c_int64, ctypes.c_int64]:
         return ctypes.c_int64(self.members), ctypes.c_int64(self.slices[number].start)
 
-    def _outputs(self, images: Tensor, space: int, number: int, keep: bool) -> Tensor:
+    def _momenta(self) -> Any:
+        """Return the momenta of the norms' statistics, None in evaluation mode."""
+        if not self._in_training():
+            return None
+        ctype = ctypes.c_double if self.double else ctypes.c_float
+        return (ctype * len(self.norms))(*(float(norm.momentum) for norm in self.norms))
+
+    def _outputs(self, images: Tensor, momenta: Any, space: int, number: int, keep: bool) -> Tensor:
         """Return outputs [batch, classes, n] of a slice's n members.
 
         Args:
             images: [batch, n, C, H, W].
+            momenta: as returned by :meth:`_momenta`.
             space: number of the buffers to use.
             number: number of the slice.
             keep: whether a backward pass follows.
         """
-        ctype = ctypes.c_double if self.double else ctypes.c_float
-        momenta = [float(norm.momentum) for norm in self.norms]
         batch, member, channel, *pixel = images.stride()
         strides = [batch, *(pixel or (0, 0)), channel, member]
         outputs = images.new_empty(len(images), self.classes, images.shape[1])
@@ -128,7 +134,7 @@ class PassPlan:
             ctypes.c_int64(keep), ctypes.c_int64(len(images)), *self._members(number),
             _pointer(images), (ctypes.c_int64 * 5)(*strides),
             self._parameter_pointers, self._statistic_pointers,
-            (ctype * len(momenta))(*momenta) if self._in_training() else None, _pointer(outputs),
+            momenta, _pointer(outputs),
         )  # fmt: skip
         return outputs
 
@@ -171,12 +177,12 @@ class PassPlan:
 
     def _all_outputs(self, images: Tensor, keep: bool) -> Tensor:
         """Return outputs [batch, classes, M] for images [batch, M, C, H, W]."""
-        own = keep or torch.get_num_threads() > 1
+        own, momenta = keep or torch.get_num_threads() > 1, self._momenta()
         self.passes += own
 
         def outputs(number: int) -> Tensor:
             space = number if own else len(self.slices)
-            return self._outputs(images[:, self.slices[number]], space, number, keep)
+            return self._outputs(images[:, self.slices[number]], momenta, space, number, keep)
 
         return torch.cat(self._each(outputs), dim=2)
 
@@ -193,15 +199,20 @@ class PassPlan:
             loss_gradient: function that returns the gradient of a slice's loss.
             sgd: the constants of the step.
             buffers: momentum of each of :attr:`parameters`; empty without momentum.
+
+        Raises:
+            RuntimeError: the images do not fit, or the nets are not in training mode.
         """
         self._check(images)
+        if not self._in_training():
+            raise RuntimeError("a step needs the nets in training mode")
         self.passes += torch.get_num_threads() > 1
-        pointers = _pointers(buffers) if buffers else None
+        pointers, momenta = _pointers(buffers) if buffers else None, self._momenta()
 
         def step(number: int) -> None:
             part = self.slices[number]
             space = number if torch.get_num_threads() > 1 else len(self.slices)
-            outputs = self._outputs(images[:, part], space, number, keep=True)
+            outputs = self._outputs(images[:, part], momenta, space, number, keep=True)
             gradient = loss_gradient(outputs.permute(2, 0, 1), part)
             self._gradients(gradient.permute(1, 2, 0), space, number, None)
             self._call(
