@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from threeregime.figures.style import COLOURS, canvas
+from threeregime.figures.style import COLOURS, STYLE, canvas
 
 Row = Mapping[str, Any]
 
@@ -37,9 +37,10 @@ def step_times(rows: Sequence[Row]) -> Figure:
             axis.xaxis.set_major_formatter(ScalarFormatter())
             axis.set_yticks(range(len(part)), [_label(row) for row in part])
             axis.set_title(f"PreResNet-20, width {width:g}", loc="left")
-            axis.set_xlabel("milliseconds of one core per net and step (log scale)")
             axis.spines[["top", "right"]].set_visible(False)
         axes[0][0].invert_yaxis()
+        label = "milliseconds of one core per net and step (log scale)"
+        fig.supxlabel(label, fontsize=STYLE["font.size"])
         return fig
 
 
