@@ -463,7 +463,7 @@ def test_only_with_seeds_and_override() -> None:
         (lambda e: e.with_fields({"net.depth": 9}), "6n+2"),
         (lambda e: catalogue.load_experiment("figure_02", "huge"), "figure_02 has smoke, digits"),
         (lambda e: catalogue.load_experiment("figure_2", "smoke"), "figure_02"),
-        (lambda e: catalogue.load_scale("huge"), "one of digits, "),
+        (lambda e: catalogue.load_scale("huge"), "one of clutter, "),
     ],
 )
 def test_experiments_refuse_in_one_line(change: Any, words: str) -> None:

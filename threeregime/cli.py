@@ -43,7 +43,7 @@ app.add_typer(results_app, name="results")
 ExperimentName = Annotated[
     str, typer.Argument(help="Name, e.g. figure_02, or path of a TOML file.")
 ]
-Scale = Annotated[str, typer.Option(help="smoke, digits, mini or paper.")]
+Scale = Annotated[str, typer.Option(help="smoke, digits, clutter, mini or paper.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 Fields = Annotated[
     list[str] | None,

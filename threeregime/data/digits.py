@@ -69,9 +69,9 @@ def clutter() -> Splits:
     """Return digits on 10x10 coloured pixels among parts of others: the stand-in for SVHN.
 
     The class is that of the whole digit. Ink and ground have random colours, light on dark or dark
-    on light. Each class has 100 images for training and 100 for test.
+    on light. Each class has 100 images for training and 1,000 for test.
     """
-    return _generate(_clutter, 100, 100)
+    return _generate(_clutter, 100, 1000)
 
 
 def _clutter(digits: Split, per_class: int, rng: np.random.Generator) -> Split:

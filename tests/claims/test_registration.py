@@ -1,0 +1,67 @@
+"""What is registered is complete, and about experiments, seeds and claims that there are."""
+
+from __future__ import annotations
+
+import pytest
+
+from threeregime._paths import REGISTERED
+from threeregime.claims.ledger import CLAIMS
+from threeregime.claims.registration import load_registration, parse_registration
+from threeregime.errors import ThreeRegimeError
+
+TEXT = REGISTERED.read_text()
+
+
+def test_every_part_is_of_a_claim_and_a_study() -> None:
+    registration = load_registration()
+    assert registration.parts
+    for part in registration.parts:
+        assert part.claim in CLAIMS
+        assert part.study in CLAIMS[part.claim].experiments or part.study == "figure_02"
+        assert part.study in registration.studies
+
+
+def test_studies_have_the_seeds_of_their_experiments_and_share_none() -> None:
+    registration = load_registration()
+    last = max(registration.rules.looks)
+    used: set[int] = set()
+    for study in registration.studies.values():
+        experiment = study.experiment(last)
+        assert experiment.dense_seeds[0] == study.first_dense_seed
+        assert len(experiment.dense_seeds) == last
+        assert len(experiment.retrain_seeds) == study.copies
+        assert used.isdisjoint(experiment.dense_seeds)
+        used |= {*experiment.dense_seeds}
+
+
+def test_the_looks_cost_five_percent() -> None:
+    """The chance of a false verdict over all looks, for normal effects without any truth."""
+    import numpy as np
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    rules = load_registration().rules
+    rng = np.random.default_rng(0)
+    effects = rng.standard_normal((40_000, max(rules.looks)))
+    decided = np.zeros(len(effects), dtype=bool)
+    for seeds in rules.looks:
+        part = effects[:, :seeds]
+        score = part.mean(axis=1) / (part.std(axis=1, ddof=1) / seeds**0.5)
+        decided |= np.abs(score) > stdtrit(seeds - 1, 1 - rules.level / 2)
+    assert 0.045 < decided.mean() < 0.056
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('effect = "cooling_gain"', 'effect = "cooling"', "effect = 'cooling' is none of"),
+        ('study = "figure_02"', 'study = "figure_99"', "study = 'figure_99' is not among"),
+        ("copies = 3", "", "copies"),
+        ("level = 0.0221", "level = 0.5", "level be below 0.05"),
+        ('claim = "two_b_beats_two_a"', 'claim = "two_a_beats_one"', "a part occurs twice"),
+        ("margin = 0.10", "margins = 0.10", "margin"),
+    ],
+)
+def test_a_mistake_is_one_line(old: str, new: str, problem: str) -> None:
+    assert old in TEXT
+    with pytest.raises(ThreeRegimeError, match=problem):
+        parse_registration(TEXT.replace(old, new, 1))

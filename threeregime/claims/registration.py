@@ -1,0 +1,146 @@
+"""What decides each claim, written down before its study was computed: ``registered.toml``."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+from threeregime._paths import REGISTERED
+from threeregime.errors import ThreeRegimeError
+from threeregime.experiments import Experiment, load_experiment
+
+EFFECTS = (
+    "regime_contrast",
+    "lmc_by_load",
+    "lmc_at_high_load",
+    "dissimilarity_contrast",
+    "sharpness",
+    "heating_gain",
+    "cooling_gain",
+    "accuracy_over_blind",
+    "accuracy_range",
+    "choice_gain",
+    "choice_loss",
+)
+"""The effects, one number per dense seed each; ``registered.toml`` describes them."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Constants of all verdicts; see ``registered.toml``.
+
+    Attributes:
+        looks: numbers of dense seeds at which the data are judged.
+        level: two-sided level of each look.
+        margin: of "no worse" and "no difference", in log error.
+        futile: half width of the interval of effects that are not looked at again.
+        no_net: share of chance above which a cell's training error excludes it.
+        window: share of the whole dense run in which a hotter temperature is chosen.
+    """
+
+    looks: tuple[int, ...]
+    level: float
+    margin: float
+    futile: float
+    no_net: float
+    window: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 0.05 or list(self.looks) != sorted(set(self.looks)):
+            raise ThreeRegimeError(f"{REGISTERED.name}: looks must increase, level be below 0.05")
+
+
+@dataclass(frozen=True)
+class RegisteredStudy:
+    """An experiment with the seeds that it is decided on.
+
+    Attributes:
+        name: of the experiment.
+        scale: of the experiment.
+        first_dense_seed: the first of its dense seeds; each study has its own.
+        copies: retrained copies of each dense net.
+    """
+
+    name: str
+    scale: str
+    first_dense_seed: int
+    copies: int
+
+    def experiment(self, dense_seeds: int) -> Experiment:
+        """Return the experiment with the first dense seeds, for a look at so many."""
+        return load_experiment(self.name, self.scale).with_seeds(dense_seeds, self.copies)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A primary part of a claim: an effect that is positive if the claim is true.
+
+    Attributes:
+        claim: key of the claim.
+        study: name of the study.
+        name: short key among the claim's parts.
+        effect: an entry of :data:`EFFECTS`.
+        smaller_than_margin: whether the effect judged is the margin minus this one.
+        options: what else defines the effect, e.g. the regimes that are compared.
+    """
+
+    claim: str
+    study: str
+    name: str
+    effect: str
+    smaller_than_margin: bool
+    options: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The content of ``registered.toml``."""
+
+    rules: Rules
+    studies: dict[str, RegisteredStudy]
+    parts: tuple[Part, ...]
+
+
+@functools.cache
+def load_registration() -> Registration:
+    """Return what is registered.
+
+    Raises:
+        ThreeRegimeError: an entry is missing, unknown or occurs twice.
+    """
+    return parse_registration(REGISTERED.read_text())
+
+
+def parse_registration(text: str) -> Registration:
+    """Return what a text in the form of ``registered.toml`` registers."""
+    table = tomllib.loads(text)
+    try:
+        rules: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in table["rules"].items()
+        }
+        studies = {n: RegisteredStudy(n, **study) for n, study in table["studies"].items()}
+        parts = tuple(_part(dict(part)) for part in table["parts"])
+        registration = Registration(Rules(**rules), studies, parts)
+    except (KeyError, TypeError) as error:
+        raise ThreeRegimeError(f"{REGISTERED.name}: {error}") from error
+    seen = [(part.claim, part.study, part.name) for part in parts]
+    for part in parts:
+        _check(part.effect in EFFECTS, f"effect = {part.effect!r} is none of {', '.join(EFFECTS)}")
+        _check(part.study in studies, f"study = {part.study!r} is not among the studies")
+    _check(len(set(seen)) == len(seen), "a part occurs twice")
+    return registration
+
+
+def _part(entry: dict[str, Any]) -> Part:
+    names = ("claim", "study", "name", "effect")
+    values = {name: entry.pop(name) for name in names}
+    smaller = entry.pop("smaller_than_margin", False)
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return Part(**values, smaller_than_margin=smaller, options=tuple(sorted(options.items())))
+
+
+def _check(ok: bool, problem: str) -> None:
+    if not ok:
+        raise ThreeRegimeError(f"{REGISTERED.name}: {problem}")
