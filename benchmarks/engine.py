@@ -15,8 +15,6 @@ import ctypes
 import importlib.util
 import os
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,7 +31,7 @@ from benchmarks.processes import Step, record
 from threeregime.data import Dataset, load_images
 from threeregime.experiments import load_scale
 from threeregime.fleet import Engine, Fleet, compute_settings, device_name
-from threeregime.kernels import find_compiler
+from threeregime.kernels import compile_library, find_compiler
 from threeregime.kernels import record as record_ops
 from threeregime.kernels.recorder import CONV, LINEAR
 from threeregime.models import net_builder
@@ -56,14 +54,10 @@ def peak() -> float:
     compiler = find_compiler()
     if not compiler:
         raise SystemExit("no C++ compiler: apt-get install g++")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "peak.so"
-        source = Path(__file__).with_name("peak.cpp")
-        options = ["-O3", "-march=native", "-mtune=generic", "-shared", "-fPIC"]
-        subprocess.run([compiler, *options, str(source), "-o", str(library)], check=True)
-        measure = ctypes.CDLL(str(library)).operations_per_second
-        measure.restype = ctypes.c_double
-        return max(measure(ctypes.c_long(5_000_000)) for _ in range(5))
+    library = compile_library(compiler, source=Path(__file__).with_name("peak.cpp"))
+    measure = ctypes.CDLL(str(library)).operations_per_second
+    measure.restype = ctypes.c_double
+    return max(measure(ctypes.c_long(5_000_000)) for _ in range(5))
 
 
 def load_task(scale: str) -> Dataset:

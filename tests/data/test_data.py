@@ -78,6 +78,13 @@ def test_the_digits_are_scikit_learns_each_once_and_exact() -> None:
     assert sorted(labelled.tolist()) == sorted(theirs.tolist())
 
 
+def test_the_stored_digits_are_those_of_scikit_learn() -> None:
+    from threeregime.data import digits
+
+    for stored, source in zip(digits.plain(), digits.from_scikit_learn(), strict=True):
+        assert (stored == source).all()
+
+
 def test_the_split_of_the_digits_never_changes() -> None:
     digits = load_images("digits")
     parts = (digits.train_images, digits.train_labels, digits.test_images, digits.test_labels)

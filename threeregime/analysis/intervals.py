@@ -74,6 +74,9 @@ def interval_half_width(values: Array) -> float:
     return t_half_width(known.std(ddof=1) / np.sqrt(len(known)), len(known))
 
 
-def t_half_width(error: float, seeds: int) -> float:
-    """Half of a 95 % interval, from a standard error over ``seeds`` dense seeds; NaN for one."""
-    return float(stdtrit(seeds - 1, 0.975) * error) if seeds > 1 else np.nan
+def t_half_width(error: float, seeds: int, level: float = 0.05) -> float:
+    """Half of an interval, from a standard error over ``seeds`` dense seeds; NaN for one.
+
+    ``level`` is the two-sided chance of missing the truth; the default gives 95 % intervals.
+    """
+    return float(stdtrit(seeds - 1, 1 - level / 2) * error) if seeds > 1 else np.nan

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
+from scipy.special import stdtr  # type: ignore[import-untyped]
 
-from threeregime.analysis import Array, PhaseDiagram
+from threeregime.analysis import Array, PhaseDiagram, t_half_width
 from threeregime.claims.effects import Evidence, part_effects
 from threeregime.claims.registration import Part, RegisteredStudy, Rules
 from threeregime.data import Dataset, load_task
@@ -23,7 +23,7 @@ WORDS = ("holds", "contradicted", "mixed", "open")
 
 @dataclass(frozen=True)
 class Decision:
-    """What the data say of a part.
+    """Decision on a registered part, with its effect and interval.
 
     Attributes:
         part: the part.
@@ -83,7 +83,7 @@ def judge(part: Part, effects: Array, rules: Rules) -> Decision:
     if count < 2:
         return Decision(part, "open", count, float("nan"), -math.inf, math.inf, 1.0)
     effect, error = float(known.mean()), float(known.std(ddof=1)) / math.sqrt(count)
-    half = float(stdtrit(count - 1, 1 - rules.level / 2)) * error
+    half = t_half_width(error, count, rules.level)
     low, high = effect - half, effect + half
     verdict = "holds" if low > 0 else "contradicted" if high < 0 else "open"
     p = 2 * float(stdtr(count - 1, -abs(effect) / error)) if error else float(effect == 0)

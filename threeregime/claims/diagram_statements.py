@@ -102,7 +102,7 @@ def lmc_sharper(diagram: PhaseDiagram) -> Statement:
     temperature) and then over the two. Noise makes a line look sharper, so a noisy diagram can
     favour the noisier of the two metrics.
     """
-    lines = _crossing(diagram.grid("regime"))
+    lines = crossing_lines(diagram.grid("regime"))
 
     def sharpness(values: Array, axis: int) -> Array:
         steps = np.abs(np.diff(values, axis=axis - 2)).max(axis=axis - 2, initial=0)
@@ -248,7 +248,7 @@ def third_of_loads(diagram: PhaseDiagram) -> int:
     return max(1, len(diagram.loads) // 3) if len(diagram.loads) > 1 else 0
 
 
-def _crossing(regime: NDArray[np.object_]) -> dict[int, NDArray[np.intp]]:
+def crossing_lines(regime: NDArray[np.object_]) -> dict[int, NDArray[np.intp]]:
     """Lines along each axis of the grid that have cells in Regime I and others in II."""
     one, two = regime == "I", np.isin(regime, ("II-A", "II-B"))
     return {axis: np.flatnonzero(one.any(axis) & two.any(axis)) for axis in (0, 1)}

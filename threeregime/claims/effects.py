@@ -17,16 +17,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from threeregime.algorithms import accuracy_by_seed, heating_outcomes
-from threeregime.analysis import LMC_THRESHOLD, Array, PhaseDiagram, classify, contrast, mean, otsu
-from threeregime.claims.diagram_statements import third_of_loads
-from threeregime.claims.figure_statements import selections
+from threeregime.analysis import (
+    LMC_THRESHOLD,
+    Array,
+    PhaseDiagram,
+    classify,
+    contrast,
+    held_out_error,
+    mean,
+    otsu,
+    spearman,
+)
+from threeregime.claims.diagram_statements import crossing_lines, third_of_loads
+from threeregime.claims.figure_statements import STEADY_RANGE, accuracy_change, selections
 from threeregime.claims.registration import Part, Rules
 from threeregime.results import Results
-
-THRESHOLDS = (-0.1, -0.05, -0.025)
-"""Thresholds of LMC around the paper's, twice and half as large."""
-ACCURACY_RANGE = 0.1
-"""How far the accuracy of Algorithm 1 may change between them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +130,7 @@ def lmc_by_load(evidence: Evidence) -> Array:
     lmc = evidence.grid("lmc")
 
     def correlation(row: Array) -> float:
-        known = np.isfinite(row)
-        if known.sum() < 3 or np.ptp(row[known]) == 0:
-            return np.nan
-        ranks = pd.Series(row[known]).rank().to_numpy()
-        return float(np.corrcoef(np.arange(len(ranks)), ranks)[0, 1])
+        return spearman(row) if np.isfinite(row).sum() >= 3 else np.nan
 
     return evidence.by_seed(
         lambda seed: float(mean(np.array([correlation(row) for row in lmc[seed]]), 0))
@@ -150,20 +151,17 @@ def sharpness(evidence: Evidence) -> Array:
     """
     lmc, cka, regimes = evidence.grid("lmc"), evidence.grid("cka_softmax"), evidence.regimes
 
-    def of_lines(values: Array, axis: int, lines: NDArray[np.bool_]) -> float:
+    def of_lines(values: Array, axis: int, lines: NDArray[np.intp]) -> float:
         steps = np.nanmax(np.abs(np.diff(values, axis=axis)), axis=axis)
         spread = np.nanmax(values, axis=axis) - np.nanmin(values, axis=axis)
         share = np.divide(steps, spread, out=np.full(spread.shape, np.nan), where=spread > 0)
         return float(mean(share[lines], 0))
 
     def effect(seed: int) -> float:
-        one, two = regimes[seed] == "I", np.isin(regimes[seed], ("II-A", "II-B"))
         differences = []
-        for axis in (0, 1):
-            lines = one.any(axis) & two.any(axis)
-            if lines.any():
-                parts = (of_lines(values[seed], axis, lines) for values in (lmc, cka))
-                sharp, smooth = parts
+        for axis, lines in crossing_lines(regimes[seed]).items():
+            if len(lines):
+                sharp, smooth = (of_lines(values[seed], axis, lines) for values in (lmc, cka))
                 differences.append(sharp - smooth)
         return float(mean(np.array(differences), 0)) if differences else np.nan
 
@@ -176,21 +174,12 @@ def heating_gain(evidence: Evidence, where: Collection[str]) -> Array:
     The loads are those whose coldest cell is in one of the regimes; of the temperatures in the
     window the one that is best on the other seeds is taken.
     """
-    errors, regimes = evidence.log_error, evidence.regimes
     low, high = evidence.rules.window
     share = np.array(evidence.diagram.temperatures) / evidence.diagram.total
     window = np.flatnonzero((share >= low) & (share <= high))
-
-    def effect(seed: int) -> float:
-        others = mean(np.delete(errors, seed, axis=0), 0)
-        gains = []
-        for load in np.flatnonzero(np.isin(regimes[seed, -1], list(where))):
-            if np.isfinite(others[window, load]).any():
-                best = window[np.nanargmin(others[window, load])]
-                gains.append(errors[seed, -1, load] - errors[seed, best, load])
-        return float(mean(np.array(gains), 0)) if gains else np.nan
-
-    return evidence.by_seed(effect)
+    errors = evidence.log_error
+    gains = errors[:, -1] - held_out_error(errors[:, window])
+    return mean(np.where(np.isin(evidence.regimes[:, -1], list(where)), gains, np.nan), 1)
 
 
 def cooling_gain(evidence: Evidence) -> Array:
@@ -209,10 +198,8 @@ def accuracy_over_blind(evidence: Evidence) -> Array:
 
 
 def accuracy_range(evidence: Evidence) -> Array:
-    """What is left of the range that the accuracy of Algorithm 1 may have over thresholds [D]."""
-    diagram = evidence.diagram_of_nets
-    accuracies = [accuracy_by_seed(diagram, threshold) for threshold in THRESHOLDS]
-    return np.asarray(ACCURACY_RANGE - np.ptp(np.stack(accuracies), axis=0))
+    """Largest steady range of Algorithm 1's accuracy minus its range over thresholds [D]."""
+    return STEADY_RANGE - accuracy_change(evidence.diagram_of_nets)
 
 
 def choice_gain(evidence: Evidence, rule: str, alpha: int) -> Array:

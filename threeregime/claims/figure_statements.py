@@ -126,12 +126,17 @@ def algorithm_1_accuracy(diagram: PhaseDiagram) -> tuple[Statement, ...]:
     accuracy = accuracy_by_seed(diagram, diagram.lmc_threshold)
     table = accuracy_table(diagram, [diagram.lmc_threshold]).iloc[0]
     blind = max(table["always hotter"], table["never hotter"])
-    near = [accuracy_by_seed(diagram, threshold) for threshold in THRESHOLD_RANGE]
-    change = np.ptp(np.stack([*near, accuracy]), axis=0)
+    change = accuracy_change(diagram)
     return (
         _judge("better_than_blind", accuracy - blind, accuracy=accuracy.mean(), blind=blind),
         _judge("robust_threshold", STEADY_RANGE - change, change=change.mean()),
     )
+
+
+def accuracy_change(diagram: PhaseDiagram) -> Array:
+    """Range of Algorithm 1's accuracy over thresholds of LMC near the diagram's [D]."""
+    thresholds = (*THRESHOLD_RANGE, diagram.lmc_threshold)
+    return np.ptp(np.stack([accuracy_by_seed(diagram, t) for t in thresholds]), axis=0)
 
 
 def figure_15(diagram: PhaseDiagram) -> tuple[Statement, ...]:

@@ -1,4 +1,4 @@
-"""What decides each claim, written down before its study was computed: ``registered.toml``."""
+"""Registration of what decides each claim, before its study is computed: ``registered.toml``."""
 
 from __future__ import annotations
 
@@ -117,9 +117,7 @@ def parse_registration(text: str) -> Registration:
     """Return what a text in the form of ``registered.toml`` registers."""
     table = tomllib.loads(text)
     try:
-        rules: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in table["rules"].items()
-        }
+        rules = _without_lists(table["rules"])
         studies = {n: RegisteredStudy(n, **study) for n, study in table["studies"].items()}
         parts = tuple(_part(dict(part)) for part in table["parts"])
         registration = Registration(Rules(**rules), studies, parts)
@@ -137,8 +135,13 @@ def _part(entry: dict[str, Any]) -> Part:
     names = ("claim", "study", "name", "effect")
     values = {name: entry.pop(name) for name in names}
     smaller = entry.pop("smaller_than_margin", False)
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-    return Part(**values, smaller_than_margin=smaller, options=tuple(sorted(options.items())))
+    options = tuple(sorted(_without_lists(entry).items()))
+    return Part(**values, smaller_than_margin=smaller, options=options)
+
+
+def _without_lists(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table with tuples in place of lists, so that a frozen object may hold its values."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
 
 
 def _check(ok: bool, problem: str) -> None:

@@ -134,11 +134,12 @@ class ImageBatches(Batches):
         padded = F.pad(dataset.train_images, (crop, crop, crop, crop)).permute(0, 2, 3, 1)
         self.padded_sides = padded.shape[1:3]
         flat = padded.contiguous().flatten()
+        height, width = dataset.train_images.shape[2:]
         # Every row of a crop, by the place where it begins: a view that overlaps itself.
-        row = dataset.train_images.shape[3] * dataset.channels
+        row = width * dataset.channels
         self.rows = flat.as_strided((len(flat) - row + 1, row), (1, 1))
-        height, row = dataset.train_images.shape[2], padded.shape[2] * dataset.channels
-        self.row_starts = row * torch.arange(height, device=self.device)
+        padded_row = padded.shape[2] * dataset.channels
+        self.row_starts = padded_row * torch.arange(height, device=self.device)
 
     def draw_member(self, generator: torch.Generator) -> Draws:
         """Draw one member's epoch: order [count], crop offsets [count, 2], flips [count]."""

@@ -81,6 +81,12 @@ class Fleet:
         """View a stacked parameter, gradient, optimizer state or statistic as [M, ...]."""
         return self.backend.by_member(tensor.detach(), self.members)
 
+    def as_stacked(self, values: Tensor, like: Tensor) -> Tensor:
+        """Return values [M, ...], or [...] for all members, laid out as a stacked tensor."""
+        stacked = torch.empty_like(like, requires_grad=False)
+        self.by_member(stacked).copy_(values)
+        return stacked
+
     def _tensors(self) -> State:
         """Return views [M, ...] of all parameters and statistics by name."""
         named = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
@@ -162,9 +168,8 @@ class Fleet:
         if self.planned:
             masks = {}
             for name, weight in self.module.named_parameters():
-                masks[name] = torch.empty_like(weight, requires_grad=False)
                 kept = torch.stack([state[name] != 0 for state in states]).any(dim=0)
-                self.by_member(masks[name]).copy_(kept)
+                masks[name] = self.as_stacked(kept, weight)
             self.planned.set_masks(masks)
 
     @property

@@ -1,6 +1,11 @@
 """Compiled kernels: the pass of a fleet through a net, as one list of operations for this CPU."""
 
-from threeregime.kernels.library import find_compiler, load_library, processor_field
+from threeregime.kernels.library import (
+    compile_library,
+    find_compiler,
+    load_library,
+    processor_field,
+)
 from threeregime.kernels.pass_plan import LossGradient, PassPlan, Sgd
 from threeregime.kernels.recorder import UnplannedOp, record
 
@@ -9,6 +14,7 @@ __all__ = [
     "PassPlan",
     "Sgd",
     "UnplannedOp",
+    "compile_library",
     "find_compiler",
     "load_library",
     "processor_field",

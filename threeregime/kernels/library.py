@@ -51,32 +51,34 @@ def load_library() -> ctypes.CDLL:
         raise ThreeRegimeError(f"{compiler} could not compile {KERNELS.name}: {error}") from error
 
 
-def compile_library(compiler: str, *options: str) -> Path:
-    """Compile the kernels into the user's cache, unless they are there; return the path.
+def compile_library(compiler: str, *options: str, source: Path | None = None) -> Path:
+    """Compile a library into the user's cache, unless it is there; return the path.
 
     Args:
         compiler: the command.
         options: further ones of the compiler.
+        source: a C++ file; None: the kernels.
 
     Raises:
         OSError, CalledProcessError: they cannot be compiled here.
     """
+    source = source or KERNELS
     # -march=native depends on the features of the processor.
     features = processor_field("flags", "Features")
     width = 64 if "avx512f" in features.split() else 32
     command = [*FLAGS, "-shared", "-fPIC", f"-DBYTES={width}", *options]
     build = f"{compiler} {command} {features}".encode()
-    key = hashlib.sha256(KERNELS.read_bytes() + build).hexdigest()[:16]
-    library = cache_folder() / f"{KERNELS.stem}-{key}.so"
+    key = hashlib.sha256(source.read_bytes() + build).hexdigest()[:16]
+    library = cache_folder() / f"{source.stem}-{key}.so"
     if not library.exists():
         print(
-            f"threeregime: compiling {KERNELS.name} for this processor, once, under a minute",
+            f"threeregime: compiling {source.name} for this processor, once, under a minute",
             file=sys.stderr,
         )
         library.parent.mkdir(parents=True, exist_ok=True)
         draft = library.with_suffix(f".{os.getpid()}")
         # The variable may hold options too, or a cache: CXX="ccache g++".
-        command = [*shlex.split(compiler), *command, str(KERNELS), "-o", str(draft)]
+        command = [*shlex.split(compiler), *command, str(source), "-o", str(draft)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         os.replace(draft, library)  # complete even if several processes compile at once
     return library

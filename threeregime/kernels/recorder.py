@@ -25,7 +25,7 @@ class UnplannedOp(ThreeRegimeError):
 
 @dataclass
 class Op:
-    """One operation, as ``planned.cpp`` describes its fields; tensors are numbers, -1 for none."""
+    """Operation of a plan, with the fields of ``planned.cpp``; tensors are numbers, -1 for none."""
 
     kind: int
     input: int
@@ -197,7 +197,18 @@ class Recorder(TorchFunctionMode):
             raise UnplannedOp("an adaptive pooling to more than one pixel is in no plan")
         self._mean_of_pixels(result, x)
 
-    def _pool(self, kind: int, result: Tensor, x: Tensor, size: Any, stride: Any) -> None:
+    def _pool(
+        self,
+        kind: int,
+        result: Tensor,
+        x: Tensor,
+        size: Any,
+        stride: Any,
+        padding: Any,
+        others_default: bool,
+    ) -> None:
+        if _side(padding) != 0 or not others_default:
+            raise UnplannedOp("a pooling with padding or dilation is in no plan")
         k = _side(size)
         if k is None or (stride is not None and _side(stride) != k):
             raise UnplannedOp("a pooling with overlap is in no plan")
@@ -214,9 +225,8 @@ class Recorder(TorchFunctionMode):
         count_include_pad: bool = True,
         divisor_override: Any = None,
     ) -> None:
-        if (_side(padding), ceil_mode, divisor_override) != (0, False, None):
-            raise UnplannedOp("a pooling with padding or dilation is in no plan")
-        self._pool(AVERAGE, result, x, size, stride)
+        default = not ceil_mode and divisor_override is None
+        self._pool(AVERAGE, result, x, size, stride, padding, default)
 
     def _max_pool2d(
         self,
@@ -229,9 +239,8 @@ class Recorder(TorchFunctionMode):
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> None:
-        if (_side(padding), _side(dilation), ceil_mode) != (0, 1, False):
-            raise UnplannedOp("a pooling with padding or dilation is in no plan")
-        self._pool(MAX, result, x, size, stride)
+        default = _side(dilation) == 1 and not ceil_mode
+        self._pool(MAX, result, x, size, stride, padding, default)
 
     def _flatten(self, result: Tensor, x: Tensor, start_dim: int = 0, end_dim: int = -1) -> None:
         if start_dim != 1 or end_dim != -1 or result.shape[1] != x.shape[1]:

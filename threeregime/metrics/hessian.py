@@ -58,7 +58,7 @@ class Hessian:
         parameters = dict(self.fleet.module.named_parameters())
         self.parameters = list(parameters.values())
         self.masks = [
-            self._stacked(masks[name], like) if name in masks else torch.ones_like(like)
+            self.fleet.as_stacked(masks[name], like) if name in masks else torch.ones_like(like)
             for name, like in parameters.items()
         ]
         self.task = task
@@ -69,12 +69,6 @@ class Hessian:
         ]
         self.examples = sum(len(inputs) for inputs, _ in self.batches)
 
-    def _stacked(self, values: Tensor, like: Tensor) -> Tensor:
-        """Return values [M, ...] or [...] of one parameter in the fleet's layout."""
-        stacked = torch.empty_like(like, requires_grad=False)
-        self.fleet.by_member(stacked).copy_(values)
-        return stacked
-
     def random(self, number: int) -> Vector:
         """Return random signs (Rademacher), zero at pruned weights; equal for all members."""
         generator = torch.Generator().manual_seed(stream_seed("hessian", number))
@@ -82,7 +76,7 @@ class Hessian:
         for parameter, mask in zip(self.parameters, self.masks, strict=True):
             shape = self.fleet.by_member(parameter).shape[1:]
             signs = 2 * torch.randint(2, shape, generator=generator) - 1
-            vector.append(self._stacked(signs, parameter) * mask)
+            vector.append(self.fleet.as_stacked(signs, parameter) * mask)
         return vector
 
     def times(self, vector: Vector) -> Vector:
@@ -112,7 +106,7 @@ class Hessian:
         length = self.dot(vector, vector).sqrt().clamp(min=torch.finfo(self.fleet.dtype).tiny)
         parts = [(part, self.fleet.by_member(part)) for part in vector]
         return [
-            self._stacked(
+            self.fleet.as_stacked(
                 values / length.to(values.dtype).view(-1, *[1] * (values.dim() - 1)), part
             )
             for part, values in parts

@@ -31,7 +31,7 @@ SCHEDULER_SECONDS = 10.0
 WORKER_SECONDS = 60.0
 """How long to wait for the first worker."""
 START_ATTEMPTS = 3
-"""How often to try to start Dask on a busy machine."""
+"""Number of attempts to start Dask on a busy machine."""
 GRACE_SECONDS = 2.0
 """How long to wait for workers after the deadline."""
 PROGRESS_SECONDS = 1.0

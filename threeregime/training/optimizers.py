@@ -90,13 +90,9 @@ def load_optimizer_state(fleet: Fleet, optimizer: Optimizer, state: State) -> No
         if not path.startswith("optimizer/"):
             continue
         _, key, name = path.split("/", 2)
-        if value.dim():
-            # In memory it must lie as the parameter does, whatever the backend.
-            buffer = torch.empty_like(parameters[name], requires_grad=False)
-            fleet.by_member(buffer).copy_(value)
-        else:
-            buffer = value.clone()
-        optimizer.state[parameters[name]][key] = buffer
+        parameter = parameters[name]
+        buffer = fleet.as_stacked(value, parameter) if value.dim() else value.clone()
+        optimizer.state[parameter][key] = buffer
 
 
 def sam_gradients(fleet: Fleet, rho: float, backward: Callable[[], None]) -> None:

@@ -76,11 +76,7 @@ class TrainingRun:
     def _discard_graph(self) -> None:
         """Record the step again: a CUDA graph works on the tensors of its recording."""
         if self.graphed:
-            self.advance = CudaGraphStep(self.step, before=self._zero_gradients)
-
-    def _zero_gradients(self) -> None:
-        for parameter in self.parameters.values():
-            parameter.grad = None
+            self.advance = CudaGraphStep(self.step, before=self.fleet.module.zero_grad)
 
     @torch.no_grad()
     def prune(self, masks: Masks) -> None:
@@ -88,9 +84,7 @@ class TrainingRun:
         masks_as_laid: dict[str, Tensor] = {}
         for name, mask in masks.items():
             weight = self.parameters[name]
-            # In memory the factor must lie as the weight does, whatever the backend.
-            factor = torch.empty_like(weight)
-            self.fleet.by_member(factor).copy_(mask)
+            factor = self.fleet.as_stacked(mask, weight)
             weight.mul_(factor)
             masks_as_laid[name] = factor
             self.masked.append((weight, factor == 0))
@@ -145,7 +139,7 @@ class TrainingRun:
         batch = self.loader.batch(draws, self.fleet.dtype)
 
         def backward() -> None:
-            self._zero_gradients()
+            self.fleet.module.zero_grad()
             self.loss(*batch).backward()
             # A masked gradient keeps weight and optimizer at zero: decay of zero is zero too.
             for weight, outside in self.masked:
