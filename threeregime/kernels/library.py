@@ -48,7 +48,15 @@ def load_library() -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(compile_library(compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ThreeRegimeError(f"{compiler} could not compile {KERNELS.name}: {error}") from error
+        reason = f"{compiler} could not compile {KERNELS.name}: {_reason(error)}"
+        raise ThreeRegimeError(reason) from error
+
+
+def _reason(error: OSError | subprocess.CalledProcessError) -> str:
+    """Return the first line of what a compiler says, else its exit status."""
+    if isinstance(error, OSError):
+        return str(error)
+    return next(iter(error.stderr.splitlines()), f"exit status {error.returncode}")
 
 
 def compile_library(compiler: str, *options: str, source: Path | None = None) -> Path:
