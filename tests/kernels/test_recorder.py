@@ -286,6 +286,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
         written(lambda net, x: x, linear=nn.Linear(2, 2)), FEATURES, "^an output that is not",
     ),
     "another net in training": (Switching(), FEATURES, "^a net that calls other operations"),
+    "no parameter": (nn.Sequential(nn.ReLU()), FEATURES, "^a net without parameters"),
     "a parameter twice": (written(twice, linear=nn.Linear(2, 2)), FEATURES, "used never or twice"),
     "a parameter never": (
         written(lambda net, x: net.linear(x), **LINEAR), FEATURES, "used never or twice",

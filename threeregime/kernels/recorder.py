@@ -275,6 +275,8 @@ def record(net: nn.Module, shape: Sequence[int]) -> Recorder:
     Raises:
         UnplannedOp: names an operation that no plan has.
     """
+    if next(net.parameters(), None) is None:
+        raise UnplannedOp("a net without parameters is in no plan")
     with torch.random.fork_rng(devices=[]):
         recorder, other = (_run(copy.deepcopy(net).train(mode), shape) for mode in (False, True))
     if recorder.ops != other.ops:
