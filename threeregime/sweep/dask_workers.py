@@ -6,6 +6,7 @@ share. Over the network go only jobs, their progress, and whether they are finis
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import logging
@@ -118,6 +119,9 @@ def _open_client(scheduler: str) -> Any:
     from distributed import Client
 
     for _ in range(START_ATTEMPTS):
+        # A client that failed to start is closed when it is collected. Were that while another one
+        # starts, both would wait for the same lock for ever.
+        gc.collect()
         try:
             return Client(scheduler, timeout=SCHEDULER_SECONDS, set_as_default=False)
         except AssertionError:
