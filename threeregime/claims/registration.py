@@ -57,20 +57,24 @@ class RegisteredStudy:
     """An experiment with the seeds that it is decided on.
 
     Attributes:
-        name: of the experiment.
+        name: of the study.
         scale: of the experiment.
         first_dense_seed: the first of its dense seeds; each study has its own.
         copies: retrained copies of each dense net.
+        experiment_name: of the experiment, if it is not the study's.
     """
 
     name: str
     scale: str
     first_dense_seed: int
     copies: int
+    experiment_name: str = ""
 
     def experiment(self, dense_seeds: int) -> Experiment:
         """Return the experiment with the first dense seeds, for a look at so many."""
-        return load_experiment(self.name, self.scale).with_seeds(dense_seeds, self.copies)
+        return load_experiment(self.experiment_name or self.name, self.scale).with_seeds(
+            dense_seeds, self.copies
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def parse_registration(text: str) -> Registration:
     try:
         rules = _without_lists(table["rules"])
         studies = {n: RegisteredStudy(n, **study) for n, study in table["studies"].items()}
-        parts = tuple(_part(dict(part)) for part in table["parts"])
+        parts = tuple(_part(part) for entry in table["parts"] for part in _by_study(entry))
         registration = Registration(Rules(**rules), studies, parts)
     except (KeyError, TypeError) as error:
         raise ThreeRegimeError(f"{REGISTERED.name}: {error}") from error
@@ -129,6 +133,13 @@ def parse_registration(text: str) -> Registration:
         _check(part.study in studies, f"study = {part.study!r} is not among the studies")
     _check(len(set(seen)) == len(seen), "a part occurs twice")
     return registration
+
+
+def _by_study(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parts of an entry: of several studies, each decides the claim of its name."""
+    common = dict(entry)
+    names = common.pop("studies", ())
+    return [common | {"study": name, "claim": name} for name in names] or [common]
 
 
 def _part(entry: dict[str, Any]) -> Part:
