@@ -168,17 +168,20 @@ def sharpness(evidence: Evidence) -> Array:
     return evidence.by_seed(effect)
 
 
-def heating_gain(evidence: Evidence, where: Collection[str]) -> Array:
+def heating_gain(
+    evidence: Evidence, where: Collection[str], window: tuple[float, float] | None = None
+) -> Array:
     """Log error at the coldest temperature minus that in the window, mean over loads [D].
 
     The loads are those whose coldest cell is in one of the regimes; of the temperatures in the
-    window the one that is best on the other seeds is taken.
+    window the one that is best on the other seeds is taken. ``window`` is in units of the
+    temperature; None: that of the rules, as shares of the whole dense run.
     """
-    low, high = evidence.rules.window
-    share = np.array(evidence.diagram.temperatures) / evidence.diagram.total
-    window = np.flatnonzero((share >= low) & (share <= high))
+    temperatures, total = np.array(evidence.diagram.temperatures), evidence.diagram.total
+    low, high = window or (total * share for share in evidence.rules.window)
+    inside = np.flatnonzero((temperatures >= low) & (temperatures <= high))
     errors = evidence.log_error
-    gains = errors[:, -1] - held_out_error(errors[:, window])
+    gains = errors[:, -1] - held_out_error(errors[:, inside])
     return mean(np.where(np.isin(evidence.regimes[:, -1], list(where)), gains, np.nan), 1)
 
 
