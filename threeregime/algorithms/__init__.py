@@ -2,6 +2,7 @@
 
 from threeregime.algorithms.accuracy import (
     accuracy_by_seed,
+    accuracy_change,
     accuracy_table,
     confusion_table,
     costliest_mistakes,
@@ -9,9 +10,11 @@ from threeregime.algorithms.accuracy import (
 )
 from threeregime.algorithms.replay import (
     Replay,
+    Rule,
     regret_table,
     replay_rules,
     replays,
+    selection_rules,
     summarize_rules,
 )
 from threeregime.algorithms.selection import (
@@ -32,8 +35,10 @@ __all__ = [
     "Decision",
     "Measurement",
     "Replay",
+    "Rule",
     "Trials",
     "accuracy_by_seed",
+    "accuracy_change",
     "accuracy_table",
     "confusion_table",
     "costliest_mistakes",
@@ -46,6 +51,7 @@ __all__ = [
     "select_by_error",
     "select_by_similarity",
     "select_rho",
+    "selection_rules",
     "summarize_rules",
     "tune",
 ]

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from threeregime.analysis import Array, PhaseDiagram, format_value, interval_half_width, mean
 
+NEAR_THRESHOLDS = (-0.1, -0.025)
+"""Thresholds of LMC around the paper's: twice as large and half as large."""
 THRESHOLDS = tuple(np.round(np.linspace(-0.3, 0.0, 13), 3).tolist())
 
 
@@ -83,6 +85,12 @@ def accuracy_by_seed(diagram: PhaseDiagram, threshold: float) -> Array:
     outcomes, known = _known_outcomes(diagram)
     right = (outcomes.lmc < threshold) == (outcomes.truth > 0)
     return mean(np.where(known, right, np.nan), (1, 2))
+
+
+def accuracy_change(diagram: PhaseDiagram, threshold: float) -> Array:
+    """Range of :func:`accuracy_by_seed` over a threshold and `NEAR_THRESHOLDS` [D]."""
+    thresholds = (*NEAR_THRESHOLDS, threshold)
+    return np.ptp(np.stack([accuracy_by_seed(diagram, t) for t in thresholds]), axis=0)
 
 
 def _known_outcomes(diagram: PhaseDiagram) -> tuple[HeatingOutcomes, NDArray[np.bool_]]:

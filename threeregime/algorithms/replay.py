@@ -15,7 +15,15 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from threeregime.algorithms.selection import Decision, Measurement, Trials
+from threeregime.algorithms.selection import (
+    Decision,
+    Measurement,
+    Trials,
+    grid_search,
+    select_best_dense,
+    select_by_error,
+    select_by_similarity,
+)
 from threeregime.analysis import interval_half_width
 from threeregime.errors import ThreeRegimeError
 from threeregime.results import Results
@@ -122,6 +130,21 @@ def replays(tables: Results, retraining_epochs: int) -> list[Replay]:
         for seed in sorted(nets["dense_seed"].unique())
         for pair in itertools.combinations(sorted(nets["retrain_seed"].unique()), 2)
     ]
+
+
+def selection_rules(threshold: float, alpha: int) -> dict[str, Rule]:
+    """Return the rules that Figures 4 and 16 compare, by name.
+
+    Args:
+        threshold: of LMC.
+        alpha: epochs of retraining before Algorithms 2 and 2.1 choose.
+    """
+    return {
+        "best dense net": select_best_dense,
+        "Algorithm 2": lambda trials: select_by_error(trials, threshold, alpha),
+        "Algorithm 2.1": lambda trials: select_by_similarity(trials, threshold, alpha),
+        "grid search": grid_search,
+    }
 
 
 def replay_rules(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFrame:

@@ -7,96 +7,78 @@ other seeds: no seed judges a choice that it had a part in.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.algorithms import accuracy_by_seed, heating_outcomes
+from threeregime.algorithms import (
+    Rule,
+    accuracy_by_seed,
+    accuracy_change,
+    grid_search,
+    heating_outcomes,
+    replay_rules,
+    replays,
+    select_rho,
+    selection_rules,
+)
 from threeregime.analysis import (
     LMC_THRESHOLD,
     Array,
-    PhaseDiagram,
-    classify,
+    areas_by_metric,
     contrast,
     held_out_error,
     mean,
-    otsu,
     spearman,
 )
-from threeregime.claims.diagram_statements import crossing_lines, third_of_loads
-from threeregime.claims.figure_statements import STEADY_RANGE, accuracy_change, selections
-from threeregime.claims.registration import Part, Rules
+from threeregime.claims.evidence import Evidence
 from threeregime.results import Results
 
+if TYPE_CHECKING:
+    from threeregime.claims.registration import Part
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """The tables of a study, as the effects read them.
+
+@dataclass(frozen=True)
+class Effect:
+    """An effect that parts may register.
 
     Attributes:
-        tables: of one variant.
-        diagram: phase diagram of the tables.
-        rules: constants of all verdicts.
-        chance: error of guessing.
-        test_images: number of test images.
-        retraining_epochs: of a whole retraining.
+        words: what it is, with the part's options in braces.
+        function: of the evidence and the options; returns one number per dense seed [D].
     """
 
-    tables: Results
-    diagram: PhaseDiagram
-    rules: Rules
-    chance: float
-    test_images: int
-    retraining_epochs: int
+    words: str
+    function: Callable[..., Array]
 
-    @functools.cached_property
-    def no_nets(self) -> NDArray[np.bool_]:
-        """Cells [T, L] that hold no nets: their mean training error is close to chance."""
-        axes = [self.diagram.temperature, self.diagram.load]
-        errors = self.tables.nets.groupby(axes)["train_error"].mean()
-        grid = errors.reindex(pd.MultiIndex.from_product(self._axes)).to_numpy()
-        shape = (len(self.diagram.temperatures), len(self.diagram.loads))
-        return np.asarray(grid.reshape(shape) > self.rules.no_net * self.chance)
 
-    @property
-    def _axes(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return self.diagram.temperatures, self.diagram.loads
+EFFECTS: dict[str, Effect] = {}
+"""The effects by name, as ``registered.toml`` uses them."""
 
-    def grid(self, metric: str) -> Array:
-        """Return a metric of each dense seed [D, T, L], hot to cold; NaN without nets."""
-        return np.where(self.no_nets, np.nan, self.diagram.by_seed[metric])
 
-    @functools.cached_property
-    def diagram_of_nets(self) -> PhaseDiagram:
-        """The diagram without the cells that hold no nets."""
-        by_seed = {metric: self.grid(metric) for metric in self.diagram.by_seed}
-        return replace(self.diagram, by_seed=by_seed)
+def _effect(words: str) -> Callable[[Callable[..., Array]], Callable[..., Array]]:
+    def register(function: Callable[..., Array]) -> Callable[..., Array]:
+        EFFECTS[function.__name__] = Effect(words, function)
+        return function
 
-    @functools.cached_property
-    def log_error(self) -> Array:
-        """Logarithms of test errors [D, T, L]; no error is below half an image."""
-        return np.log(np.maximum(self.grid("test_error"), 0.5 / self.test_images))
+    return register
 
-    @functools.cached_property
-    def regimes(self) -> NDArray[Any]:
-        """Regimes of the cells [D, T, L], for each dense seed by the means of the others."""
-        lmc, cka = self.grid("lmc"), self.grid("cka_softmax")
-        labels = []
-        for seed in range(len(lmc)):
-            others = (mean(np.delete(values, seed, axis=0), 0) for values in (lmc, cka))
-            mean_lmc, mean_cka = others
-            threshold = otsu(mean_cka[mean_lmc >= LMC_THRESHOLD])
-            labels.append(classify(mean_lmc, mean_cka, LMC_THRESHOLD, threshold))
-        return np.stack(labels)
 
-    def by_seed(self, effect: Callable[[int], float]) -> Array:
-        """Return an effect of each dense seed, by its index [D]."""
-        return np.array([effect(seed) for seed in range(len(self.log_error))])
+STEADY_RANGE = 0.1
+"""How far the accuracy of Algorithm 1 may change between neighbouring thresholds of LMC."""
+
+
+def third_of_loads(evidence: Evidence) -> int:
+    """Number of loads in the upper, and in the lower, third; at least one."""
+    return max(1, len(evidence.diagram.loads) // 3)
+
+
+def _by_seed(evidence: Evidence, effect: Callable[[int], float]) -> Array:
+    """Return an effect of each dense seed, by its index [D]."""
+    return np.array([effect(seed) for seed in range(len(evidence.log_error))])
 
 
 def _contrast(
@@ -109,22 +91,24 @@ def _contrast(
         cells = (np.isin(regimes[seed], list(names)) for names in (worse, better))
         return float(contrast(*cells)(values[seed]))
 
-    return evidence.by_seed(effect)
+    return _by_seed(evidence, effect)
 
 
+@_effect("log error of {worse} minus {better}")
 def regime_contrast(evidence: Evidence, worse: Collection[str], better: Collection[str]) -> Array:
     """Log error of the worse regime minus that of the better one at equal load [D]."""
     return _contrast(evidence, evidence.log_error, worse, better)
 
 
+@_effect("log(1 - CKA) of {worse} minus {better}")
 def dissimilarity_contrast(
     evidence: Evidence, worse: Collection[str], better: Collection[str]
 ) -> Array:
     """The same of log(1 - CKA) [D]."""
-    different = np.log(np.maximum(1 - evidence.grid("cka_softmax"), 1e-6))
-    return _contrast(evidence, different, worse, better)
+    return _contrast(evidence, evidence.values_of("dissimilarity"), worse, better)
 
 
+@_effect("rank correlation of LMC with the load")
 def lmc_by_load(evidence: Evidence) -> Array:
     """Rank correlation of LMC with the load, mean over temperatures [D]."""
     lmc = evidence.grid("lmc")
@@ -132,17 +116,25 @@ def lmc_by_load(evidence: Evidence) -> Array:
     def correlation(row: Array) -> float:
         return spearman(row) if np.isfinite(row).sum() >= 3 else np.nan
 
-    return evidence.by_seed(
-        lambda seed: float(mean(np.array([correlation(row) for row in lmc[seed]]), 0))
+    return _by_seed(
+        evidence, lambda seed: float(mean(np.array([correlation(row) for row in lmc[seed]]), 0))
     )
 
 
+@_effect("LMC at the highest loads minus the threshold")
 def lmc_at_high_load(evidence: Evidence) -> Array:
     """Mean LMC of the upper third of the densities, minus the threshold [D]."""
-    high = evidence.grid("lmc")[..., -third_of_loads(evidence.diagram) :]
+    high = evidence.grid("lmc")[..., -third_of_loads(evidence) :]
     return mean(high, (1, 2)) - LMC_THRESHOLD
 
 
+def _crossing_lines(regime: NDArray[Any]) -> dict[int, NDArray[np.intp]]:
+    """Lines along each axis of the grid that have cells in Regime I and others in II."""
+    one, two = regime == "I", np.isin(regime, ("II-A", "II-B"))
+    return {axis: np.flatnonzero(one.any(axis) & two.any(axis)) for axis in (0, 1)}
+
+
+@_effect("largest step as a share of the range, LMC minus CKA")
 def sharpness(evidence: Evidence) -> Array:
     """Largest step as a share of the range, LMC minus CKA [D].
 
@@ -159,15 +151,16 @@ def sharpness(evidence: Evidence) -> Array:
 
     def effect(seed: int) -> float:
         differences = []
-        for axis, lines in crossing_lines(regimes[seed]).items():
+        for axis, lines in _crossing_lines(regimes[seed]).items():
             if len(lines):
                 sharp, smooth = (of_lines(values[seed], axis, lines) for values in (lmc, cka))
                 differences.append(sharp - smooth)
         return float(mean(np.array(differences), 0)) if differences else np.nan
 
-    return evidence.by_seed(effect)
+    return _by_seed(evidence, effect)
 
 
+@_effect("log error at the coldest minus hotter, where the coldest is in {where}")
 def heating_gain(
     evidence: Evidence, where: Collection[str], window: tuple[float, float] | None = None
 ) -> Array:
@@ -181,16 +174,71 @@ def heating_gain(
     low, high = window or (total * share for share in evidence.rules.window)
     inside = np.flatnonzero((temperatures >= low) & (temperatures <= high))
     errors = evidence.log_error
-    gains = errors[:, -1] - held_out_error(errors[:, inside])
+    if len(errors) == 1:  # published means: the temperature of a load is chosen on the other loads
+        best = held_out_error(errors[0][inside].T[..., None])[:, 0]
+        gains = (errors[0, -1] - best)[None]
+    else:
+        gains = errors[:, -1] - held_out_error(errors[:, inside])
     return mean(np.where(np.isin(evidence.regimes[:, -1], list(where)), gains, np.nan), 1)
 
 
+@_effect("log error at the hottest minus the coldest, high loads")
 def cooling_gain(evidence: Evidence) -> Array:
     """Log error at the hottest minus that at the coldest, upper third of the densities [D]."""
-    high = evidence.log_error[..., -third_of_loads(evidence.diagram) :]
+    high = evidence.log_error[..., -third_of_loads(evidence) :]
     return mean(high[:, 0] - high[:, -1], 1)
 
 
+@_effect("log error at the coldest minus the hottest, low loads")
+def hottest_gain(evidence: Evidence) -> Array:
+    """Log error at the coldest minus that at the hottest, lower third of the densities [D]."""
+    low = evidence.log_error[..., : third_of_loads(evidence)]
+    return mean(low[:, -1] - low[:, 0], 1)
+
+
+@_effect("threshold minus the highest LMC at the coldest")
+def all_in_one(evidence: Evidence) -> Array:
+    """Threshold minus the highest LMC of any load at the coldest temperature [D]."""
+    coldest = evidence.grid("lmc")[:, -1]
+    return LMC_THRESHOLD - np.nanmax(coldest, axis=1)
+
+
+@_effect("gain of {against} in {metric}, where {variant} is in {where}")
+def variant_gain(
+    evidence: Evidence, against: Evidence, where: Collection[str], metric: str
+) -> Array:
+    """What another variant gains in the cells that are in some regimes without it, mean [D].
+
+    ``metric`` is "log_error" or "dissimilarity" (theirs is lower) or "lmc" (theirs is higher).
+    """
+    own, other = evidence.values_of(metric), against.values_of(metric)
+    gain = other - own if metric == "lmc" else own - other
+    return mean(np.where(np.isin(evidence.regimes, list(where)), gain, np.nan), (1, 2))
+
+
+@_effect("gain of {against} in log error, in {more} minus {less}")
+def variant_gain_contrast(
+    evidence: Evidence, against: Evidence, more: Collection[str], less: Collection[str]
+) -> Array:
+    """What another variant gains in log error in some regimes minus that in others [D]."""
+    inside, outside = (
+        variant_gain(evidence, against, where, "log_error") for where in (more, less)
+    )
+    return inside - outside
+
+
+@_effect("log error of {worse} minus {better}")
+def variant_contrast(evidence: Evidence, worse: Collection[str], better: Collection[str]) -> Array:
+    """Log error of some variants minus that of others, mean over all cells [D]."""
+    errors = (
+        mean(np.stack([evidence.variants[name].log_error for name in names]), (0, 2, 3))
+        for names in (worse, better)
+    )
+    first, second = errors
+    return first - second
+
+
+@_effect("accuracy minus that of the better blind rule")
 def accuracy_over_blind(evidence: Evidence) -> Array:
     """Accuracy of Algorithm 1 minus that of the blind rule better on the other seeds [D]."""
     diagram = evidence.diagram_of_nets
@@ -200,17 +248,20 @@ def accuracy_over_blind(evidence: Evidence) -> Array:
     return np.asarray(accuracy - np.where(raised, hotter, 1 - hotter))
 
 
+@_effect("0.1 minus the range of the accuracy over thresholds")
 def accuracy_range(evidence: Evidence) -> Array:
     """Largest steady range of Algorithm 1's accuracy minus its range over thresholds [D]."""
-    return STEADY_RANGE - accuracy_change(evidence.diagram_of_nets)
+    return STEADY_RANGE - accuracy_change(evidence.diagram_of_nets, LMC_THRESHOLD)
 
 
+@_effect("log error of the best dense net minus the choice of {rule}, low loads")
 def choice_gain(evidence: Evidence, rule: str, alpha: int) -> Array:
     """Log error of the best dense net minus that of a rule's, lower third of loads [D]."""
-    low = evidence.diagram.loads[: third_of_loads(evidence.diagram)]
+    low = evidence.diagram.loads[: third_of_loads(evidence)]
     return _choice_difference(evidence, alpha, ("best dense net", rule), low)
 
 
+@_effect("log error of the choice of {rule} minus grid search's")
 def choice_loss(evidence: Evidence, rule: str, alpha: int) -> Array:
     """Log error of a rule's net minus that of grid search's, all loads [D]."""
     return _choice_difference(evidence, alpha, (rule, "grid search"), evidence.diagram.loads)
@@ -219,34 +270,93 @@ def choice_loss(evidence: Evidence, rule: str, alpha: int) -> Array:
 def _choice_difference(
     evidence: Evidence, alpha: int, rules: tuple[str, str], loads: Collection[float]
 ) -> Array:
-    choices = selections(evidence.tables, evidence.retraining_epochs, alpha, LMC_THRESHOLD)
-    choices = choices[choices[evidence.diagram.load].isin(list(loads))]
-    floor = 0.5 / evidence.test_images
-    choices = choices.assign(log_error=np.log(choices["test_error"].clip(lower=floor)))
-    errors = choices.pivot_table("log_error", "dense_seed", "rule")
     worse, better = rules
+    errors = _errors_of_rules(evidence, selection_rules(LMC_THRESHOLD, alpha), loads)
     return (errors[worse] - errors[better]).to_numpy()
 
 
-_FUNCTIONS: dict[str, Callable[..., Array]] = {
-    function.__name__: function
-    for function in (
-        regime_contrast,
-        lmc_by_load,
-        lmc_at_high_load,
-        dissimilarity_contrast,
-        sharpness,
-        heating_gain,
-        cooling_gain,
-        accuracy_over_blind,
-        accuracy_range,
-        choice_gain,
-        choice_loss,
-    )
-}
+def _errors_of_rules(
+    evidence: Evidence, rules: Mapping[str, Rule], loads: Collection[float]
+) -> pd.DataFrame:
+    """Log error of the net that each rule (columns) chooses, mean over loads, by dense seed."""
+    choices = replay_rules(replays(_tables(evidence), evidence.retraining_epochs), rules)
+    choices = choices[choices[evidence.diagram.load].isin(list(loads))]
+    floor = 0.5 / evidence.test_examples
+    choices = choices.assign(log_error=np.log(choices["test_error"].clip(lower=floor)))
+    return choices.pivot_table("log_error", "dense_seed", "rule")
+
+
+def _tables(evidence: Evidence) -> Results:
+    assert evidence.tables is not None, "published means have no copies to choose among"
+    return evidence.tables
+
+
+@_effect("log error of always the largest or no radius minus that of highest CKA")
+def radius_gain(evidence: Evidence) -> Array:
+    """Log error of always the largest or always no radius, minus that of highest CKA [D].
+
+    The mean of the two; the rule sees a pair of copies and is judged on the others.
+    """
+    fixed = mean(evidence.log_error[:, [0, -1]], (1, 2))
+    return fixed - _radius_errors(evidence)["CKA"].to_numpy()
+
+
+@_effect("log error at the radius of highest CKA minus grid search's")
+def radius_loss(evidence: Evidence) -> Array:
+    """Log error at the radius of highest CKA minus that at grid search's, all loads [D]."""
+    errors = _radius_errors(evidence)
+    return (errors["CKA"] - errors["grid search"]).to_numpy()
+
+
+def _radius_errors(evidence: Evidence) -> pd.DataFrame:
+    rules = {"CKA": select_rho, "grid search": grid_search}
+    return _errors_of_rules(evidence, rules, evidence.diagram.loads)
+
+
+@_effect("area under the ROC curve, {better} minus {worse}")
+def area_contrast(evidence: Evidence, better: str, worse: str) -> Array:
+    """How much better a metric tells where hotter is better than another one does [D].
+
+    Difference of the areas under the ROC curve.
+    """
+    areas = _areas(evidence, None)
+    return (areas[better] - areas[worse]).to_numpy()
+
+
+@_effect("area under the ROC curve of {metric} after {epoch} epochs, minus one half")
+def early_area(evidence: Evidence, metric: str, epoch: int) -> Array:
+    """Area under the ROC curve of a metric early in retraining, minus one half [D]."""
+    return _areas(evidence, epoch)[metric].to_numpy() - 0.5
+
+
+def _areas(evidence: Evidence, epoch: int | None) -> pd.DataFrame:
+    tables = _tables(evidence)
+    seeds = sorted(tables.nets["dense_seed"].unique())
+    return pd.DataFrame([areas_by_metric(tables.with_dense_seeds([s]), epoch) for s in seeds])
 
 
 def part_effects(part: Part, evidence: Evidence) -> Array:
-    """Return the effects of a registered part by dense seed [D]; NaN where there is none."""
-    effects = _FUNCTIONS[part.effect](evidence, **dict(part.options))
+    """Return the effects of a registered part by dense seed [D]; NaN where there is none.
+
+    The options "variant" and "against" name variants of the experiment; without them the effect is
+    of the first one.
+    """
+    options = dict(part.options)
+    if "against" in options:
+        options["against"] = evidence.variants[options["against"]]
+    own = evidence.variants[options.pop("variant")] if "variant" in options else evidence
+    effects = EFFECTS[part.effect].function(own, **options)
     return evidence.rules.margin - effects if part.smaller_than_margin else effects
+
+
+def part_words(part: Part) -> str:
+    """Return what the effect of a registered part is, in words."""
+    options = {
+        name: " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for name, value in part.options
+    }
+    names = {"log_error": "log error", "dissimilarity": "log(1 - CKA)", "lmc": "LMC"}
+    if "metric" in options:
+        options["metric"] = names.get(options["metric"], options["metric"])
+    words = EFFECTS[part.effect].words.format(**options)
+    return f"the margin minus {words}" if part.smaller_than_margin else words

@@ -8,23 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from threeregime._paths import REGISTERED
+from threeregime.claims.effects import EFFECTS
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment, load_experiment
-
-EFFECTS = (
-    "regime_contrast",
-    "lmc_by_load",
-    "lmc_at_high_load",
-    "dissimilarity_contrast",
-    "sharpness",
-    "heating_gain",
-    "cooling_gain",
-    "accuracy_over_blind",
-    "accuracy_range",
-    "choice_gain",
-    "choice_loss",
-)
-"""The effects, one number per dense seed each; ``registered.toml`` describes them."""
 
 
 @dataclass(frozen=True)
