@@ -1,59 +1,48 @@
-"""The claims of the paper, and verdicts on them from result tables."""
+"""The claims of the paper: what decides them, and verdicts from result tables."""
 
 from threeregime.claims.controls import pairs_of_copies, shuffle_temperatures
-from threeregime.claims.diagram_statements import figure_2
-from threeregime.claims.figure_statements import (
-    early_metrics,
-    figure_3,
-    figure_4,
-    figure_5,
-    figure_6,
-    figure_13,
-    figure_14,
-    figure_15,
-    local_metrics,
-    radii,
-    selections,
-    study_selections,
-)
-from threeregime.claims.ledger import CLAIMS, Claim
-from threeregime.claims.statement import Statement
-from threeregime.claims.tables import format_effect, statement_details, statement_table
+from threeregime.claims.decisions import Decision, decide_parts, false_discoveries
+from threeregime.claims.effects import part_effects, part_words
+from threeregime.claims.evidence import Evidence
+from threeregime.claims.headline import Summary, combine
+from threeregime.claims.registration import Claim, Part, Registration, load_registration
+from threeregime.claims.tables import decision_table, interval_words
 from threeregime.claims.verdicts import (
     Verdict,
     claims_table,
     counts,
+    headline,
     judge_claims,
+    judge_study,
+    registered_study,
     summary,
     verdict_lines,
 )
 
 __all__ = [
-    "CLAIMS",
     "Claim",
-    "Statement",
+    "Decision",
+    "Evidence",
+    "Part",
+    "Registration",
+    "Summary",
     "Verdict",
     "claims_table",
+    "combine",
     "counts",
-    "early_metrics",
-    "figure_2",
-    "figure_3",
-    "figure_4",
-    "figure_5",
-    "figure_6",
-    "figure_13",
-    "figure_14",
-    "figure_15",
-    "format_effect",
+    "decide_parts",
+    "decision_table",
+    "false_discoveries",
+    "headline",
+    "interval_words",
     "judge_claims",
-    "local_metrics",
+    "judge_study",
+    "load_registration",
     "pairs_of_copies",
-    "radii",
-    "selections",
+    "part_effects",
+    "part_words",
+    "registered_study",
     "shuffle_temperatures",
-    "statement_details",
-    "statement_table",
-    "study_selections",
     "summary",
     "verdict_lines",
 ]

@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtr  # type: ignore[import-untyped]
+from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
-from threeregime.analysis import Array, PhaseDiagram, t_half_width
-from threeregime.claims.effects import Evidence, part_effects
-from threeregime.claims.registration import Part, RegisteredStudy, Rules
-from threeregime.data import Dataset, load_task
-from threeregime.errors import ThreeRegimeError
-from threeregime.results import load_results
-
-WORDS = ("holds", "contradicted", "mixed", "open")
-"""Verdicts on a claim."""
+from threeregime.analysis import Array, Study, t_half_width
+from threeregime.claims.effects import part_effects
+from threeregime.claims.evidence import Evidence
+from threeregime.claims.registration import Part, Rules
 
 
 @dataclass(frozen=True)
@@ -49,31 +44,42 @@ class Decision:
         return max(abs(self.low), abs(self.high))
 
 
+def decide_parts(parts: Sequence[Part], study: Study, rules: Rules) -> list[Decision]:
+    """Decide parts on the tables of a study, at the looks that its dense seeds allow."""
+    seeds = len(study.experiment.dense_seeds)
+    evidence: dict[int, Evidence] = {}
+
+    def evidence_at(look: int) -> Evidence:
+        if look not in evidence:
+            evidence[look] = Evidence.from_study(study, rules, look)
+        return evidence[look]
+
+    return [decide(part, evidence_at, seeds, rules) for part in parts]
+
+
 def decide(
     part: Part, evidence_at: Callable[[int], Evidence], seeds: int, rules: Rules
 ) -> Decision:
     """Decide a part at the looks that so many dense seeds allow; the first that decides, decides.
+
+    With fewer seeds than the first look asks for, they are judged all the same, at the same level.
 
     Args:
         part: the part.
         evidence_at: function that returns the evidence of the first dense seeds.
         seeds: number of dense seeds that are computed.
         rules: looks and levels.
-
-    Raises:
-        ThreeRegimeError: there are fewer dense seeds than the first look needs.
     """
-    looks = [look for look in rules.looks if look <= seeds]
-    if not looks:
-        raise ThreeRegimeError(
-            f"{part.study} has {seeds} dense seeds: the first look needs {rules.looks[0]}"
-        )
-    for look in looks:
+    for look in [look for look in rules.looks if look <= seeds] or [seeds]:
         decision = judge(part, part_effects(part, evidence_at(look)), rules)
-        futile = -rules.futile < decision.low and decision.high < rules.futile
-        if decision.verdict != "open" or futile:
+        if decision.verdict != "open" or is_futile(decision, rules):
             break
     return decision
+
+
+def is_futile(decision: Decision, rules: Rules) -> bool:
+    """Whether the interval lies within the limits of effects that are not looked at again."""
+    return -rules.futile < decision.low and decision.high < rules.futile
 
 
 def judge(part: Part, effects: Array, rules: Rules) -> Decision:
@@ -81,7 +87,8 @@ def judge(part: Part, effects: Array, rules: Rules) -> Decision:
     known = effects[np.isfinite(effects)]
     count = len(known)
     if count < 2:
-        return Decision(part, "open", count, float("nan"), -math.inf, math.inf, 1.0)
+        effect = float(known[0]) if count else math.nan
+        return Decision(part, "open", count, effect, -math.inf, math.inf, 1.0)
     effect, error = float(known.mean()), float(known.std(ddof=1)) / math.sqrt(count)
     half = t_half_width(error, count, rules.level)
     low, high = effect - half, effect + half
@@ -102,36 +109,5 @@ def verdict_of_claim(decisions: Sequence[Decision]) -> str:
 
 def false_discoveries(decisions: Sequence[Decision], rate: float = 0.05) -> list[bool]:
     """Return which effects remain at a rate of false discoveries (Benjamini and Hochberg, 1995)."""
-    order = sorted(range(len(decisions)), key=lambda index: decisions[index].p)
-    last = max(
-        (
-            rank
-            for rank, index in enumerate(order, start=1)
-            if decisions[index].p <= rate * rank / len(order)
-        ),
-        default=0,
-    )
-    return [index in order[:last] for index in range(len(decisions))]
-
-
-def study_evidence(study: RegisteredStudy, seeds: int, rules: Rules, *roots: Path) -> Evidence:
-    """Return the evidence of a study's first dense seeds, from the tables below some folders.
-
-    Raises:
-        ThreeRegimeError: some of the tables are missing.
-    """
-    experiment = study.experiment(seeds)
-    tables = load_results(experiment, *roots)
-    task = load_task(experiment.protocol.data)
-    assert isinstance(task, Dataset)
-    diagram = PhaseDiagram.from_results(
-        tables, bootstrap=0, total=float(experiment.protocol.dense.epochs)
-    )
-    return Evidence(
-        tables,
-        diagram,
-        rules,
-        1 - 1 / task.classes,
-        len(task.test_labels),
-        experiment.protocol.retraining.epochs,
-    )
+    adjusted = false_discovery_control([decision.p for decision in decisions])
+    return [bool(p <= rate) for p in adjusted]

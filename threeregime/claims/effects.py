@@ -238,6 +238,26 @@ def variant_contrast(evidence: Evidence, worse: Collection[str], better: Collect
     return first - second
 
 
+@_effect("rank correlation of -LMC with the gain of heating")
+def heating_by_lmc(evidence: Evidence) -> Array:
+    """Rank correlation of -LMC with the gain of heating, over cells of the colder half [D].
+
+    LMC is the mean of the other seeds; the gain is in log error, at a temperature half the grid
+    hotter.
+    """
+    errors, lmc = evidence.log_error, evidence.grid("lmc")
+    half = errors.shape[1] // 2
+    gains = errors[:, half:] - errors[:, : errors.shape[1] - half]
+
+    def effect(seed: int) -> float:
+        others = mean(lmc[evidence.others(seed)], 0)[half:]
+        known = np.isfinite(others) & np.isfinite(gains[seed])
+        ranked = np.argsort(-others[known], kind="stable")
+        return spearman(gains[seed][known][ranked]) if known.sum() >= 3 else np.nan
+
+    return _by_seed(evidence, effect)
+
+
 @_effect("accuracy minus that of the better blind rule")
 def accuracy_over_blind(evidence: Evidence) -> Array:
     """Accuracy of Algorithm 1 minus that of the blind rule better on the other seeds [D]."""

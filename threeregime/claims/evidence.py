@@ -115,6 +115,11 @@ class Evidence:
         """Logarithms of test errors [D, T, L]; no error is below half an example."""
         return np.log(np.maximum(self.grid("test_error"), 0.5 / self.test_examples))
 
+    def others(self, seed: int) -> NDArray[np.bool_]:
+        """Mark the dense seeds other than one, by its index [D]; a single seed marks itself."""
+        count = len(self.log_error)
+        return np.arange(count) != seed if count > 1 else np.ones(1, dtype=bool)
+
     @functools.cached_property
     def regimes(self) -> NDArray[Any]:
         """Regimes of the cells [D, T, L], for each dense seed by the means of the others.
@@ -124,7 +129,7 @@ class Evidence:
         lmc, cka = self.grid("lmc"), self.grid("cka_softmax")
         labels = []
         for seed in range(len(lmc)):
-            others = np.arange(len(lmc)) != seed if len(lmc) > 1 else np.ones(1, dtype=bool)
+            others = self.others(seed)
             mean_lmc, mean_cka = mean(lmc[others], 0), mean(cka[others], 0)
             threshold = otsu(mean_cka[mean_lmc >= LMC_THRESHOLD])
             labels.append(classify(mean_lmc, mean_cka, LMC_THRESHOLD, threshold))

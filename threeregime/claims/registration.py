@@ -47,20 +47,51 @@ class RegisteredStudy:
         scale: of the experiment.
         first_dense_seed: the first of its dense seeds; each study has its own.
         copies: retrained copies of each dense net.
-        experiment_name: of the experiment, if it is not the study's.
+        experiment_name: of the experiment; by default the study's name.
+        data: data set, if it is not the scale's.
     """
 
     name: str
     scale: str
     first_dense_seed: int
     copies: int
-    experiment_name: str = ""
+    experiment_name: str
+    data: str = ""
 
     def experiment(self, dense_seeds: int) -> Experiment:
         """Return the experiment with the first dense seeds, for a look at so many."""
-        return load_experiment(self.experiment_name or self.name, self.scale).with_seeds(
-            dense_seeds, self.copies
-        )
+        experiment = load_experiment(self.experiment_name, self.scale)
+        if self.data:
+            experiment = experiment.with_fields({"data.name": self.data})
+        return experiment.with_seeds(dense_seeds, self.copies)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The effect that is combined over studies.
+
+    Attributes:
+        effect: an entry of :data:`EFFECTS`.
+        studies: names of the studies.
+    """
+
+    effect: str
+    studies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        name: short key.
+        where: section and figure of the paper.
+        statement: the claim, in our words.
+    """
+
+    name: str
+    where: str
+    statement: str
 
 
 @dataclass(frozen=True)
@@ -86,11 +117,25 @@ class Part:
 
 @dataclass(frozen=True)
 class Registration:
-    """The content of ``registered.toml``."""
+    """The content of ``registered.toml``.
+
+    Attributes:
+        rules: constants of all verdicts.
+        headline: the effect that is combined over studies.
+        studies: by name, in the order in which they are computed.
+        claims: by name, in the order of the paper.
+        parts: primary parts of the claims.
+    """
 
     rules: Rules
+    headline: Headline
     studies: dict[str, RegisteredStudy]
+    claims: dict[str, Claim]
     parts: tuple[Part, ...]
+
+    def parts_of(self, claim: str) -> list[Part]:
+        """Return the primary parts of a claim."""
+        return [part for part in self.parts if part.claim == claim]
 
 
 @functools.cache
@@ -108,17 +153,26 @@ def parse_registration(text: str) -> Registration:
     table = tomllib.loads(text)
     try:
         rules = _without_lists(table["rules"])
-        studies = {n: RegisteredStudy(n, **study) for n, study in table["studies"].items()}
+        studies = {n: _study(n, study) for n, study in table["studies"].items()}
         parts = tuple(_part(part) for entry in table["parts"] for part in _by_study(entry))
-        registration = Registration(Rules(**rules), studies, parts)
+        headline = Headline(**_without_lists(table["headline"]))
+        claims = {n: Claim(n, **claim) for n, claim in table["claims"].items()}
+        registration = Registration(Rules(**rules), headline, studies, claims, parts)
     except (KeyError, TypeError) as error:
         raise ThreeRegimeError(f"{REGISTERED.name}: {error}") from error
     seen = [(part.claim, part.study, part.name) for part in parts]
     for part in parts:
         _check(part.effect in EFFECTS, f"effect = {part.effect!r} is none of {', '.join(EFFECTS)}")
         _check(part.study in studies, f"study = {part.study!r} is not among the studies")
+        _check(part.claim in claims, f"claim = {part.claim!r} is not among the claims")
+    for name in headline.studies:
+        _check(name in studies, f"study = {name!r} is not among the studies")
     _check(len(set(seen)) == len(seen), "a part occurs twice")
     return registration
+
+
+def _study(name: str, entry: dict[str, Any]) -> RegisteredStudy:
+    return RegisteredStudy(name, **{"experiment_name": name} | entry)
 
 
 def _by_study(entry: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,46 +1,54 @@
-"""Statements as tables: verdicts, effects with their intervals, the numbers behind them."""
+"""Decisions as tables and in words: verdicts, effects with their intervals, dense seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from threeregime.claims.statement import Statement
+from threeregime.claims.decisions import Decision
+from threeregime.claims.effects import part_effects, part_words
+from threeregime.claims.evidence import Evidence
+from threeregime.claims.registration import load_registration
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-VERDICTS = {True: "holds", False: "does not hold", None: "open"}
+
+def interval_words(decision: Decision) -> str:
+    """Effect, interval and dense seeds of a decision; of an open one what is excluded."""
+    if math.isnan(decision.effect):
+        return "no such cells"
+    if math.isinf(decision.low):
+        return f"{decision.effect:+.2f} (one seed)"
+    words = f"{decision.effect:+.2f} ({decision.low:+.2f} to {decision.high:+.2f})"
+    words += f", {decision.seeds} seeds"
+    is_open = decision.verdict == "open"
+    return words + (f", beyond {decision.excluded:.2f} excluded" if is_open else "")
 
 
-def statement_table(*groups: Iterable[Statement], heads: Sequence[str] = ("here",)) -> Markdown:
-    """Show statements with their verdicts, effects and 95 % intervals, one row each.
+def decision_table(decisions: Sequence[Decision], reference: bool = False) -> Markdown:
+    """Show decisions on registered parts, one row each.
 
     Args:
-        groups: the same statements, judged on one diagram each.
-        heads: names of these diagrams.
+        decisions: on parts of one or more claims.
+        reference: whether to add the effects on the paper's own values of Figure 2.
     """
     from IPython.display import Markdown
 
-    columns = [column for head in heads for column in (head, "effect (95 % interval)")]
-    lines = [f"| statement | {' | '.join(columns)} |", "|:--|" + ":--|" * len(columns)]
-    for row in zip(*groups, strict=True):
-        parts = [f"**{VERDICTS[s.holds]}** | {format_effect(s)}" for s in row]
-        lines.append(f"| {row[0].statement} | {' | '.join(parts)} |")
+    registration = load_registration()
+    heads = ["claim", "effect", "here", "mean (interval)"] + ["the paper's values"] * reference
+    lines = [f"| {' | '.join(heads)} |", "|" + ":--|" * len(heads)]
+    paper = Evidence.from_reference(registration.rules) if reference else None
+    for decision in decisions:
+        part = decision.part
+        row = [
+            registration.claims[part.claim].statement,
+            part_words(part),
+            f"**{decision.verdict}**",
+            interval_words(decision),
+        ]
+        if paper is not None:
+            row.append(f"{part_effects(part, paper)[0]:+.2f}")
+        lines.append(f"| {' | '.join(row)} |")
     return Markdown("\n".join(lines))
-
-
-def format_effect(statement: Statement) -> str:
-    """Format a statement's effect with its 95 % interval, as far as they are known."""
-    if statement.effect != statement.effect:
-        return "no such cells"
-    if statement.low != statement.low:
-        return f"{statement.effect:+.3f}"
-    return f"{statement.effect:+.3f} ({statement.low:+.3f} to {statement.high:+.3f})"
-
-
-def statement_details(statements: Iterable[Statement]) -> Markdown:
-    """Show the numbers behind each statement's effect."""
-    from IPython.display import Markdown
-
-    return Markdown("\n".join(f"* *{s.statement}* {s.detail}" for s in statements))

@@ -1,92 +1,150 @@
-"""Verdicts on the claims of the paper, from the tables that are available.
+"""Verdicts on the claims of the paper, from the tables of the registered studies.
 
-The parts of a claim are statements (`threeregime.claims.statement`) on the tables of experiments.
-The claim *holds* if all parts hold, *does not hold* if some part does not and none holds, *holds in
-part* if some hold, and is *open* if the tables decide none. If tables are missing it is *not
-measured*. The claims are listed in `threeregime.claims.ledger`.
+What decides a claim is registered in ``registered.toml``; nothing is computed here but effects. A
+claim whose study is not yet complete at its first look is *not measured*.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from threeregime.analysis import Study
-from threeregime.claims import tables
-from threeregime.claims.ledger import CLAIMS, Claim
-from threeregime.claims.statement import Statement
+from threeregime.claims.decisions import Decision, decide_parts, judge, verdict_of_claim
+from threeregime.claims.effects import EFFECTS
+from threeregime.claims.evidence import Evidence
+from threeregime.claims.headline import Summary, combine
+from threeregime.claims.registration import Claim, Part, Registration, load_registration
+from threeregime.claims.tables import interval_words
 from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import list_scales, load_experiment, load_scale
 from threeregime.results import attach_facts
 from threeregime.results import tables as results
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
+VERDICTS = ("holds", "contradicted", "mixed", "open", "not measured")
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on a claim; ``parts`` is empty if it is not measured."""
+    """The verdict on a claim.
+
+    Attributes:
+        claim: the claim.
+        verdict: one of :data:`VERDICTS`.
+        decisions: on its parts; of those studies that are complete at their first look.
+        experiments: names of the experiments that it rests on.
+    """
 
     claim: Claim
-    scale: str
     verdict: str
-    parts: tuple[Statement, ...]
+    decisions: tuple[Decision, ...]
+    experiments: tuple[str, ...]
 
 
-VERDICTS = ("holds", "holds in part", "open", "does not hold", "not measured")
-
-
-def verdict_of(parts: Sequence[Statement]) -> str:
-    """Combine the verdicts on the parts of a claim."""
-    verdicts = {part.holds for part in parts}
-    if verdicts == {True}:
-        return "holds"
-    if True in verdicts:
-        return "holds in part"
-    return "does not hold" if False in verdicts else "open"
-
-
-def judge_claims(
-    scale: str = "digits", root: Path | None = None, names: Iterable[str] = ()
-) -> list[Verdict]:
-    """Judge claims on the available tables; nothing is computed.
+def judge_claims(names: Iterable[str] = (), root: Path | None = None) -> list[Verdict]:
+    """Judge claims on the tables of their registered studies; nothing is trained.
 
     Args:
-        scale: of the tables.
-        root: folder of the tables; None: the shipped ones.
         names: keys of the claims; none: all.
+        root: folder of the tables; None: the shipped ones.
 
     Raises:
-        ThreeRegimeError: If a claim or the scale is unknown.
+        ThreeRegimeError: a claim is not known.
     """
-    load_scale(scale)  # raises if the scale is unknown
-    names = list(names) or list(CLAIMS)
-    if unknown := set(names) - set(CLAIMS):
-        known = ", ".join(CLAIMS)
+    registration = load_registration()
+    names = list(names) or list(registration.claims)
+    if unknown := set(names) - set(registration.claims):
+        known = ", ".join(registration.claims)
         raise ThreeRegimeError(f"claim {min(unknown)!r} is not known: one of {known}")
-    read = functools.cache(functools.partial(_study, scale, root or results.ROOT))
-    return [_judge(CLAIMS[name], scale, read) for name in names]
+    parts = [part for part in registration.parts if part.claim in names]
+    decisions: dict[Part, Decision] = {}
+    for name in {part.study for part in parts}:
+        study = registered_study(name, root)
+        if study is not None:
+            own = [part for part in parts if part.study == name]
+            decisions |= zip(own, decide_parts(own, study, registration.rules), strict=True)
+    return [_verdict(registration, name, decisions) for name in names]
 
 
-def _study(scale: str, root: Path, name: str) -> Study | None:
-    """The whole shipped study of an experiment; None if a part of it is missing."""
-    if scale not in list_scales(name):
-        return None
-    experiment = load_experiment(name, scale)
-    return Study.shipped(experiment, root)
+def registered_study(name: str, root: Path | None = None) -> Study | None:
+    """Return a registered study at the last look that its tables suffice for.
+
+    Args:
+        name: of the study.
+        root: folder of the tables; None: the shipped ones.
+
+    Returns:
+        The study, or None if its first look is not complete.
+    """
+    return _registered_study(name, root or results.ROOT)
 
 
-def _judge(claim: Claim, scale: str, read: Callable[[str], Study | None]) -> Verdict:
-    studies = [study for name in claim.experiments if (study := read(name)) is not None]
-    if len(studies) < len(claim.experiments):
-        return Verdict(claim, scale, "not measured", ())
-    parts = tuple(claim.judge(studies))
-    return Verdict(claim, scale, verdict_of(parts), parts)
+@functools.lru_cache(maxsize=32)
+def _registered_study(name: str, root: Path) -> Study | None:
+    registration = load_registration()
+    for look in reversed(registration.rules.looks):
+        study = Study.shipped(registration.studies[name].experiment(look), root)
+        if study is not None:
+            return study
+    return None
+
+
+def _verdict(registration: Registration, name: str, decisions: dict[Part, Decision]) -> Verdict:
+    parts = registration.parts_of(name)
+    made = tuple(decisions[part] for part in parts if part in decisions)
+    names = (registration.studies[part.study].experiment_name for part in parts)
+    verdict = verdict_of_claim(made) if len(made) == len(parts) > 0 else "not measured"
+    return Verdict(registration.claims[name], verdict, made, tuple(dict.fromkeys(names)))
+
+
+def judge_study(study: Study, claims: Sequence[str] = ()) -> list[Decision]:
+    """Decide the registered parts of an experiment on any tables of it.
+
+    These are the registered decisions where the tables are those of the registered study; on other
+    seeds, fields or scales the same rules are applied to what there is.
+
+    Args:
+        study: the experiment with its tables.
+        claims: keys of the claims whose parts to decide; none: all that the experiment decides.
+    """
+    registration = load_registration()
+    experiment = study.experiment
+    studies = [
+        known for known in registration.studies.values() if known.experiment_name == experiment.name
+    ]
+    same_scale = [known for known in studies if known.scale == experiment.scale]
+    chosen = (same_scale or studies)[:1]
+    parts = [
+        part
+        for part in registration.parts
+        if part.study in {known.name for known in chosen} and (not claims or part.claim in claims)
+    ]
+    return decide_parts(parts, study, registration.rules)
+
+
+def headline(root: Path | None = None) -> tuple[Summary, dict[str, Decision]]:
+    """Combine the registered headline effect over the studies that are complete.
+
+    Returns:
+        The mean over studies, and the effect in each study by its name.
+    """
+    registration = load_registration()
+    registered, rules = registration.headline, registration.rules
+    effects, decisions = [], {}
+    for name in registered.studies:
+        study = registered_study(name, root)
+        if study is not None:
+            evidence = Evidence.from_study(study, rules)
+            effects.append(EFFECTS[registered.effect].function(evidence))
+            part = Part("headline", name, "headline", registered.effect, False, ())
+            decisions[name] = judge(part, effects[-1], rules)
+    return combine(effects), decisions
 
 
 def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
@@ -99,13 +157,12 @@ def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
             "where": v.claim.where,
             "statement": v.claim.statement,
             "verdict": v.verdict,
-            "effect": effects(v),
-            "experiments": list(v.claim.experiments),
-            "scale": v.scale,
+            "effect": effects_of(v),
+            "experiments": list(v.experiments),
         }
         for v in verdicts
     ]
-    rows = [("in the paper", "statement", "here", "effect (95 % interval)"), (":--",) * 4]
+    rows = [("in the paper", "claim", "here", "effect (interval), dense seeds"), (":--",) * 4]
     rows += [(f["where"], f["statement"], f"**{f['verdict']}**", f["effect"]) for f in facts]
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return attach_facts(Markdown(text), claims=facts)
@@ -115,7 +172,7 @@ def verdict_lines(verdicts: Iterable[Verdict]) -> list[str]:
     """Verdicts for a terminal, one line each, and a last line with their counts."""
     verdicts = list(verdicts)
     width = max(len(v.claim.name) for v in verdicts) + 2
-    lines = [f"{v.verdict:<14}{v.claim.name:<{width}}{effects(v)}" for v in verdicts]
+    lines = [f"{v.verdict:<14}{v.claim.name:<{width}}{effects_of(v)}" for v in verdicts]
     return [*lines, summary(verdicts)]
 
 
@@ -130,12 +187,8 @@ def summary(verdicts: Iterable[Verdict]) -> str:
     return ", ".join(f"{verdict}: {n}" for verdict, n in counts(verdicts).items() if n)
 
 
-def effects(verdict: Verdict) -> str:
-    """Effect and 95 % interval of a claim of one part; for several parts, how many hold."""
-    if not verdict.parts:
-        experiments = ", ".join(verdict.claim.experiments)
-        return f"some tables of {experiments} are missing at scale {verdict.scale}"
-    if len(verdict.parts) == 1:
-        return tables.format_effect(verdict.parts[0])
-    holds = [part.holds for part in verdict.parts]
-    return f"{holds.count(True)} of {len(holds)} parts hold, {holds.count(False)} do not"
+def effects_of(verdict: Verdict) -> str:
+    """Effects of a claim's parts with their intervals and seeds, in one line."""
+    if not verdict.decisions:
+        return f"no complete tables of {', '.join(verdict.experiments)}"
+    return "; ".join(map(interval_words, verdict.decisions))
