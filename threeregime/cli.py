@@ -134,15 +134,47 @@ def run(
 
 @app.command()
 def claims(
-    scale: Annotated[str, typer.Option(help="Scale of the tables: digits or paper.")] = "digits",
     only: Annotated[str, typer.Option(help="Only these claims, e.g. heating_helps,depth.")] = "",
+    root: Annotated[
+        Path | None, typer.Option(help="Where the tables lie; shipped ones by default.")
+    ] = None,
 ) -> None:
-    """Check the paper's statements on the shipped tables, and print a line on each."""
+    """Decide the paper's claims from the tables of the registered studies, a line on each."""
     from threeregime.claims import judge_claims, verdict_lines
 
     names = list(filter(None, only.split(",")))
-    for line in verdict_lines(judge_claims(scale, names=names)):
+    for line in verdict_lines(judge_claims(names, root)):
         print(line)
+
+
+@app.command("study")
+def run_studies(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: results/.")
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
+    time_budget: Annotated[
+        str, typer.Option(help="Stop before it ends, with everything saved: 90s, 9m, 2h.")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what is missing and its core-hours.")
+    ] = False,
+) -> None:
+    """Compute what the registered studies lack, where most claims are open first."""
+    from threeregime._paths import CHECKOUT, RUNS
+    from threeregime.claims import agenda, agenda_lines, run_agenda
+    from threeregime.results import tables
+
+    budget = parse_duration(time_budget) if time_budget else None
+    root = out or (tables.ROOT if CHECKOUT else RUNS / "results")
+    if dry_run:
+        lines = agenda_lines(agenda(root, data_dir))
+    else:
+        deadline = START + budget - ENDING_SECONDS if budget else None
+        lines = run_agenda(root, data_dir=data_dir, workers=workers, deadline=deadline)
+    for line in lines:
+        print(line, flush=True)
 
 
 @app.command("boundary")

@@ -1,5 +1,6 @@
 """The claims of the paper: what decides them, and verdicts from result tables."""
 
+from threeregime.claims.agenda import Look, agenda, agenda_lines, run_agenda
 from threeregime.claims.controls import pairs_of_copies, shuffle_temperatures
 from threeregime.claims.decisions import Decision, decide_parts, false_discoveries
 from threeregime.claims.effects import part_effects, part_words
@@ -23,10 +24,13 @@ __all__ = [
     "Claim",
     "Decision",
     "Evidence",
+    "Look",
     "Part",
     "Registration",
     "Summary",
     "Verdict",
+    "agenda",
+    "agenda_lines",
     "claims_table",
     "combine",
     "counts",
@@ -42,6 +46,7 @@ __all__ = [
     "part_effects",
     "part_words",
     "registered_study",
+    "run_agenda",
     "shuffle_temperatures",
     "summary",
     "verdict_lines",

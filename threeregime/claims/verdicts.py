@@ -72,25 +72,18 @@ def judge_claims(names: Iterable[str] = (), root: Path | None = None) -> list[Ve
     return [_verdict(registration, name, decisions) for name in names]
 
 
+@functools.lru_cache(maxsize=64)
 def registered_study(name: str, root: Path | None = None) -> Study | None:
-    """Return a registered study at the last look that its tables suffice for.
+    """Return a registered study at its last complete look; None before the first.
 
     Args:
         name: of the study.
         root: folder of the tables; None: the shipped ones.
-
-    Returns:
-        The study, or None if its first look is not complete.
     """
-    return _registered_study(name, root or results.ROOT)
-
-
-@functools.lru_cache(maxsize=32)
-def _registered_study(name: str, root: Path) -> Study | None:
     registration = load_registration()
     for look in reversed(registration.rules.looks):
-        study = Study.shipped(registration.studies[name].experiment(look), root)
-        if study is not None:
+        experiment = registration.studies[name].experiment(look)
+        if (study := Study.shipped(experiment, root or results.ROOT)) is not None:
             return study
     return None
 

@@ -107,6 +107,18 @@ def run_sweep(
     return _report(_run_on_this_machine(plan_for, context, workers, dry_run), context, dry_run)
 
 
+def estimate_seconds(experiment: Experiment, root: Path, data_dir: Path = DATA_DIR) -> float:
+    """Estimate the seconds of one core for what a folder lacks of an experiment, by short trials.
+
+    Raises:
+        ThreeRegimeError: a data set is missing.
+    """
+    folder = tables_folder(root, experiment.name, experiment.scale).absolute()
+    context = JobContext(experiment, folder, data_dir.absolute())
+    plan = make_plan(experiment, root, CPU_MEMBERS)
+    return cost.plan_seconds(plan, context)[0] if plan.jobs else 0.0
+
+
 def obtain_results(
     experiment: Experiment, device: str = "auto", recompute: bool = False, runs: Path | None = None
 ) -> Results:
