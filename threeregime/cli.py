@@ -43,7 +43,7 @@ app.add_typer(results_app, name="results")
 ExperimentName = Annotated[
     str, typer.Argument(help="Name, e.g. figure_02, or path of a TOML file.")
 ]
-Scale = Annotated[str, typer.Option(help="smoke, digits, clutter, mini or paper.")]
+Scale = Annotated[str, typer.Option(help="smoke, clutter, mini or paper.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 Fields = Annotated[
     list[str] | None,
@@ -54,7 +54,7 @@ Fields = Annotated[
 @app.command()
 def sweep(
     experiment: ExperimentName,
-    scale: Scale = "digits",
+    scale: Scale = "clutter",
     only: Annotated[
         str, typer.Option(help="Values of the axes, e.g. density=0.05,density=0.1,epochs=20.")
     ] = "",
@@ -180,7 +180,7 @@ def run_studies(
 @app.command("boundary")
 def trace_boundary(
     experiment: ExperimentName,
-    scale: Scale = "digits",
+    scale: Scale = "clutter",
     variant: Annotated[str, typer.Option(help="Variant, if the experiment has several.")] = "",
     lmc_threshold: Annotated[float, typer.Option(help="Threshold of LMC for Regime I.")] = -0.05,
     set_: Fields = None,

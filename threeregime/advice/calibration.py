@@ -21,7 +21,7 @@ from threeregime.experiments import load_experiment
 from threeregime.results import Results, load_results
 
 EXPERIMENTS = ("diagnostics", "figure_02")
-SCALE = "digits"
+SCALE = "clutter"
 MIN_CKA_DISTANCE = 1e-4
 """Smaller values of 1 - CKA count as this, which bounds the logarithm."""
 NEIGHBOUR_DISTANCE = 0.3

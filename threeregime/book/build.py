@@ -113,7 +113,7 @@ def draw_picture(path: Path) -> None:
     from threeregime.figures import regime_map
     from threeregime.results import load_results
 
-    shown = load_results(load_experiment("figure_02", "digits"))
+    shown = load_results(load_experiment("figure_02", "clutter"))
     assert shown.id is not None
     if path.exists():
         with Image.open(path) as picture:

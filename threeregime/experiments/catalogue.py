@@ -38,7 +38,7 @@ from threeregime.experiments.experiment import Experiment, axis_value
 from threeregime.experiments.validate import validate
 from threeregime.protocol import Protocol
 
-SCALES = ("smoke", "digits", "clutter", "mini", "paper")
+SCALES = ("smoke", "clutter", "mini", "paper")
 MIN_LENGTHS = {"retrain_seeds": 2}
 """Least length of a list if it is not 1: LMC and CKA compare two copies."""
 

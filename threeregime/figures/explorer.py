@@ -21,7 +21,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.figures.explorer_data import explorer_data
 from threeregime.results import shipped_tables
 
-SCALES = ("digits", "mini", "paper")
+SCALES = ("clutter", "mini", "paper")
 
 
 def widget_script() -> str:
