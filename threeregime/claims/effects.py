@@ -162,13 +162,17 @@ def sharpness(evidence: Evidence) -> Array:
 
 @_effect("log error at the coldest minus hotter, where the coldest is in {where}")
 def heating_gain(
-    evidence: Evidence, where: Collection[str], window: tuple[float, float] | None = None
+    evidence: Evidence,
+    where: Collection[str],
+    window: tuple[float, float] | None = None,
+    loads: str = "all",
 ) -> Array:
     """Log error at the coldest temperature minus that in the window, mean over loads [D].
 
     The loads are those whose coldest cell is in one of the regimes; of the temperatures in the
     window the one that is best on the other seeds is taken. ``window`` is in units of the
-    temperature; None: that of the rules, as shares of the whole dense run.
+    temperature; None: that of the rules, as shares of the whole dense run. ``loads`` is "all" or
+    "low" for the lower third of the densities.
     """
     temperatures, total = np.array(evidence.diagram.temperatures), evidence.diagram.total
     low, high = window or (total * share for share in evidence.rules.window)
@@ -179,7 +183,8 @@ def heating_gain(
         gains = (errors[0, -1] - best)[None]
     else:
         gains = errors[:, -1] - held_out_error(errors[:, inside])
-    return mean(np.where(np.isin(evidence.regimes[:, -1], list(where)), gains, np.nan), 1)
+    gains = np.where(np.isin(evidence.regimes[:, -1], list(where)), gains, np.nan)
+    return mean(gains[:, : third_of_loads(evidence)] if loads == "low" else gains, 1)
 
 
 @_effect("log error at the hottest minus the coldest, high loads")

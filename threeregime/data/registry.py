@@ -1,14 +1,14 @@
 """The datasets by name: where each comes from, and the task of a protocol.
 
 To add a dataset of images, write a loader that returns a :class:`Dataset` and give it an entry in
-:data:`DATASETS`.
+:data:`DATASETS`, with its numbers of classes and test images.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,21 @@ ImageLoader = Callable[[Path, bool], Dataset]
 """Loads a dataset, given the folder of downloaded ones and whether to download what is missing."""
 
 
+@dataclass(frozen=True)
+class ImageSource:
+    """Where a dataset of images comes from, and what is known of it without loading it.
+
+    Attributes:
+        load: its loader.
+        classes: number of classes.
+        test_images: number of test images.
+    """
+
+    load: ImageLoader
+    classes: int
+    test_images: int
+
+
 def load_images(name: str, root: Path = DATA_DIR, download: bool = False) -> Dataset:
     """Load a dataset of images by its protocol name.
 
@@ -50,12 +65,18 @@ def load_images(name: str, root: Path = DATA_DIR, download: bool = False) -> Dat
         raise ThreeRegimeError(
             f"data.name = {name!r} is not allowed: one of {', '.join(DATASETS)} or folder:PATH"
         )
-    return DATASETS[name](root, download)
+    return DATASETS[name].load(root, download)
 
 
-def _digits(name: str, splits: Callable[[], digits.Splits], classes: int) -> ImageLoader:
-    """Return the loader of a dataset of :mod:`threeregime.data.digits`."""
-    return lambda root, download: dataset_from_arrays(name, *splits(), classes=classes)
+def _digits(
+    name: str, splits: Callable[[], digits.Splits], classes: int, test_images: int = 1000
+) -> ImageSource:
+    """Return the source of a dataset of :mod:`threeregime.data.digits`."""
+    return ImageSource(
+        lambda root, download: dataset_from_arrays(name, *splits(), classes=classes),
+        classes,
+        test_images,
+    )
 
 
 def _cifar10_jpeg(root: Path, download: bool) -> Dataset:
@@ -74,8 +95,13 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 def _torchvision(
-    kind: str, mean: tuple[float, ...], std: tuple[float, ...], classes: int, first_file: str
-) -> ImageLoader:
+    kind: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    classes: int,
+    first_file: str,
+    test_images: int = 10_000,
+) -> ImageSource:
     def loader(root: Path, download: bool) -> Dataset:
         import torchvision
 
@@ -98,24 +124,39 @@ def _torchvision(
             ) from error
         return Dataset(kind.lower(), *train_set, *test_set, mean, std, classes)
 
-    return loader
+    return ImageSource(loader, classes, test_images)
 
 
-DATASETS: dict[str, ImageLoader] = {
+DATASETS: dict[str, ImageSource] = {
     "digits": _digits("digits", digits.plain, 10),
     # Stand-ins for CIFAR-100 and SVHN.
     "digits-pairs": _digits("digits-pairs", digits.pairs, 100),
-    "digits-clutter": _digits("digits-clutter", digits.clutter, 10),
+    "digits-clutter": _digits("digits-clutter", digits.clutter, 10, 10_000),
     "cifar10": _torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD, 10, "cifar-10-batches-py"),
-    "cifar10-jpeg": _cifar10_jpeg,
+    "cifar10-jpeg": ImageSource(_cifar10_jpeg, 10, 10_000),
     # Mean and std of its training set.
     "cifar100": _torchvision(
         "CIFAR100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 100, "cifar-100-python"
     ),
     "svhn": _torchvision(
-        "SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10, "train_32x32.mat"
+        "SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 10, "train_32x32.mat", 26_032
     ),
 }
+
+
+def task_size(data: Data) -> tuple[int | None, int | None]:
+    """Return the numbers of classes and of test images of a dataset, which need not be here.
+
+    Both are None for sentences, and for a folder that is not here.
+    """
+    if data.name in DATASETS:
+        source = DATASETS[data.name]
+        return source.classes, source.test_images
+    try:
+        task = load_task(data)
+    except ThreeRegimeError:
+        return None, None
+    return (task.classes, len(task.test_labels)) if isinstance(task, Dataset) else (None, None)
 
 
 @functools.cache
