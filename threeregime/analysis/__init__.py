@@ -7,7 +7,7 @@ from threeregime.analysis.boundary import (
     follow_boundary,
     follow_boundary_of,
 )
-from threeregime.analysis.cells import METRIC_FORMATS, METRICS, format_value
+from threeregime.analysis.cells import METRIC_FORMATS, METRICS, format_value, holds_no_nets
 from threeregime.analysis.intervals import (
     contrast,
     held_out_error,
@@ -18,7 +18,7 @@ from threeregime.analysis.intervals import (
 )
 from threeregime.analysis.phase_diagram import PROBABILITY_COLUMNS, PhaseDiagram
 from threeregime.analysis.separation import areas_by_metric, separation_table
-from threeregime.analysis.study import Study, best_temperature_table
+from threeregime.analysis.study import NO_NET_SHARE, Study, best_temperature_table
 from threeregime.analysis.thresholds import LMC_THRESHOLD, REGIMES, classify, otsu
 from threeregime.analysis.transitions import (
     Transition,
@@ -35,6 +35,7 @@ __all__ = [
     "LMC_THRESHOLD",
     "METRICS",
     "METRIC_FORMATS",
+    "NO_NET_SHARE",
     "PROBABILITY_COLUMNS",
     "REGIMES",
     "Array",
@@ -56,6 +57,7 @@ __all__ = [
     "format_value",
     "held_out_error",
     "held_out_gain",
+    "holds_no_nets",
     "interval_half_width",
     "mean",
     "otsu",

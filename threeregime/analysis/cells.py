@@ -32,7 +32,7 @@ class Cells:
     """Values of C cells for each metric.
 
     Attributes:
-        rows: temperature, load, n_nets, n_pairs and n_diverged of each cell, sorted.
+        rows: temperature, load, n_nets, n_pairs, n_diverged and no_nets of each cell, sorted.
         means: metric to means [C].
         replicates: metric to bootstrap means [B, C]; empty without seeds.
         by_seed: metric to the means of each dense seed [D, C]; empty without seeds.
@@ -44,7 +44,9 @@ class Cells:
     by_seed: dict[str, Array] = field(default_factory=dict)
 
 
-def cells_from_results(results: Results, bootstrap: int, seed: int) -> Cells:
+def cells_from_results(
+    results: Results, bootstrap: int, seed: int, max_train_error: float = 1.0
+) -> Cells:
     """Collect the cells of an experiment; see
     `threeregime.analysis.phase_diagram.PhaseDiagram.from_results`.
     """
@@ -65,6 +67,8 @@ def cells_from_results(results: Results, bootstrap: int, seed: int) -> Cells:
     rows["n_pairs"] = np.isfinite(pair_arrays["lmc"]).sum((1, 2))
     diverged = nets.groupby(axes)["diverged"].sum()
     rows["n_diverged"] = diverged.reindex(index, fill_value=0).to_numpy(dtype=int)
+    no_nets = holds_no_nets(results, max_train_error)
+    rows["no_nets"] = no_nets.reindex(index, fill_value=False).to_numpy(dtype=bool)
     cells = Cells(rows, {})
     dense_draws = boot.draw_dense_seeds(bootstrap, len(dense), seed)
     for inner_seed, arrays in enumerate((net_arrays, pair_arrays), start=seed + 1):
@@ -78,11 +82,20 @@ def cells_from_results(results: Results, bootstrap: int, seed: int) -> Cells:
 def cells_from_means(table: pd.DataFrame, temperature: str, load: str) -> Cells:
     """Cells of which only the means are known: columns test_error, lmc and cka."""
     table = table.sort_values([temperature, load], ignore_index=True)
-    rows = table[[temperature, load]].assign(n_nets=0, n_pairs=0, n_diverged=0)
+    rows = table[[temperature, load]].assign(n_nets=0, n_pairs=0, n_diverged=0, no_nets=False)
     columns = {"test_error": "test_error", "lmc": "lmc", "cka_softmax": "cka"}
     means = {name: table[column].to_numpy(dtype=float) for name, column in columns.items()}
     means["cka_logits"] = np.full(len(table), np.nan)
     return _normalize(Cells(rows, means), load)
+
+
+def holds_no_nets(results: Results, max_train_error: float) -> pd.Series:
+    """Mark the cells whose nets have learned nothing, by (temperature, load).
+
+    Two nets at chance answer alike and are connected: LMC and CKA would call them good.
+    """
+    axes = [results.temperature, results.load]
+    return results.nets.groupby(axes)["train_error"].mean() > max_train_error
 
 
 def _mark_diverged(nets: pd.DataFrame) -> pd.DataFrame:

@@ -56,8 +56,9 @@ class PhaseDiagram:
         temperature: name of the temperature, a column of ``cells``.
         load: name of the load, a column of ``cells``.
         cells: one row per cell: temperature and load, each of `METRICS` with ``_low`` and
-            ``_high``, ``regime`` (None if all nets diverged), ``p_I``, ``p_IIA``, ``p_IIB``,
-            ``n_nets`` and ``n_pairs`` (of the means) and ``n_diverged`` (nets left out).
+            ``_high``, ``regime`` (None if all nets diverged or learned nothing), ``p_I``,
+            ``p_IIA``, ``p_IIB``, ``n_nets`` and ``n_pairs`` (of the means), ``n_diverged`` (nets
+            left out) and ``no_nets`` (whether the nets learned nothing).
         temperatures: the T temperatures, hot to cold.
         loads: the L loads in ascending order, which for a density is from high load to low.
         lmc_threshold: separates I from II.
@@ -94,6 +95,7 @@ class PhaseDiagram:
         bootstrap: int = 1000,
         seed: int = 0,
         total: float | None = None,
+        max_train_error: float = 1.0,
     ) -> PhaseDiagram:
         """Make the diagram of one experiment.
 
@@ -105,12 +107,14 @@ class PhaseDiagram:
             bootstrap: number of replicates; 0 leaves intervals and probabilities NaN.
             seed: of the replicates.
             total: temperature of the whole dense run; None: the coldest.
+            max_train_error: a cell whose mean training error is above it holds no nets: it has no
+                regime, and no part in ``cka_threshold``.
 
         Raises:
             ThreeRegimeError: If there are no nets, a row occurs twice, or a threshold is out of
                 range.
         """
-        cells = cells_from_results(results, bootstrap, seed)
+        cells = cells_from_results(results, bootstrap, seed, max_train_error)
         title = f"{results.experiment}, {results.scale}"
         axes = (results.temperature, results.load)
         diagram = _assemble(title, axes, cells, lmc_threshold, cka_threshold, total)
@@ -150,7 +154,7 @@ class PhaseDiagram:
         """A column of ``cells`` as [T, L], hot to cold by ascending load; NaN or None if absent."""
         axes = (self.temperature, self.load)
         index = _grid_index(self.cells, axes, self.temperatures, self.loads)
-        categorical = column == "regime"
+        categorical = column in ("regime", "no_nets")
         shape = (len(self.temperatures), len(self.loads))
         grid = np.full(
             shape, None if categorical else np.nan, dtype=object if categorical else float
@@ -188,7 +192,7 @@ def _assemble(
     _check_options(axes, lmc_threshold, cka_threshold)
     rule = "given"
     if cka_threshold is None:
-        connected = cells.means["lmc"] >= lmc_threshold
+        connected = (cells.means["lmc"] >= lmc_threshold) & ~cells.rows["no_nets"].to_numpy()
         rule, cka_threshold = "Otsu", otsu(cells.means["cka_softmax"][connected])
     rows = _cell_table(cells, lmc_threshold, cka_threshold)
     temperatures = hot_to_cold(axes[0], np.unique(rows[axes[0]]).tolist())
@@ -241,7 +245,7 @@ def _cell_table(cells: Cells, lmc_threshold: float, cka_threshold: float) -> pd.
         low, high = interval(replicates.get(name, np.empty((0, len(rows)))))
         rows[name], rows[f"{name}_low"], rows[f"{name}_high"] = means[name], low, high
     regime = classify(means["lmc"], means["cka_softmax"], lmc_threshold, cka_threshold)
-    rows["regime"] = pd.Series(regime, index=rows.index, dtype=object)
+    rows["regime"] = pd.Series(regime, index=rows.index, dtype=object).where(~rows["no_nets"], None)
     for column in PROBABILITY_COLUMNS.values():
         rows[column] = np.nan
     if replicates:

@@ -13,6 +13,7 @@ from threeregime.analysis.cells import format_value
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.analysis.transitions import best_temperatures
+from threeregime.data import task_size
 from threeregime.experiments import Experiment, load_experiment
 from threeregime.results import (
     Results,
@@ -23,6 +24,9 @@ from threeregime.results import (
 )
 from threeregime.results import tables as results
 from threeregime.sweep import is_complete, obtain_results
+
+NO_NET_SHARE = 0.5
+"""A cell whose mean training error is above this share of chance holds no nets."""
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -137,10 +141,16 @@ class Study:
         cka_threshold: float = 0.0,
     ) -> Study:
         """Make the diagram of each variant; thresholds as in `obtain`."""
+        classes, _ = task_size(experiment.protocol.data)
+        limit = NO_NET_SHARE * (1 - 1 / classes) if classes else 1.0
         total = experiment.protocol.dense.epochs if experiment.temperature == "epochs" else None
         diagrams = {
             variant: PhaseDiagram.from_results(
-                tables.variant(variant), lmc_threshold, cka_threshold or None, total=total
+                tables.variant(variant),
+                lmc_threshold,
+                cka_threshold or None,
+                total=total,
+                max_train_error=limit,
             )
             for variant in experiment.variants
         }

@@ -11,12 +11,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from threeregime.analysis import LMC_THRESHOLD, Array, PhaseDiagram, Study, classify, mean, otsu
-from threeregime.data import Dataset, load_task
+from threeregime.analysis import (
+    LMC_THRESHOLD,
+    Array,
+    PhaseDiagram,
+    Study,
+    classify,
+    holds_no_nets,
+    mean,
+    otsu,
+)
+from threeregime.data import task_size
 from threeregime.results import Results
 
 if TYPE_CHECKING:
     from threeregime.claims.registration import Rules
+
+
+SENTENCES = 1000
+"""Test examples where their number is not known: it only bounds an error of 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +64,8 @@ class Evidence:
             dense_seeds: how many; None: all.
         """
         experiment = study.experiment
-        task = load_task(experiment.protocol.data)
-        chance, examples = 1.0, 1000
-        if isinstance(task, Dataset):
-            chance, examples = 1 - 1 / task.classes, len(task.test_labels)
+        classes, tests = task_size(experiment.protocol.data)
+        chance = 1 - 1 / classes if classes else 1.0
         seeds = experiment.dense_seeds[:dense_seeds]
         variants = {
             name: cls(
@@ -62,7 +73,7 @@ class Evidence:
                 _with_seeds(diagram, dense_seeds),
                 rules,
                 chance,
-                examples,
+                tests or SENTENCES,
                 experiment.protocol.retraining.epochs,
             )
             for name, diagram in study.diagrams.items()
@@ -81,13 +92,16 @@ class Evidence:
     def no_nets(self) -> NDArray[np.bool_]:
         """Cells [T, L] that hold no nets: their mean training error is close to chance."""
         shape = (len(self.diagram.temperatures), len(self.diagram.loads))
-        if self.tables is None or not self.tables.nets["train_error"].notna().any():
+        if self.tables is None:
             return np.zeros(shape, dtype=bool)
-        axes = [self.diagram.temperature, self.diagram.load]
-        errors = self.tables.nets.groupby(axes)["train_error"].mean()
         cells = pd.MultiIndex.from_product([self.diagram.temperatures, self.diagram.loads])
-        grid = errors.reindex(cells).to_numpy().reshape(shape)
-        return np.asarray(grid > self.rules.no_net * self.chance)
+        limit = self.rules.no_net * self.chance
+        return (
+            holds_no_nets(self.tables, limit)
+            .reindex(cells, fill_value=False)
+            .to_numpy()
+            .reshape(shape)
+        )
 
     def grid(self, metric: str) -> Array:
         """Return a metric of each dense seed [D, T, L], hot to cold; NaN without nets."""

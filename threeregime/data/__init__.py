@@ -8,6 +8,7 @@ from threeregime.data.registry import (
     dataset_from_arrays,
     load_images,
     load_task,
+    task_size,
 )
 from threeregime.data.task import IGNORED_TARGET, Batches, Task, stream_seed
 from threeregime.data.tensors import TensorSplit, TensorTask, cast_inputs
@@ -36,4 +37,5 @@ __all__ = [
     "open_split",
     "plain_images",
     "stream_seed",
+    "task_size",
 ]

@@ -129,7 +129,7 @@ def _torchvision(
 
 DATASETS: dict[str, ImageSource] = {
     "digits": _digits("digits", digits.plain, 10),
-    # Stand-ins for CIFAR-100 and SVHN.
+    # A stand-in for CIFAR-100.
     "digits-pairs": _digits("digits-pairs", digits.pairs, 100),
     "digits-clutter": _digits("digits-clutter", digits.clutter, 10, 10_000),
     "cifar10": _torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD, 10, "cifar-10-batches-py"),

@@ -8,6 +8,7 @@ from threeregime.figures.diagrams import (
     phase_diagram,
     regime_map,
 )
+from threeregime.figures.forest import forest, headline_forest
 from threeregime.figures.regime_separation import boundary_search, local_metrics, separation
 from threeregime.figures.speed import step_times
 from threeregime.figures.style import COLOURS, axis_label
@@ -21,6 +22,8 @@ __all__ = [
     "comparison",
     "difference",
     "error_curves",
+    "forest",
+    "headline_forest",
     "heating",
     "local_metrics",
     "phase_diagram",

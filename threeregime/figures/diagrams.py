@@ -8,6 +8,7 @@ relies on colour alone: regimes are outlined and named as well.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -195,6 +196,7 @@ def error_curves(diagram: PhaseDiagram, loads: Sequence[float] | None = None) ->
             known = ", ".join(f"{y:g}" for y in diagram.loads)
             raise ThreeRegimeError(f"{diagram.load} = {x:g} is not in the diagram: one of {known}")
     error, regime = 100 * diagram.grid("test_error"), diagram.grid("regime")
+    no_nets = diagram.grid("no_nets").astype(bool)
     low, high = (100 * diagram.grid(f"test_error_{end}") for end in ("low", "high"))
     positions = np.arange(len(diagram.temperatures))
     with style.canvas(height=4) as (fig, axes):
@@ -207,6 +209,8 @@ def error_curves(diagram: PhaseDiagram, loads: Sequence[float] | None = None) ->
             for kind, marker in MARKERS.items():
                 cells = regime[:, j] == kind
                 ax.plot(positions[cells], error[cells, j], marker, color=colour, ms=4.5)
+            cells = no_nets[:, j]
+            ax.plot(positions[cells], error[cells, j], "x", color=colour, ms=5)
             finite = np.flatnonzero(np.isfinite(error[:, j]))
             if finite.size:
                 last, label = int(finite[-1]), format_value(diagram.load, x)
@@ -221,6 +225,9 @@ def error_curves(diagram: PhaseDiagram, loads: Sequence[float] | None = None) ->
             Line2D([], [], ls="", marker=m, color="0.3", ms=4.5, label=f"Regime {name}")
             for name, m in MARKERS.items()
         ]
+        if no_nets.any():
+            mark: Any = {"ls": "", "marker": "x", "color": "0.3", "ms": 5}
+            handles.append(Line2D([], [], label="nets that learned nothing", **mark))
         style.legend_below(fig, handles)
         band = "; bands: 95 % interval over seeds" if diagram.has_seeds else ""
         ax.set_title(f"{diagram.title}, one line a {diagram.load}{band}", loc="left")

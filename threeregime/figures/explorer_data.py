@@ -82,7 +82,7 @@ def _diagram(diagram: PhaseDiagram) -> dict[str, Any]:
     """The axes, thresholds and cells of a diagram; cells row by row, hot to cold."""
     metrics = ("test_error", *_THRESHOLD_METRICS)
     columns = [f"{name}{end}" for name in metrics for end in ("", "_low", "_high")]
-    counts = ("n_nets", "n_pairs", "n_diverged")
+    counts = ("n_nets", "n_pairs", "n_diverged", "no_nets")
     return {
         "error": diagram.column_title("test_error"),
         "temperature": _axis(diagram.temperature, diagram.temperatures),

@@ -11,10 +11,12 @@ from typing import Any, ParamSpec
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colors, patheffects
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from threeregime.analysis import (
@@ -44,6 +46,7 @@ DASHES: Any = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 MARKS = ("o", "s", "^", "D", "v", "P")
 THRESHOLD: Any = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
 EDGES: dict[str, Any] = {"I|II": "-", "II-A|II-B": (0, (2.5, 1.2))}
+NO_NETS: Any = {"facecolor": "#BBBBBB", "edgecolor": "#555555", "hatch": "///", "lw": 0}
 _MAX_TICKS = 20
 _Args = ParamSpec("_Args")
 
@@ -153,6 +156,8 @@ def label_regimes(ax: Axes, diagram: PhaseDiagram, lower: float = 0.0, names: bo
     ``lower`` is the distance of a name below the middle of its cell.
     """
     label_axes(ax, diagram)
+    for row, column in np.argwhere(diagram.grid("no_nets").astype(bool)):
+        ax.add_patch(Rectangle((column, row), 1, 1, **NO_NETS))
     for kind, segments in regime_boundaries(diagram).items():
         edges = list(segments)
         ax.add_collection(LineCollection(edges, colors="white", linewidths=3.2))
@@ -191,16 +196,18 @@ def draw_transitions(ax: Axes, diagram: PhaseDiagram, across: float = 0.5) -> No
             arrow.arrow_patch.set_path_effects(halo(3.2))
 
 
-def legend_handles(diagrams: Iterable[PhaseDiagram], with_arrows: bool = True) -> list[Line2D]:
+def legend_handles(diagrams: Iterable[PhaseDiagram], with_arrows: bool = True) -> list[Artist]:
     """Legend handles: both boundaries with their thresholds, and the arrows."""
     diagrams = list(diagrams)
     lmc = " and ".join(dict.fromkeys(f"{d.lmc_threshold:g}".replace("-", "−") for d in diagrams))
     cka = " and ".join(dict.fromkeys(f"{d.cka_threshold:.3f} ({d.cka_rule})" for d in diagrams))
     black: Any = {"color": "black", "lw": 1.5}
-    handles = [
+    handles: list[Artist] = [
         Line2D([], [], ls=EDGES["I|II"], label=f"I | II: LMC = {lmc}", **black),
         Line2D([], [], ls=EDGES["II-A|II-B"], label=f"II-A | II-B: CKA = {cka}", **black),
     ]
+    if any(d.cells["no_nets"].any() for d in diagrams):
+        handles.append(Rectangle((0, 0), 1, 1, label="nets that learned nothing", **NO_NETS))
     if with_arrows and any(change for d in diagrams for change in favourable_transitions(d)):
         mark: Any = {"marker": "$\\uparrow$", "markersize": 8, "ls": "", "color": "black"}
         handles.append(Line2D([], [], label="favourable transition", **mark))

@@ -77,6 +77,7 @@ function drawCell(grid, cell, theirs, x, y, width, height) {
     { "data-row": cell.row, "data-column": cell.column, "data-regime": cell.regime, class: "cell" },
     make("rect", { ...place, class: error === null ? "missing" : "paper" }),
     colour && make("rect", { ...place, fill: colour, "fill-opacity": cell.sure ? FULL : PALE }),
+    cell.no_nets ? make("line", { x1: x, x2: x + width, y1: y + height, y2: y, class: "barren" }) : null,
     width < 20 ? null : make("text", number, printed(error === null ? null : 100 * error, digits)),
   );
   if (theirs?.regime) {

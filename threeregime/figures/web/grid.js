@@ -41,7 +41,8 @@ function cellAt(diagram, row, column, thresholds) {
   const index = row * diagram.load.values.length + column;
   const cell = { row, column };
   for (const [name, values] of Object.entries(diagram.cells)) cell[name] = values[index];
-  cell.regime = classify(cell.lmc, cell.cka_softmax, thresholds.lmc, thresholds.cka);
+  const { lmc, cka_softmax, no_nets } = cell;
+  cell.regime = no_nets ? null : classify(lmc, cka_softmax, thresholds.lmc, thresholds.cka);
   cell.sure = isSure(cell, thresholds);
   return cell;
 }
@@ -85,7 +86,8 @@ function advice(diagram, cell, thresholds) {
     return { head: `No results at ${diagram.temperature.phrases[cell.row]}, ${where}.`, body: "" };
   }
   if (cell.regime === null) {
-    return { head: "No regime: all pairs of copies diverged.", body: "" };
+    const why = cell.no_nets ? "these nets learned nothing" : "all pairs of copies diverged";
+    return { head: `No regime: ${why}.`, body: "" };
   }
   const turn = TURN[cell.regime];
   const rule = { "-1": diagram.hotter, 0: "stay at this temperature", 1: diagram.colder }[turn];
