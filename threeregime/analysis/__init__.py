@@ -11,7 +11,6 @@ from threeregime.analysis.cells import METRIC_FORMATS, METRICS, format_value, ho
 from threeregime.analysis.intervals import (
     contrast,
     held_out_error,
-    held_out_gain,
     interval_half_width,
     spearman,
     t_half_width,
@@ -56,7 +55,6 @@ __all__ = [
     "follow_boundary_of",
     "format_value",
     "held_out_error",
-    "held_out_gain",
     "holds_no_nets",
     "interval_half_width",
     "mean",

@@ -25,18 +25,6 @@ def contrast(plus: NDArray[np.bool_], minus: NDArray[np.bool_]) -> Callable[[Arr
     return difference
 
 
-def held_out_gain(values: Array) -> Array:
-    """Gain of the best hotter temperature, chosen on all units but the one it is measured on.
-
-    Args:
-        values: errors [units, T, n], hot to cold.
-
-    Returns:
-        Error at the coldest minus that at the chosen temperature [units, n].
-    """
-    return values[:, -1] - held_out_error(values[:, :-1])
-
-
 def held_out_error(values: Array) -> Array:
     """Error of each unit at the temperature that is best on all the others.
 

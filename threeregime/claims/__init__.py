@@ -6,7 +6,8 @@ from threeregime.claims.decisions import Decision, decide_parts, false_discoveri
 from threeregime.claims.effects import part_effects, part_words
 from threeregime.claims.evidence import Evidence
 from threeregime.claims.headline import Summary, combine
-from threeregime.claims.registration import Claim, Part, Registration, load_registration
+from threeregime.claims.parts import Claim, Part
+from threeregime.claims.registration import Registration, load_registration
 from threeregime.claims.tables import decision_table, interval_words
 from threeregime.claims.verdicts import (
     Verdict,

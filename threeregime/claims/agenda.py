@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from threeregime.claims.decisions import is_futile
-from threeregime.claims.registration import RegisteredStudy, Registration, load_registration
+from threeregime.claims.parts import RegisteredStudy
+from threeregime.claims.registration import Registration, load_registration
 from threeregime.claims.verdicts import judge_study, registered_study
 from threeregime.data import DATA_DIR
 from threeregime.errors import ThreeRegimeError

@@ -13,7 +13,7 @@ from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 from threeregime.analysis import Array, Study, t_half_width
 from threeregime.claims.effects import part_effects
 from threeregime.claims.evidence import Evidence
-from threeregime.claims.registration import Part, Rules
+from threeregime.claims.parts import Part, Rules
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,10 +36,8 @@ from threeregime.analysis import (
     spearman,
 )
 from threeregime.claims.evidence import Evidence
+from threeregime.claims.parts import Part
 from threeregime.results import Results
-
-if TYPE_CHECKING:
-    from threeregime.claims.registration import Part
 
 
 @dataclass(frozen=True)

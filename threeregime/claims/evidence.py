@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,9 @@ from threeregime.analysis import (
     mean,
     otsu,
 )
+from threeregime.claims.parts import Rules
 from threeregime.data import task_size
 from threeregime.results import Results
-
-if TYPE_CHECKING:
-    from threeregime.claims.registration import Rules
-
 
 SENTENCES = 1000
 """Test examples where their number is not known: it only bounds an error of 0."""

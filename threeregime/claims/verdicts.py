@@ -18,7 +18,8 @@ from threeregime.claims.decisions import Decision, decide_parts, judge, verdict_
 from threeregime.claims.effects import EFFECTS
 from threeregime.claims.evidence import Evidence
 from threeregime.claims.headline import Summary, combine
-from threeregime.claims.registration import Claim, Part, Registration, load_registration
+from threeregime.claims.parts import Claim, Part
+from threeregime.claims.registration import Registration, load_registration
 from threeregime.claims.tables import interval_words
 from threeregime.errors import ThreeRegimeError
 from threeregime.results import attach_facts
