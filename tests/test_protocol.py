@@ -249,7 +249,7 @@ def test_the_hash_tells_every_field_apart() -> None:
 
 def test_the_hash_is_the_same_in_another_process() -> None:
     code = (
-        "from threeregime.experiments import load_scale; protocol = load_scale('digits'); "
+        "from threeregime.experiments import load_scale; protocol = load_scale('clutter'); "
         "print(protocol.hash(), protocol.dense_hash)"
     )
     got = subprocess.run(
@@ -259,13 +259,13 @@ def test_the_hash_is_the_same_in_another_process() -> None:
         check=True,
         env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(filter(None, sys.path))},
     )
-    protocol = catalogue.load_scale("digits")
+    protocol = catalogue.load_scale("clutter")
     assert got.stdout.split() == [protocol.hash(), protocol.dense_hash]
 
 
 def test_all_stops_of_a_dense_run_share_its_identity() -> None:
-    protocol = catalogue.load_scale("digits")
-    stops = [protocol.replace("dense.stop", stop) for stop in (None, 8, 128)]
+    protocol = catalogue.load_scale("clutter")
+    stops = [protocol.replace("dense.stop", stop) for stop in (None, 8, 96)]
     assert len({p.dense_hash for p in stops}) == 1
     assert len({p.hash() for p in stops}) == 3
     assert protocol.replace("pruning.density", 0.3).dense_hash == protocol.dense_hash
@@ -273,9 +273,9 @@ def test_all_stops_of_a_dense_run_share_its_identity() -> None:
 
 
 def test_a_hash_without_fields_is_that_of_their_defaults() -> None:
-    digits = catalogue.load_scale("digits")
-    wide = digits.update({"net.width": 2.0, "dense.stop": 8})
-    assert wide.hash(without=["net.width", "dense.stop"]) == digits.replace("net.width", 1).hash()
+    scale = catalogue.load_scale("clutter")
+    wide = scale.update({"net.width": 2.0, "dense.stop": 8})
+    assert wide.hash(without=["net.width", "dense.stop"]) == scale.replace("net.width", 1).hash()
     assert wide.hash("net", without=["net.width"]) == Protocol().hash("net")
     assert wide.hash("net", without=["dense.stop"]) == wide.hash("net")
 
@@ -304,19 +304,19 @@ def test_every_preset_loads_and_covers_its_grid(name: str, scale: str) -> None:
         )
 
 
-def test_every_scale_has_an_experiment_and_the_digits_their_constants() -> None:
-    assert {"smoke", "digits", "paper"} <= {scale for _, scale in PRESETS}
-    digits = catalogue.load_experiment("figure_02", "digits")
-    assert digits.temperatures == tuple(range(8, 129, 8))
-    assert digits.loads == (0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.14, 0.2, 0.4)
-    assert len(digits.dense_seeds) >= 3
-    assert len(digits.retrain_seeds) >= 3
-    assert digits.protocol.data == Data("digits", crop=1, flip=False)
-    dense = catalogue.load_scale("digits").dense
-    assert (dense.batch_size, dense.epochs, dense.milestones) == (32, 128, (64, 96))
+def test_every_scale_has_an_experiment_and_the_laptop_its_constants() -> None:
+    assert {"smoke", "clutter", "paper"} <= {scale for _, scale in PRESETS}
+    clutter = catalogue.load_experiment("figure_02", "clutter")
+    assert clutter.temperatures == (12, 18, 30, 42, 54, 66, 78, 96)
+    assert clutter.loads == (0.06, 0.08, 0.1, 0.14, 0.2, 0.4)
+    assert len(clutter.dense_seeds) >= 12
+    assert len(clutter.retrain_seeds) >= 3
+    assert clutter.protocol.data == Data("digits-clutter", crop=1, flip=False)
+    dense = catalogue.load_scale("clutter").dense
+    assert (dense.batch_size, dense.epochs, dense.milestones) == (32, 96, (48, 72))
     # seeds on which constants were judged are not counted as results
-    judged = catalogue.load_experiment("weight_decay", "digits")
-    assert not set(judged.dense_seeds) & set(digits.dense_seeds)
+    judged = catalogue.load_experiment("weight_decay", "clutter")
+    assert not set(judged.dense_seeds) & set(clutter.dense_seeds)
 
 
 def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
@@ -393,7 +393,7 @@ def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
     assert (len(translation.loads), translation.loads[0], translation.loads[-1]) == (6, 0.05, 0.8)
     assert (len(translation.dense_seeds), len(translation.retrain_seeds)) == (1, 3)
     measured = {"metrics.early": [], "metrics.hessian": 0}
-    diagnostics, whole = paper["diagnostics"].with_fields(measured), paper["figure_02"]
+    diagnostics, whole = (paper[n].with_fields(measured) for n in ("diagnostics", "figure_02"))
     assert diagnostics.protocol == whole.protocol
     assert (diagnostics.temperatures, diagnostics.loads) == (whole.temperatures, whole.loads)
     for axis, count in (("epochs", 1), ("batch_size", 1), ("rho", 1)):
@@ -402,7 +402,7 @@ def test_the_papers_other_figures_are_set_as_in_the_paper() -> None:
 
 
 def test_variants_change_the_protocol() -> None:
-    experiment = catalogue.load_experiment("weight_decay", "digits")
+    experiment = catalogue.load_experiment("weight_decay", "clutter")
     assert set(experiment.variants) == {"1e-4", "1e-3", "2e-3", "4e-3"}
     for variant in experiment.variants:
         protocol = experiment.unit(variant, 8, 0.05, 100).protocol
@@ -461,7 +461,7 @@ def test_only_with_seeds_and_override() -> None:
         (lambda e: e.with_seeds(0, 2), "at least 1 dense and 2 retraining"),
         (lambda e: e.with_seeds(1, 1), "at least 1 dense and 2 retraining"),
         (lambda e: e.with_fields({"net.depth": 9}), "6n+2"),
-        (lambda e: catalogue.load_experiment("figure_02", "huge"), "figure_02 has smoke, digits"),
+        (lambda e: catalogue.load_experiment("figure_02", "huge"), "figure_02 has smoke, clutter"),
         (lambda e: catalogue.load_experiment("figure_2", "smoke"), "figure_02"),
         (lambda e: catalogue.load_scale("huge"), "one of clutter, "),
     ],

@@ -8,8 +8,13 @@ import pandas as pd
 import pytest
 
 from tests.helpers.synthetic import RETRAINING_EPOCHS, make_tables, regimes
-from threeregime.algorithms.replay import Replay, replays, summarize_rules
-from threeregime.claims import figure_statements
+from threeregime.algorithms.replay import (
+    Replay,
+    replay_rules,
+    replays,
+    selection_rules,
+    summarize_rules,
+)
 from threeregime.errors import ThreeRegimeError
 
 
@@ -44,7 +49,7 @@ def test_with_two_copies_a_choice_is_evaluated_on_the_pair() -> None:
 
 def test_rules_are_rechoices_on_every_load_seed_and_pair() -> None:
     tables = make_tables(values=regimes)
-    choices = figure_statements.selections(tables, RETRAINING_EPOCHS, 2, -0.05)
+    choices = replay_rules(replays(tables, RETRAINING_EPOCHS), selection_rules(-0.05, 2))
     assert len(choices) == 4 * 2 * 3 * 3
     chosen = choices.groupby(["rule", "density"])["chosen"].unique().map(list)
     # The usual choice is the longest trained, right at 0.2 and wrong at 0.05.

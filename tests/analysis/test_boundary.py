@@ -94,8 +94,8 @@ def test_only_the_cells_that_an_experiment_needs_are_computed(tmp_path: Path) ->
 
 def test_several_variants_must_be_told_apart() -> None:
     with pytest.raises(ThreeRegimeError, match=r"variant = '' .* SGD or SAM"):
-        boundary.describe_boundary(catalogue.load_experiment("figure_05", "digits"))
-    text = boundary.describe_boundary(catalogue.load_experiment("figure_05", "digits"), "SAM")
+        boundary.describe_boundary(catalogue.load_experiment("figure_05", "clutter"))
+    text = boundary.describe_boundary(catalogue.load_experiment("figure_05", "clutter"), "SAM")
     assert "the whole diagram is there too: it agrees in" in text
     with pytest.raises(ThreeRegimeError, match="from -1 to 0"):
-        boundary.describe_boundary(catalogue.load_experiment("figure_02", "digits"), threshold=0.5)
+        boundary.describe_boundary(catalogue.load_experiment("figure_02", "clutter"), threshold=0.5)

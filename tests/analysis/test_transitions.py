@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.synthetic import make_diagram, make_tables, paper_diagram, row
-from threeregime.analysis.intervals import held_out_gain
+from threeregime.analysis.intervals import held_out_error
 from threeregime.analysis.transitions import (
     best_temperatures,
     compare_cells,
@@ -72,6 +72,6 @@ def test_compare_matches_epochs_by_their_fraction_of_the_run() -> None:
 def test_held_out_chooses_on_other_units_than_it_measures() -> None:
     # Each unit is lucky at another temperature; on the others that luck is not there.
     lucky = np.array([[0.0, 0.5, 0.5, 0.4], [0.5, 0.0, 0.5, 0.4], [0.5, 0.5, 0.0, 0.4]])
-    gains = held_out_gain(lucky[..., None])[:, 0]
+    gains = lucky[:, -1] - held_out_error(lucky[:, :-1, None])[:, 0]
     assert gains.tolist() == pytest.approx([-0.1, -0.1, -0.1])
-    assert np.isnan(held_out_gain(lucky[:1, :, None])).all()
+    assert np.isnan(held_out_error(lucky[:1, :-1, None])).all()

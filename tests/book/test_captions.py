@@ -50,7 +50,7 @@ def test_checksums_are_those_of_the_files(written: tuple[Path, list[downloads.Ex
 
 def test_csv_holds_the_table_to_the_last_bit(written: tuple[Path, list[downloads.Export]]) -> None:
     folder, (export,) = written
-    tables = load_results(catalogue.load_experiment("figure_07", "digits"))
+    tables = load_results(catalogue.load_experiment("figure_07", "clutter"))
     assert [file.kind for file in export.files] == ["dense", "nets", "pairs", "early"]
     for file in export.files:
         table = getattr(tables, file.kind)
@@ -66,7 +66,7 @@ def test_csv_holds_the_table_to_the_last_bit(written: tuple[Path, list[downloads
 
 def test_provenance_names_what_there_is(written: tuple[Path, list[downloads.Export]]) -> None:
     _, (export,) = written
-    tables = load_results(catalogue.load_experiment("figure_07", "digits"))
+    tables = load_results(catalogue.load_experiment("figure_07", "clutter"))
     assert export.tables == tables.id
     assert export.facts["seeds"] == "dense 0 to 2; retraining 0 to 2"
     assert all(commit in export.facts["code"] for commit in tables.origins["commit"])
@@ -77,10 +77,10 @@ def test_provenance_names_what_there_is(written: tuple[Path, list[downloads.Expo
 
 def test_mark_changes_with_what_is_in_the_tables(tmp_path: Path) -> None:
     shutil.copytree(results.ROOT / "figure_07", tmp_path / "figure_07")
-    experiment = catalogue.load_experiment("figure_07", "digits")
+    experiment = catalogue.load_experiment("figure_07", "clutter")
     before = load_results(experiment, tmp_path).id
     assert before == load_results(experiment).id
-    spoiling.drop_fleet(tmp_path / "figure_07" / "digits", "nets")
+    spoiling.drop_fleet(tmp_path / "figure_07" / "clutter", "nets")
     assert load_results(experiment, tmp_path).id != before
 
 

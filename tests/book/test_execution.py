@@ -210,7 +210,7 @@ def test_shipped_tables_and_experiments_are_recorded(
     assert execution.run_all(root, server=server) == ["loads"]
     record = json.loads((root / execution.BUILD / "executed.json").read_text())
     inputs = set(record["loads"]["inputs"])
-    tables = {str(path) for path in (RESULTS / "figure_07" / "digits").glob("*.*")}
+    tables = {str(path) for path in (RESULTS / "figure_07" / "clutter").glob("*.*")}
     assert len(tables) > 3
     assert tables <= inputs
     assert str(PROTOCOLS / "figure_07.toml") in inputs

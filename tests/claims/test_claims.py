@@ -1,8 +1,7 @@
-"""The ledger of claims: verdicts come from the tables, and from those they rest on alone."""
+"""Verdicts come from the tables, by what is registered, and from the studies they rest on alone."""
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import subprocess
 import sys
@@ -11,64 +10,73 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import spoiling
-from tests.helpers.synthetic import make_diagram, make_tables
-from threeregime.claims import diagram_statements, ledger
-from threeregime.claims import tables as verdict_tables
 from threeregime.claims import verdicts as claims
-from threeregime.claims.statement import Statement
+from threeregime.claims.effects import EFFECTS, part_effects, part_words
+from threeregime.claims.evidence import Evidence
+from threeregime.claims.registration import load_registration
+from threeregime.claims.tables import decision_table
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import tables as results
 
-HELD = diagram_statements.figure_2(make_diagram(make_tables()))[0]
+REGISTRATION = load_registration()
 
 
-def part(holds: bool | None) -> Statement:
-    return dataclasses.replace(HELD, holds=holds)
+def test_every_figure_has_a_claim() -> None:
+    where = " ".join(claim.where for claim in REGISTRATION.claims.values())
+    for figure in range(2, 17):
+        assert f"Figure {figure}" in where or f"Figures {figure}" in where
+    for claim in REGISTRATION.claims.values():
+        assert len(claim.statement) < 120
+
+
+def test_every_claim_has_one_to_three_parts_on_known_experiments() -> None:
+    for name in REGISTRATION.claims:
+        assert 1 <= len(REGISTRATION.parts_of(name)) <= 3, name
+    for study in REGISTRATION.studies.values():
+        assert study.experiment_name in catalogue.list_experiments()
+
+
+@pytest.mark.parametrize("part", REGISTRATION.parts, ids=lambda p: f"{p.claim}-{p.name}")
+def test_every_part_says_its_effect(part: claims.Part) -> None:
+    assert "{" not in part_words(part)
+
+
+NEEDS_COPIES = ("choice_gain", "choice_loss")
 
 
 @pytest.mark.parametrize(
-    ("parts", "verdict"),
-    [
-        ([True], "holds"),
-        ([True, True], "holds"),
-        ([True, False], "holds in part"),
-        ([True, None], "holds in part"),
-        ([None, None], "open"),
-        ([None, False], "does not hold"),
-        ([False], "does not hold"),
-    ],
+    "part",
+    [p for p in REGISTRATION.parts if p.study == "figure_02" and p.effect not in NEEDS_COPIES],
+    ids=lambda p: f"{p.claim}-{p.name}",
 )
-def test_a_verdict_follows_from_its_parts(parts: list[bool | None], verdict: str) -> None:
-    assert claims.verdict_of([part(holds) for holds in parts]) == verdict
+def test_nothing_that_the_paper_shows_is_contradicted_by_its_own_values(part: claims.Part) -> None:
+    (effect,) = part_effects(part, Evidence.from_reference(REGISTRATION.rules))
+    assert effect > 0
 
 
-def test_every_figure_has_a_claim_that_rests_on_known_experiments() -> None:
-    where = " ".join(claim.where for claim in ledger.CLAIMS.values())
-    for figure in (2, *range(3, 17)):
-        assert f"Figure {figure}" in where or f"Figures {figure}" in where
-    assert len(ledger.CLAIMS) >= 20
-    for claim in ledger.CLAIMS.values():
-        assert set(claim.experiments) <= set(catalogue.list_experiments())
-        assert len(claim.statement) < 100
+def test_the_headline_is_large_on_the_papers_own_values() -> None:
+    effect = EFFECTS[REGISTRATION.headline.effect]
+    (value,) = effect.function(Evidence.from_reference(REGISTRATION.rules))
+    assert value > 0.5
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of some shipped tables that tests may spoil."""
     root = tmp_path_factory.mktemp("shipped")
-    for name in ("figure_06", "figure_07"):
+    for name in ("figure_06", "figure_13"):
         shutil.copytree(results.ROOT / name, root / name)
     return root
 
 
-NAMES = ("rho_two_faces", "rho_by_cka", "figure_07", "depth")
+NAMES = ("rho_two_faces", "rho_by_cka", "adam_or_sgd", "depth")
 
 
 def effects(root: Path) -> dict[str, list[str]]:
     """Every claim's effects in print, where one that is no number equals itself."""
-    verdicts = claims.judge_claims(root=root, names=NAMES)
-    return {v.claim.name: [f"{p.effect}" for p in v.parts] for v in verdicts}
+    verdicts = claims.judge_claims(NAMES, root)
+    return {v.claim.name: [f"{d.effect}" for d in v.decisions] for v in verdicts}
 
 
 def test_a_spoilt_table_changes_the_claims_that_rest_on_it_alone(
@@ -79,46 +87,60 @@ def test_a_spoilt_table_changes_the_claims_that_rest_on_it_alone(
     root = tmp_path / "spoilt"
     shutil.copytree(shipped, root)
     spoiling.change_rows(
-        root / "figure_06" / "digits",
+        root / "figure_06" / "clutter",
         "nets",
         lambda rows: rows.assign(test_error=rows["test_error"].where(rows["rho"] != 0, 1.0)),
     )
     after = effects(root)
-    assert {name for name in NAMES if before[name] != after[name]} == {
-        "rho_two_faces",
-        "rho_by_cka",
-    }
-    judged = {v.claim.name: v for v in claims.judge_claims(root=root, names=NAMES)}
+    changed = {name for name in NAMES if before[name] != after[name]}
+    assert changed == {"rho_two_faces", "rho_by_cka"}
+    judged = {v.claim.name: v for v in claims.judge_claims(NAMES, root)}
     # Without SAM all is wrong now, so that a large radius helps at low density and at high.
-    low, high = judged["rho_two_faces"].parts
-    assert low.effect > 0.5
-    assert high.effect < -0.5
-    assert high.holds is False
+    low, high = judged["rho_two_faces"].decisions
+    assert low.verdict == "holds"
+    assert high.verdict == "contradicted"
+    assert judged["rho_two_faces"].verdict == "mixed"
     assert judged["depth"].verdict == "not measured"
 
 
-def test_a_table_with_a_part_missing_is_not_measured(shipped: Path, tmp_path: Path) -> None:
+def test_a_study_with_a_part_missing_is_not_measured(shipped: Path, tmp_path: Path) -> None:
     root = tmp_path / "less"
     shutil.copytree(shipped, root)
-    spoiling.drop_fleet(root / "figure_06" / "digits", "pairs")
-    (verdict,) = claims.judge_claims(root=root, names=["rho_by_cka"])
+    spoiling.drop_fleet(root / "figure_06" / "clutter", "pairs")
+    (verdict,) = claims.judge_claims(["rho_by_cka"], root)
     assert verdict.verdict == "not measured"
-    assert (
-        "some tables of figure_06 are missing at scale digits" in claims.verdict_lines([verdict])[0]
-    )
+    assert "no complete tables of figure_06" in claims.verdict_lines([verdict])[0]
 
 
 def test_lines_and_table_say_the_same(shipped: Path) -> None:
-    verdicts = claims.judge_claims(root=shipped, names=["rho_two_faces", "depth"])
-    printed, counts = claims.verdict_lines(verdicts)[:-1], claims.verdict_lines(verdicts)[-1]
+    verdicts = claims.judge_claims(["rho_two_faces", "depth"], shipped)
+    *printed, counts = claims.verdict_lines(verdicts)
     assert [line.split("  ")[0].strip() for line in printed] == [v.verdict for v in verdicts]
     assert counts.endswith("not measured: 1")
     rows = claims.claims_table(verdicts).data.splitlines()[2:]
     assert [row.split("**")[1] for row in rows] == [v.verdict for v in verdicts]
-    one = claims.judge_claims(root=shipped, names=["rho_two_faces"])[0]
-    assert claims.effects(
-        dataclasses.replace(one, parts=one.parts[:1])
-    ) == verdict_tables.format_effect(one.parts[0])
+    parts = decision_table(verdicts[0].decisions).data.splitlines()[2:]
+    assert [row.split("**")[1] for row in parts] == [d.verdict for d in verdicts[0].decisions]
+
+
+def test_a_study_is_judged_at_the_seeds_it_has() -> None:
+    study = claims.registered_study("figure_02")
+    assert study is not None
+    decisions = claims.judge_study(study, ["heating_helps", "cooling_helps"])
+    assert [d.part.claim for d in decisions] == ["heating_helps", "cooling_helps"]
+    verdicts = {v.claim.name: v.decisions for v in claims.judge_claims(["heating_helps"])}
+    assert (decisions[0],) == verdicts["heating_helps"]
+
+
+def test_the_default_diagram_has_the_papers_shape() -> None:
+    """All three regimes are large, and the boundary of Regime I moves with the temperature."""
+    study = claims.registered_study("figure_02")
+    assert study is not None
+    regime = study.diagram.grid("regime")
+    for name in ("I", "II-A", "II-B"):
+        assert (regime == name).mean() >= 0.15
+    edges = (regime == "I").sum(axis=1)  # loads in Regime I at each temperature, hot to cold
+    assert edges[-1] > edges[: len(edges) // 2].mean()
 
 
 def test_claims_are_judged_without_ipython() -> None:
@@ -130,8 +152,6 @@ def test_claims_are_judged_without_ipython() -> None:
     assert "rho_by_cka" in done.stdout
 
 
-def test_unknown_claims_and_scales() -> None:
+def test_unknown_claims() -> None:
     with pytest.raises(ThreeRegimeError, match="'heating' is not known: one of two_a_beats_one"):
-        claims.judge_claims(names=["heating"])
-    (verdict,) = claims.judge_claims("mini", names=["depth"])
-    assert verdict.verdict == "not measured"
+        claims.judge_claims(["heating"])

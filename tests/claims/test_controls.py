@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tests.helpers.synthetic import make_diagram, make_tables
+from tests.helpers.synthetic import RETRAINING_EPOCHS, make_diagram, make_tables
 from threeregime.claims import controls
-from threeregime.claims.diagram_statements import figure_2
+from threeregime.claims.decisions import judge
+from threeregime.claims.effects import part_effects
+from threeregime.claims.evidence import Evidence
+from threeregime.claims.registration import load_registration
 from threeregime.experiments import catalogue
 from threeregime.protocol import Pruning
 from threeregime.results.tables import Results
+
+RULES = load_registration().rules
+NAMES = ("heating_helps", "cooling_helps")
+PARTS = [part for name in NAMES for part in load_registration().parts_of(name)]
 
 
 def test_pairs_of_copies_tell_one_dense_run_from_two() -> None:
@@ -51,8 +58,9 @@ def test_shuffling_keeps_every_row_and_breaks_what_rests_on_the_temperature() ->
         assert (before["epochs"] != after["epochs"]).any()
 
     def held(shuffled: Results) -> list[bool]:
-        statements = figure_2(make_diagram(shuffled))
-        return [s.holds is True for s in statements if s.name in ("heating_helps", "cooling_helps")]
+        diagram = make_diagram(shuffled, bootstrap=0)
+        evidence = Evidence(shuffled, diagram, RULES, 0.9, 1000, RETRAINING_EPOCHS)
+        return [judge(p, part_effects(p, evidence), RULES).verdict == "holds" for p in PARTS]
 
     assert held(tables) == [True, True]
     verdicts = [held(controls.shuffle_temperatures(tables, seed)) for seed in range(10)]

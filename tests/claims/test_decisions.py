@@ -9,8 +9,8 @@ import pytest
 
 from threeregime.claims import decisions
 from threeregime.claims.decisions import Decision, decide, false_discoveries, judge
-from threeregime.claims.registration import Part, load_registration
-from threeregime.errors import ThreeRegimeError
+from threeregime.claims.parts import Part
+from threeregime.claims.registration import load_registration
 
 RULES = load_registration().rules
 PART = Part("heating_helps", "figure_02", "gain", "heating_gain", False, (("where", ("I",)),))
@@ -55,8 +55,7 @@ def test_looks_end_where_nothing_large_is_left(monkeypatch: pytest.MonkeyPatch) 
 def test_no_look_has_more_seeds_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.tile([1.0, -1.0], 9)
     assert with_effects(values, monkeypatch, 17).seeds == 12
-    with pytest.raises(ThreeRegimeError, match="has 5 dense seeds: the first look needs 6"):
-        with_effects(values, monkeypatch, 5)
+    assert with_effects(values, monkeypatch, 5).seeds == 5  # fewer are judged as they are
 
 
 def test_seeds_without_the_cells_are_left_out() -> None:
@@ -79,7 +78,6 @@ def test_seeds_without_the_cells_are_left_out() -> None:
 def test_parts_make_a_verdict(parts: list[str], verdict: str) -> None:
     made = [Decision(PART, part, 6, 0.0, 0.0, 0.0, 1.0) for part in parts]
     assert decisions.verdict_of_claim(made) == verdict
-    assert verdict in decisions.WORDS
 
 
 def test_false_discoveries_are_those_of_benjamini_and_hochberg() -> None:

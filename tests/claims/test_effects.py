@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.synthetic import RETRAINING_EPOCHS, make_tables
 from threeregime.analysis import PhaseDiagram
 from threeregime.claims import effects
-from threeregime.claims.effects import Evidence
+from threeregime.claims.evidence import Evidence
 from threeregime.claims.registration import load_registration
 
 EPOCHS, DENSITIES = (12, 30, 42, 96), (0.06, 0.1, 0.4)
@@ -85,7 +85,59 @@ def test_no_error_is_below_half_an_image() -> None:
     np.testing.assert_allclose(e.log_error, np.log(0.5 / 10_000))
 
 
-@pytest.mark.parametrize("part", load_registration().parts, ids=lambda p: f"{p.claim}-{p.name}")
+def test_a_variant_gains_where_the_first_one_is_in_regime_one() -> None:
+    base, other = evidence(), evidence()
+    for metric, change in (("test_error", 0.5), ("lmc", 0.25)):
+        other.diagram.by_seed[metric][:] *= change
+    gain = effects.variant_gain(base, other, ["I"], "log_error")
+    np.testing.assert_allclose(gain, np.log(2))
+    gain = effects.variant_gain(base, other, ["I"], "lmc")
+    np.testing.assert_allclose(gain, 0.75 * np.mean([0.2, 0.4]))
+    np.testing.assert_allclose(effects.variant_gain(base, other, ["I"], "dissimilarity"), 0)
+    contrast = effects.variant_gain_contrast(base, other, ["I"], ["II-A", "II-B"])
+    np.testing.assert_allclose(contrast, 0, atol=1e-12)
+    both = replace(base, variants={"base": base, "other": other})
+    contrast = effects.variant_contrast(both, ["base"], ["other"])
+    np.testing.assert_allclose(contrast, np.log(2))
+
+
+def test_extremes_of_the_temperature_and_of_lmc() -> None:
+    np.testing.assert_allclose(effects.hottest_gain(evidence()), np.log(0.4 / 0.2))
+    np.testing.assert_allclose(effects.all_in_one(evidence()), -0.05)
+    everywhere = evidence()
+    everywhere.diagram.by_seed["lmc"][:, -1] = -0.25
+    np.testing.assert_allclose(effects.all_in_one(everywhere), 0.2)
+
+
+def test_heating_gains_where_lmc_is_low() -> None:
+    assert (effects.heating_by_lmc(evidence()) > 0.4).all()
+    mirrored = evidence()
+    mirrored.diagram.by_seed["test_error"][:] = 1 - mirrored.diagram.by_seed["test_error"]
+    assert (effects.heating_by_lmc(mirrored) < -0.4).all()
+
+
+def test_metrics_are_ranked_by_how_well_they_tell_where_hotter_is_better() -> None:
+    made = evidence(noise=1e-4)
+    area = effects.early_area(made, "lmc", 2)
+    np.testing.assert_allclose(area, 0.5)
+    known = replace(made, tables=with_hessian(made))
+    assert (effects.area_contrast(known, "lmc", "hessian_top") > 0).all()
+
+
+def with_hessian(made: Evidence) -> Any:
+    """Tables whose Hessian ranks the cells the wrong way round."""
+    assert made.tables is not None
+    nets = made.tables.nets
+    wrong = dict.fromkeys(("hessian_trace", "hessian_top"), -nets["test_error"])
+    return replace(made.tables, nets=nets.assign(**wrong))
+
+
+@pytest.mark.parametrize(
+    "part", load_registration().parts, ids=lambda p: f"{p.study}-{p.claim}-{p.name}"
+)
 def test_every_registered_part_has_its_effect(part: Any) -> None:
-    values = effects.part_effects(part, evidence(noise=0.002))
+    made = evidence(noise=0.002)
+    made = replace(made, tables=with_hessian(made))
+    names = {option for _, value in part.options for option in np.atleast_1d(value)}
+    values = effects.part_effects(part, replace(made, variants=dict.fromkeys(names, made)))
     assert values.shape == (6,)

@@ -5,20 +5,15 @@ from __future__ import annotations
 import pytest
 
 from threeregime._paths import REGISTERED
-from threeregime.claims.ledger import CLAIMS
+from threeregime.analysis import NO_NET_SHARE
 from threeregime.claims.registration import load_registration, parse_registration
 from threeregime.errors import ThreeRegimeError
 
 TEXT = REGISTERED.read_text()
 
 
-def test_every_part_is_of_a_claim_and_a_study() -> None:
-    registration = load_registration()
-    assert registration.parts
-    for part in registration.parts:
-        assert part.claim in CLAIMS
-        assert part.study in CLAIMS[part.claim].experiments or part.study == "figure_02"
-        assert part.study in registration.studies
+def test_the_rules_are_those_of_the_diagrams() -> None:
+    assert load_registration().rules.no_net == NO_NET_SHARE
 
 
 def test_studies_have_the_seeds_of_their_experiments_and_share_none() -> None:
@@ -57,6 +52,8 @@ def test_the_looks_cost_five_percent() -> None:
         ('study = "figure_02"', 'study = "figure_99"', "study = 'figure_99' is not among"),
         ("copies = 3", "", "copies"),
         ("level = 0.0221", "level = 0.5", "level be below 0.05"),
+        ('claim = "depth"', 'claim = "deep"', "claim = 'deep' is not among the claims"),
+        ('"figure_02", "figure_03_width"', '"figure_2"', "study = 'figure_2' is not among"),
         ('claim = "two_b_beats_two_a"', 'claim = "two_a_beats_one"', "a part occurs twice"),
         ("margin = 0.10", "margins = 0.10", "margin"),
     ],

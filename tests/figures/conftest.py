@@ -11,8 +11,8 @@ from threeregime.figures import explorer
 @pytest.fixture(scope="session")
 def studies() -> list[Study]:
     """All that is shipped on the digits and at the scale ``mini``, Figure 2 first."""
-    studies = explorer.shipped_studies(scales=("digits", "mini"))
-    studies.sort(key=lambda s: (s.experiment.name, s.experiment.scale) != ("figure_02", "digits"))
+    studies = explorer.shipped_studies(scales=("clutter", "mini"))
+    studies.sort(key=lambda s: (s.experiment.name, s.experiment.scale) != ("figure_02", "clutter"))
     return studies
 
 

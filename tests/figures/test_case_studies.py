@@ -14,15 +14,14 @@ from tests.helpers.synthetic import (
     regimes,
 )
 from threeregime.algorithms import accuracy, selection
-from threeregime.algorithms.replay import replay_rules, replays
-from threeregime.claims import figure_statements
+from threeregime.algorithms.replay import replay_rules, replays, selection_rules
 from threeregime.figures import case_studies, regime_separation
 
 
 def test_every_figure_of_the_case_studies_is_drawn() -> None:
     tables = make_tables((10, 20, 30, 40), values=regimes, noise=1e-3)
     diagram = make_diagram(tables)
-    choices = figure_statements.selections(tables, RETRAINING_EPOCHS, 2, -0.05)
+    choices = replay_rules(replays(tables, RETRAINING_EPOCHS), selection_rules(-0.05, 2))
     both = pd.concat([choices.assign(study=name) for name in ("one", "two")])
     sam = make_rho_tables(lambda rho, x: (0.1 + x * rho, 0.0, 0.9 - rho / 10))
     rules = {"CKA": selection.select_rho, "grid": selection.grid_search}

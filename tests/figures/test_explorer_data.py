@@ -91,7 +91,7 @@ def test_gain_needs_two_seeds() -> None:
 
 
 def test_several_variants_are_refused() -> None:
-    experiment = catalogue.load_experiment("weight_decay", "digits")
+    experiment = catalogue.load_experiment("weight_decay", "clutter")
     tables = load_results(experiment)
     several = Study.from_results(experiment, tables)
     with pytest.raises(ThreeRegimeError, match=r"weight_decay has several diagrams, 1e-4, "):

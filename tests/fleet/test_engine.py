@@ -441,7 +441,7 @@ def test_going_back_to_a_state_records_anew(fake_cuda: None) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> JobContext:
-    return JobContext(catalogue.load_experiment("figure_02", "digits"), tmp_path, tmp_path)
+    return JobContext(catalogue.load_experiment("figure_02", "clutter"), tmp_path, tmp_path)
 
 
 def test_fleets_are_as_large_as_memory_allows(
@@ -564,7 +564,7 @@ def test_a_begun_fleet_of_another_size_goes_on_as_it_is(tiny: Experiment, tmp_pa
 
 
 def test_a_part_of_a_sweep_shows_the_whole_grid() -> None:
-    experiment = catalogue.load_experiment("figure_02", "digits")
+    experiment = catalogue.load_experiment("figure_02", "clutter")
     units = experiment.units()
     cells = len(experiment.temperatures) * len(experiment.loads)
     assert {unit.dense_seed for unit in units[:cells]} == {experiment.dense_seeds[0]}

@@ -44,6 +44,7 @@ def make_tables(
         for r in range(3):
             noisy = error + noise * rng.normal()
             nets.append({**key, "retrain_seed": r, "test_error": noisy, "diverged": False})
+            nets[-1]["train_error"] = 0.0
         for a, b in PAIRS:
             metrics = {"lmc": lmc + noise * rng.normal(), "cka_softmax": cka, "cka_logits": cka / 2}
             pairs.append({**key, "seed_a": a, "seed_b": b, **metrics})

@@ -56,7 +56,7 @@ SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
     [
         ("sweep figure_2", "'figure_2' is not known: one of diagnostics, figure_02"),
         ("sweep ../figure_02", "is not known"),
-        ("sweep figure_02 --scale huge", "'huge' is not allowed: figure_02 has smoke, digits"),
+        ("sweep figure_02 --scale huge", "'huge' is not allowed: figure_02 has smoke, clutter"),
         (f"{SMOKE} --only width=2", "'width' is not an axis of figure_02: epochs or density"),
         (f"{SMOKE} --only density", "'density' is not of the form NAME=VALUE"),
         (f"{SMOKE} --only density=", "'density=' is not of the form NAME=VALUE"),

@@ -20,7 +20,7 @@ from threeregime.book.kernel_server import environment
 STARTS = 120  # seconds that a busy machine may take
 CELLS = (
     "import ipywidgets\nfrom threeregime import Study\nfrom threeregime.figures import explorer",
-    'study = Study.obtain("figure_07", "digits")\nbox = explorer.make_explorer([study])\n'
+    'study = Study.obtain("figure_07", "clutter")\nbox = explorer.make_explorer([study])\n'
     "slider, label = ipywidgets.IntSlider(max=99), ipywidgets.Label()\n"
     'ipywidgets.jslink((box, "row"), (slider, "value"))\n'
     'box.observe(lambda at: setattr(label, "value", f"row {at.new} in Python"), "row")\n'

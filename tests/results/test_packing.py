@@ -225,7 +225,7 @@ def made_shard(at: Path, kind: str, fleet: str, **columns: list[Any]) -> None:
 
 
 def test_a_fleet_without_the_early_rows_it_was_asked_for_is_not_packed(tmp_path: Path) -> None:
-    at = tmp_path / "some" / "digits"
+    at = tmp_path / "some" / "clutter"
     for kind in ("nets", "pairs"):
         made_shard(at, kind, "f", dense_seed=[0, 0], retrain_seed=[0, 1])
     assert packing.pack_folder(at) == 0
@@ -236,7 +236,7 @@ def test_a_fleet_without_the_early_rows_it_was_asked_for_is_not_packed(tmp_path:
 
 
 def test_columns_that_some_fleets_lack_are_null_there(tmp_path: Path) -> None:
-    at = tmp_path / "some" / "digits"
+    at = tmp_path / "some" / "clutter"
     made_shard(at, "dense", "b", rho=[0.2, 0.1], dense_seed=[0, 0], test_error=[0.1, float("nan")])
     packing.pack_folder(at)
     made_shard(

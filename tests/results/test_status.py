@@ -35,21 +35,21 @@ def test_table_says_what_there_is_and_what_is_missing(root: Path) -> None:
     (whole,) = status_table(root).to_dict("records")
     assert (whole["experiment"], whole["cells"], whole["nets"]) == ("figure_07", "48 of 48", 432)
     assert (whole["seeds"], whole["missing"]) == ("3 x 3", 0)
-    spoiling.drop_fleet(root / "figure_07" / "digits", "nets")
+    spoiling.drop_fleet(root / "figure_07" / "clutter", "nets")
     (less,) = status_table(root).to_dict("records")
     assert less["missing"] == 432 - less["nets"] > 0
     # Nets whose pairs are not there have not all measurements.
-    spoiling.drop_fleet(root / "figure_07" / "digits", "pairs")
+    spoiling.drop_fleet(root / "figure_07" / "clutter", "pairs")
     (same,) = status_table(root).to_dict("records")
     assert same["missing"] == less["missing"]
-    spoiling.drop_fleet(root / "figure_07" / "digits", "pairs")
+    spoiling.drop_fleet(root / "figure_07" / "clutter", "pairs")
     (least,) = status_table(root).to_dict("records")
     assert (least["nets"], least["missing"] > less["missing"]) == (less["nets"], True)
 
 
 def record_numbers(root: Path, numbers: list[int | None]) -> None:
     """Let fleets have been made with some versions of the numbers, in turn."""
-    path = root / "figure_07" / "digits" / "provenance.json"
+    path = root / "figure_07" / "clutter" / "provenance.json"
     content = json.loads(path.read_text())
     for position, record in enumerate(content["fleets"].values()):
         record.pop("numbers", None)

@@ -275,7 +275,7 @@ def test_the_command_stops_inside_its_budget_with_half_trained_fleets_saved(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A dense run of very many, very short epochs."""
-    words = "sweep figure_02 --scale digits --only epochs=5000,density=0.05 --seeds 1x2"
+    words = "sweep figure_02 --scale clutter --only epochs=5000,density=0.05 --seeds 1x2"
     words += " --set dense.epochs=5000 --set data.images=160 --device cpu --time-budget"
     # Libraries that are imported on first use take seconds, which are not part of this budget.
     sweep.run_sweep(tiny, tmp_path / "dry run", device="cpu", workers=1, dry_run=True)
@@ -291,7 +291,7 @@ def test_the_command_stops_inside_its_budget_with_half_trained_fleets_saved(
         assert not caught.value.code
         assert time.time() - begin < budget
         assert "stopped in time with all saved, 1 fleets left" in capsys.readouterr().out
-        (saved,) = (tmp_path / "figure_02" / "digits" / "state").glob("fleet-*")
+        (saved,) = (tmp_path / "figure_02" / "clutter" / "state").glob("fleet-*")
         left.append(int(load_file(saved)["epoch"]))
     assert 0 < left[0] < left[1] < 5000  # the second call went on where the first one stopped
 

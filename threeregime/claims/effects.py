@@ -255,8 +255,8 @@ def heating_by_lmc(evidence: Evidence) -> Array:
     def effect(seed: int) -> float:
         others = mean(lmc[evidence.others(seed)], 0)[half:]
         known = np.isfinite(others) & np.isfinite(gains[seed])
-        ranked = np.argsort(-others[known], kind="stable")
-        return spearman(gains[seed][known][ranked]) if known.sum() >= 3 else np.nan
+        table = pd.DataFrame({"barrier": -others[known], "gain": gains[seed][known]})
+        return float(table.corr("spearman").iloc[0, 1]) if known.sum() >= 3 else np.nan
 
     return _by_seed(evidence, effect)
 

@@ -195,8 +195,8 @@ def selection(choices: pd.DataFrame, diagrams: Mapping[str, PhaseDiagram], rule:
     """Draw the test error of the net that each rule prunes, over the load; the colour is its LMC.
 
     Args:
-        choices: as returned by `threeregime.algorithms.replay_rules`, with a column ``study`` that names
-            the diagram.
+        choices: as returned by `threeregime.algorithms.replay_rules`, with a column ``study``
+            that names the diagram.
         diagrams: by heading, one panel each.
         rule: the paper's rule, to compare with the usual choice and grid search.
     """
