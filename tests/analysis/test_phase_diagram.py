@@ -16,7 +16,6 @@ from tests.helpers.synthetic import make_diagram, make_tables, paper_diagram, ro
 from threeregime.analysis.cells import METRICS
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import classify, otsu
-from threeregime.claims.diagram_statements import figure_2
 from threeregime.errors import ThreeRegimeError
 from threeregime.results import tables as results
 
@@ -171,7 +170,18 @@ def test_missing_cells_and_a_missing_dense_seed_are_no_obstacle() -> None:
     assert len(d.cells) == 5
     assert np.isnan(d.grid("test_error")[1, 1])
     assert np.isfinite(d.cells[["test_error_low", "lmc_high"]]).all(axis=None)
-    assert len(figure_2(d)) == 7
+
+
+def test_cells_whose_nets_learned_nothing_have_no_regime() -> None:
+    tables = make_tables()
+    lost = (tables.nets["epochs"] == 30) & (tables.nets["density"] == 0.05)
+    tables = replace(tables, nets=tables.nets.assign(train_error=lost * 0.6))
+    d = make_diagram(tables, max_train_error=0.45)
+    assert d.grid("no_nets").astype(bool).sum() == 1
+    assert d.grid("regime")[-1, 0] is None
+    assert np.isnan(d.grid("p_I")[-1, 0])
+    assert np.isfinite(d.grid("test_error")[-1, 0])
+    assert make_diagram(tables).grid("regime")[-1, 0] == "I"
 
 
 def test_thousand_replicates_of_432_cells_take_seconds_at_most() -> None:

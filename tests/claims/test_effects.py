@@ -112,7 +112,7 @@ def test_extremes_of_the_temperature_and_of_lmc() -> None:
 def test_heating_gains_where_lmc_is_low() -> None:
     assert (effects.heating_by_lmc(evidence()) > 0.4).all()
     mirrored = evidence()
-    mirrored.diagram.by_seed["test_error"][:] = 1 - mirrored.diagram.by_seed["test_error"]
+    mirrored.diagram.by_seed["test_error"][:] = 0.01 / mirrored.diagram.by_seed["test_error"]
     assert (effects.heating_by_lmc(mirrored) < -0.4).all()
 
 

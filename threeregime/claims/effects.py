@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from threeregime.algorithms import (
     Rule,
@@ -255,8 +256,9 @@ def heating_by_lmc(evidence: Evidence) -> Array:
     def effect(seed: int) -> float:
         others = mean(lmc[evidence.others(seed)], 0)[half:]
         known = np.isfinite(others) & np.isfinite(gains[seed])
-        table = pd.DataFrame({"barrier": -others[known], "gain": gains[seed][known]})
-        return float(table.corr("spearman").iloc[0, 1]) if known.sum() >= 3 else np.nan
+        if known.sum() < 3 or np.ptp(others[known]) == 0:
+            return np.nan
+        return float(spearmanr(-others[known], gains[seed][known]).statistic)
 
     return _by_seed(evidence, effect)
 
