@@ -163,16 +163,16 @@ def run_studies(
 ) -> None:
     """Compute what the registered studies lack, where most claims are open first."""
     from threeregime._paths import CHECKOUT, RUNS
-    from threeregime.claims import agenda, agenda_lines, run_agenda
+    from threeregime.claims import look_lines, missing_looks, run_looks
     from threeregime.results import tables
 
     budget = parse_duration(time_budget) if time_budget else None
     root = out or (tables.ROOT if CHECKOUT else RUNS / "results")
     if dry_run:
-        lines = agenda_lines(agenda(root, data_dir))
+        lines = look_lines(missing_looks(root, data_dir))
     else:
         deadline = START + budget - ENDING_SECONDS if budget else None
-        lines = run_agenda(root, data_dir=data_dir, workers=workers, deadline=deadline)
+        lines = run_looks(root, data_dir=data_dir, workers=workers, deadline=deadline)
     for line in lines:
         print(line, flush=True)
 

@@ -1,6 +1,6 @@
 """The claims of the paper: what decides them, and verdicts from result tables."""
 
-from threeregime.claims.agenda import Look, agenda, agenda_lines, run_agenda
+from threeregime.claims.agenda import Look, look_lines, missing_looks, run_looks
 from threeregime.claims.controls import pairs_of_copies, shuffle_temperatures
 from threeregime.claims.decisions import Decision, decide_parts, false_discoveries
 from threeregime.claims.effects import part_effects, part_words
@@ -30,8 +30,6 @@ __all__ = [
     "Registration",
     "Summary",
     "Verdict",
-    "agenda",
-    "agenda_lines",
     "claims_table",
     "combine",
     "counts",
@@ -43,11 +41,13 @@ __all__ = [
     "judge_claims",
     "judge_study",
     "load_registration",
+    "look_lines",
+    "missing_looks",
     "pairs_of_copies",
     "part_effects",
     "part_words",
     "registered_study",
-    "run_agenda",
+    "run_looks",
     "shuffle_temperatures",
     "summary",
     "verdict_lines",

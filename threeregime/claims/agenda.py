@@ -41,7 +41,7 @@ class Look:
         return len(self.claims) / max(self.seconds or 1e9, 1.0) * 3600
 
 
-def agenda(root: Path | None = None, data_dir: Path = DATA_DIR) -> list[Look]:
+def missing_looks(root: Path | None = None, data_dir: Path = DATA_DIR) -> list[Look]:
     """Return the looks that are missing, those of most undecided claims per core-hour first.
 
     A study is looked at again while one of its parts is open and effects that matter are not
@@ -85,7 +85,7 @@ def _waiting(
     return (later[0], tuple(dict.fromkeys(open_claims))) if later and open_claims else None
 
 
-def run_agenda(
+def run_looks(
     root: Path | None = None,
     *,
     data_dir: Path = DATA_DIR,
@@ -104,7 +104,7 @@ def run_agenda(
         deadline: time (as of ``time.time()``) to stop by with everything saved.
     """
     at = root or tables.ROOT
-    while looks := [look for look in agenda(root, data_dir) if not look.problem]:
+    while looks := [look for look in missing_looks(root, data_dir) if not look.problem]:
         study, seeds = looks[0].study, looks[0].seeds
         yield f"{study.name}: {seeds} dense seeds, for {', '.join(looks[0].claims)}"
         whole = run_sweep(
@@ -116,7 +116,7 @@ def run_agenda(
         registered_study.cache_clear()
 
 
-def agenda_lines(looks: list[Look]) -> Iterator[str]:
+def look_lines(looks: list[Look]) -> Iterator[str]:
     """Lines on the missing looks for a terminal, with their core-hours, and the sum."""
     for look in looks:
         cost = look.problem or duration(look.seconds or 0.0)
