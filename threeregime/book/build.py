@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -17,6 +18,9 @@ from threeregime._paths import PACKAGE, ROOT
 from threeregime.book.execution import run_all
 from threeregime.book.kernel_server import environment
 from threeregime.errors import ThreeRegimeError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Pages may link to the network; they may not load anything from there.
 FETCH = re.compile(
@@ -55,7 +59,7 @@ def build_book(execute: bool = True, out: Path | None = None, root: Path = ROOT)
     """
     if execute:
         run_all(root)
-        draw_picture(root / "book" / "images" / "regimes.png")
+        draw_pictures(root / "book" / "images")
     folder = (out or root / "book").resolve() / "_build"
     html, stamp = folder / "html", folder / "html.sha256"
     sources, names = _digest(root), page_names(root)
@@ -100,29 +104,39 @@ def run_sphinx(builder: str, out: Path | None = None, root: Path = ROOT) -> Path
     return folder
 
 
-def draw_picture(path: Path) -> None:
-    """Draw the picture of the README, unless it shows the shipped tables as they are.
+def draw_pictures(folder: Path) -> None:
+    """Draw the pictures of the README, unless they show the shipped tables as they are.
 
-    Delete the picture to have it drawn again after a change of how figures are drawn.
+    Delete a picture to have it drawn again after a change of how figures are drawn.
     """
+    # Slow to import, and not needed to run notebooks.
+    from threeregime import claims, figures
+
+    studies = {name: claims.registered_study(name) for name in claims.load_registration().studies}
+    complete = {name: study for name, study in studies.items() if study is not None}
+    marks = {name: study.tables.id.mark for name, study in complete.items() if study.tables.id}
+    _draw_picture(
+        folder / "regimes.png",
+        marks["figure_02"],
+        lambda: figures.regime_map(complete["figure_02"].diagram),
+    )
+    _draw_picture(
+        folder / "claims.png",
+        hashlib.sha256(" ".join(marks.values()).encode()).hexdigest()[:12],
+        lambda: figures.forest(claims.judge_claims()),
+    )
+
+
+def _draw_picture(path: Path, source: str, draw: Callable[[], Figure]) -> None:
+    """Draw a picture, unless the one that there is says that it is of the same source."""
     from PIL import Image
 
-    # Slow to import, and not needed to run notebooks.
-    from threeregime.analysis import PhaseDiagram
-    from threeregime.experiments import load_experiment
-    from threeregime.figures import regime_map
-    from threeregime.results import load_results
-
-    shown = load_results(load_experiment("figure_02", "clutter"))
-    assert shown.id is not None
     if path.exists():
         with Image.open(path) as picture:
-            if picture.info.get("Source") == shown.id.mark:
+            if picture.info.get("Source") == source:
                 return
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"Software": None, "Source": shown.id.mark}
-    figure = regime_map(PhaseDiagram.from_results(shown))
-    figure.savefig(path, dpi=110, metadata=metadata)
+    draw().savefig(path, dpi=110, metadata={"Software": None, "Source": source})
 
 
 def check_pages(html: Path, names: Iterable[str]) -> None:
