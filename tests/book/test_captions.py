@@ -68,7 +68,7 @@ def test_provenance_names_what_there_is(written: tuple[Path, list[downloads.Expo
     _, (export,) = written
     tables = load_results(catalogue.load_experiment("figure_07", "clutter"))
     assert export.tables == tables.id
-    assert export.facts["seeds"] == "dense 0 to 2; retraining 0 to 2"
+    assert export.facts["seeds"] == "dense 700 to 705; retraining 0 to 2"
     assert all(commit in export.facts["code"] for commit in tables.origins["commit"])
     assert set(tables.dense["fleet"]) | set(tables.nets["fleet"]) == set(tables.origins["fleet"])
     minutes = tables.origins["seconds"].sum() / 60

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from threeregime._paths import REGISTERED
+from threeregime._paths import REGISTERED, ROOT
 from threeregime.analysis import NO_NET_SHARE
+from threeregime.claims import registered_study
 from threeregime.claims.registration import load_registration, parse_registration
 from threeregime.errors import ThreeRegimeError
 
@@ -62,3 +65,27 @@ def test_a_mistake_is_one_line(old: str, new: str, problem: str) -> None:
     assert old in TEXT
     with pytest.raises(ThreeRegimeError, match=problem):
         parse_registration(TEXT.replace(old, new, 1))
+
+
+def git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", list(load_registration().studies))
+def test_a_study_was_registered_before_it_was_computed(name: str) -> None:
+    """The commit that computed each table descends from the one that registered its study."""
+    if not (ROOT / ".git").exists() or git("rev-parse", "--is-shallow-repository") == "true":
+        pytest.skip("the history is not here")
+    study = registered_study(name)
+    if study is None:
+        pytest.skip("not computed yet")
+    pattern = rf"-Sstudies.{name}]"
+    path = str(REGISTERED.relative_to(ROOT))
+    registered = git("log", "--reverse", "--format=%H", pattern, "--", path).splitlines()[0]
+    for computed in set(study.tables.origins["commit"]):
+        assert not computed.endswith("+"), "computed with changes that were not committed"
+        done = subprocess.run(
+            ["git", "merge-base", "--is-ancestor", registered, computed], cwd=ROOT, check=False
+        )
+        assert done.returncode == 0

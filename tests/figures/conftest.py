@@ -10,7 +10,7 @@ from threeregime.figures import explorer
 
 @pytest.fixture(scope="session")
 def studies() -> list[Study]:
-    """All that is shipped on the digits and at the scale ``mini``, Figure 2 first."""
+    """All that is shipped at the scales ``clutter`` and ``mini``, Figure 2 first."""
     studies = explorer.shipped_studies(scales=("clutter", "mini"))
     studies.sort(key=lambda s: (s.experiment.name, s.experiment.scale) != ("figure_02", "clutter"))
     return studies
@@ -18,4 +18,4 @@ def studies() -> list[Study]:
 
 @pytest.fixture(scope="session")
 def box(studies: list[Study]) -> explorer.Explorer:
-    return explorer.make_explorer(studies, load=0.05)
+    return explorer.make_explorer(studies, load=0.08)

@@ -171,12 +171,12 @@ def test_sliders_move_by_mouse_and_keys(visit: Visit) -> None:
     place = slider.bounding_box()
     tab.mouse.click(place["x"] + 3, place["y"] + place["height"] / 2)
     frames(visit)
-    assert tab.locator("h3").inner_text() == "8 epochs, a density of 5 %"
+    assert tab.locator("h3").inner_text() == "12 epochs, a density of 8 %"
     slider.press("ArrowRight")
     tab.locator("input.load").press("End")
     frames(visit)
-    assert tab.locator("h3").inner_text() == "16 epochs, a density of 40 %"
-    assert slider.get_attribute("aria-valuetext") == "16"
+    assert tab.locator("h3").inner_text() == "18 epochs, a density of 40 %"
+    assert slider.get_attribute("aria-valuetext") == "18"
 
 
 def test_arrow_keys_move_the_cell(visit: Visit) -> None:
@@ -186,9 +186,9 @@ def test_arrow_keys_move_the_cell(visit: Visit) -> None:
         tab.keyboard.press(key)
     tab.keyboard.press("ArrowLeft")  # at the edge
     frames(visit)
-    assert tab.locator("h3").inner_text() == "120 epochs, a density of 4 %"
+    assert tab.locator("h3").inner_text() == "78 epochs, a density of 6 %"
     label = tab.locator(".diagram").get_attribute("aria-label")
-    assert "120 epochs, a density of 4 %. Arrow keys move it." in label
+    assert "78 epochs, a density of 6 %. Arrow keys move it." in label
     assert tab.evaluate("document.activeElement.className") == "diagram"
     assert tab.locator(".advice").get_attribute("aria-live") == "polite"
 
@@ -200,12 +200,12 @@ def everything(visit: Visit) -> tuple[str, list[str]]:
 def test_address_brings_the_state_back(browser: Any, page: Path, visit: Visit) -> None:
     tab = visit.page
     tab.locator("input[type=checkbox]").check()
-    tab.locator('[data-row="3"][data-column="6"]').click()
+    tab.locator('[data-row="3"][data-column="3"]').click()
     tab.locator("input.lmc").press("ArrowLeft")
     tab.locator("input.cka").press("ArrowLeft")
     tab.wait_for_function("location.hash.includes('cka=')")
     address = tab.evaluate("location.hash")
-    assert address.startswith("#experiment=figure_02/digits&density=0.14&epochs=32&lmc=-0.055&cka=")
+    assert address.startswith("#experiment=figure_02/clutter&density=0.14&epochs=42&lmc=-0.055&cka=")
     with Visit(browser, page, address) as again:
         assert everything(again) == everything(visit)
         assert again.page.locator("input[type=checkbox]").is_checked()
@@ -213,11 +213,11 @@ def test_address_brings_the_state_back(browser: Any, page: Path, visit: Visit) -
 
 
 @pytest.mark.parametrize(
-    "address", ["#results", "#experiment=gone&density=0.1", "#experiment=figure_02/digits&epochs=x"]
+    "address", ["#results", "#experiment=gone&density=0.1", "#experiment=figure_02/clutter&epochs=x"]
 )
 def test_other_addresses_do_no_harm(browser: Any, page: Path, address: str) -> None:
     with Visit(browser, page, address) as visit:
-        assert visit.page.locator("h3").inner_text().startswith("128 epochs")
+        assert visit.page.locator("h3").inner_text().startswith("96 epochs")
         assert visit.wrong == []
 
 
@@ -225,17 +225,17 @@ def test_papers_regimes_lie_over_ours(visit: Visit, studies: list[Study]) -> Non
     tab, paper = visit.page, PhaseDiagram.from_reference()
     assert tab.locator(".cell .mark").count() == 0
     tab.locator("input[type=checkbox]").check()
-    tab.locator('[data-row="15"][data-column="1"]').click()
+    tab.locator('[data-row="7"][data-column="0"]').click()
     frames(visit)
-    # All 16 parts of the dense run and the 8 densities that both diagrams have.
-    assert tab.locator(".cell .mark").count() == 16 * 8
-    row = paper.cells[(paper.cells["epochs"] == 160) & (paper.cells["density"] == 0.05)].iloc[0]
+    # All parts of the dense run and all densities are in both diagrams.
+    assert tab.locator(".cell .mark").count() == 8 * 6
+    row = paper.cells[(paper.cells["epochs"] == 160) & (paper.cells["density"] == 0.06)].iloc[0]
     shown = tab.locator("tbody tr td:last-child").all_inner_texts()
     assert [*map(float, (s.replace("−", "-") for s in shown[:3]))] == pytest.approx(
         [100 * row["test_error"], row["lmc"], row["cka_softmax"]], abs=0.051
     )
     assert shown[3] == row["regime"]
-    tab.locator("select").select_option("figure_06/digits")
+    tab.locator("select").select_option("figure_06/clutter")
     frames(visit)
     assert tab.locator(".cell .mark").count() == 0
 
@@ -350,7 +350,7 @@ def test_other_widgets_can_be_joined_without_a_kernel(
     browser: Any, box: explorer.Explorer, tmp_path: Path
 ) -> None:
     """As a stored notebook shows it: html-manager, anywidget and a slider joined by jslink."""
-    slider = ipywidgets.IntSlider(box.row, 0, 15)
+    slider = ipywidgets.IntSlider(box.row, 0, 7)
     link = ipywidgets.jslink((box, "row"), (slider, "value"))
     shown = ipywidgets.VBox([slider, box])
     models = dependency_state([shown, link], drop_defaults=False)
@@ -377,8 +377,8 @@ def test_other_widgets_can_be_joined_without_a_kernel(
         head.wait_for()
         handle = visit.page.locator(".noUi-handle")
         handle.press("ArrowLeft")
-        visit.page.get_by_text("120 epochs, a density of 5 %", exact=True).wait_for()
+        visit.page.get_by_text("78 epochs, a density of 8 %", exact=True).wait_for()
         visit.page.locator(".diagram").press("ArrowUp")
-        visit.page.get_by_text("112 epochs, a density of 5 %", exact=True).wait_for()
-        assert handle.get_attribute("aria-valuetext") == "13"
+        visit.page.get_by_text("66 epochs, a density of 8 %", exact=True).wait_for()
+        assert handle.get_attribute("aria-valuetext") == "5"
         assert visit.wrong == []

@@ -102,7 +102,7 @@ def test_several_variants_are_refused() -> None:
 
 def test_stored_notebook_gives_its_explorer() -> None:
     traits = explorer.stored_traits(ROOT / "notebooks" / "explorer.ipynb")
-    assert traits["grid"]["diagrams"][0]["key"] == traits["experiment"] == "figure_02/digits"
+    assert traits["grid"]["diagrams"][0]["key"] == traits["experiment"] == "figure_02/clutter"
     # The first thing shown makes the point: Regime I, and a gain of heating beyond the seeds.
     first = traits["grid"]["diagrams"][0]
     assert at(first, "p_I", traits["row"], traits["column"]) > 0.95

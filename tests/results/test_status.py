@@ -33,11 +33,11 @@ def root(tmp_path: Path) -> Path:
 
 def test_table_says_what_there_is_and_what_is_missing(root: Path) -> None:
     (whole,) = status_table(root).to_dict("records")
-    assert (whole["experiment"], whole["cells"], whole["nets"]) == ("figure_07", "48 of 48", 432)
-    assert (whole["seeds"], whole["missing"]) == ("3 x 3", 0)
+    assert (whole["experiment"], whole["cells"], whole["nets"]) == ("figure_07", "36 of 36", 648)
+    assert (whole["seeds"], whole["missing"]) == ("6 x 3", 0)
     spoiling.drop_fleet(root / "figure_07" / "clutter", "nets")
     (less,) = status_table(root).to_dict("records")
-    assert less["missing"] == 432 - less["nets"] > 0
+    assert less["missing"] == 648 - less["nets"] > 0
     # Nets whose pairs are not there have not all measurements.
     spoiling.drop_fleet(root / "figure_07" / "clutter", "pairs")
     (same,) = status_table(root).to_dict("records")
