@@ -23,8 +23,8 @@ from typing import Any
 
 from distributed import get_worker
 
+from benchmarks import small_nets
 from threeregime.data import DATA_DIR
-from threeregime.experiments import load_experiment
 from threeregime.sweep import jobs, resumable
 from threeregime.sweep.dask_workers import (
     PROGRESS_SECONDS,
@@ -43,7 +43,7 @@ SHORT = {
     "metrics.error_epochs": 2,
     "metrics.points": 3,
 }
-WHOLE = load_experiment("figure_02", "digits")
+WHOLE = small_nets.figure_02()
 SMALL = (
     WHOLE.with_fields(SHORT)
     .with_values(epochs=[1, 2], density=[0.05, 0.1, 0.2, 0.4])

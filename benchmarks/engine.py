@@ -26,10 +26,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from benchmarks import paper_size
+from benchmarks import paper_size, small_nets
 from benchmarks.processes import Step, record
 from threeregime.data import Dataset, load_images
-from threeregime.experiments import load_scale
 from threeregime.fleet import Engine, Fleet, compute_settings, device_name
 from threeregime.kernels import compile_library, find_compiler
 from threeregime.kernels import record as record_ops
@@ -62,7 +61,7 @@ def peak() -> float:
 
 def load_task(scale: str) -> Dataset:
     """Return the training images: those of the digits, or random ones of the scale's shape."""
-    data = load_scale(scale).data
+    data = small_nets.protocol(scale).data
     images = load_images("digits") if data.name == "digits" else paper_size.pictures()
     return images.reduced(data.images, data.size).augmented(data.crop, data.flip)
 
@@ -77,7 +76,7 @@ class Workload:
     @classmethod
     def at(cls, scale: str, width: float) -> Workload:
         """Return the workload of a scale, with a net of another width."""
-        protocol = load_scale(scale)
+        protocol = small_nets.protocol(scale)
         net: Net = replace(protocol.net, width=width)
         return cls(replace(protocol, net=net), load_task(scale))
 

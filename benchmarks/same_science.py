@@ -21,10 +21,11 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks import small_nets
 from benchmarks.processes import record
 from threeregime.analysis import t_half_width
 from threeregime.data import DATA_DIR
-from threeregime.experiments import Experiment, load_experiment
+from threeregime.experiments import Experiment
 from threeregime.fleet import GPU_ENGINES, Engine, device_name
 from threeregime.results import load_results
 from threeregime.results.provenance import commit
@@ -36,8 +37,7 @@ METRICS = {"test_error": "test error", "lmc": "LMC", "cka_softmax": "CKA"}
 
 def experiment(seeds: int) -> Experiment:
     """Return one temperature and two densities of Figure 2 on the digits."""
-    figure = load_experiment("figure_02", "digits")
-    return figure.with_values(epochs=[32], density=[0.06, 0.2]).with_seeds(seeds, 2)
+    return small_nets.figure_02().with_values(epochs=[32], density=[0.06, 0.2]).with_seeds(seeds, 2)
 
 
 def other_engines(device: str) -> list[str]:

@@ -19,7 +19,7 @@ from sphinx.errors import ExtensionError
 from threeregime.results import read_outputs
 
 LEDGER = "notebooks/claims"
-SIGNS = {"holds": "✓", "holds in part": "◐", "open": "?", "does not hold": "✗"}
+SIGNS = {"holds": "✓", "mixed": "◐", "open": "?", "contradicted": "✗"}
 VISIBLE = 8  # claims; the others are folded away
 Claim = dict[str, Any]
 
@@ -55,14 +55,14 @@ def related_claims(
     the claims that rest on its tables alone.
     """
     shown = {
-        (name["experiment"], name["scale"])
+        name["experiment"]
         for output in read_outputs(path)
         for name in output.facts.get("tables", [])
     }
     number = re.search(r"figure_0*(\d+)$", page)
     first, rest = [], []
     for claim in known:
-        rests_on = {(name, claim["scale"]) for name in claim["experiments"]}
+        rests_on = set(claim["experiments"])
         about = number[1] in _figures(claim["where"]) if number else rests_on <= shown
         if about:
             first.append(claim)
@@ -80,7 +80,6 @@ def _box(first: list[Claim], rest: list[Claim], ledger: str) -> str:
     first, rest = first[:VISIBLE], [*first[VISIBLE:], *rest]
     if not first:
         first, rest = rest[:VISIBLE], rest[VISIBLE:]
-    scales = " and ".join(sorted({claim["scale"] for claim in [*first, *rest]}))
     more = ""
     if rest:
         counts = Counter(claim["verdict"] for claim in rest)
@@ -91,8 +90,8 @@ def _box(first: list[Claim], rest: list[Claim], ledger: str) -> str:
         )
     return (
         '<aside class="ledger" aria-label="What the ledger says">'
-        f'<p><strong>What the <a href="{ledger}">ledger</a> says</strong> of the shipped tables '
-        f"(scale {escape(scales)}):</p>{_items(first, ledger)}{more}</aside>"
+        f'<p><strong>What the <a href="{ledger}">registered studies</a> say:</strong></p>'
+        f"{_items(first, ledger)}{more}</aside>"
     )
 
 

@@ -1,6 +1,6 @@
 """Constants of the protocols as MyST substitutions, so that pages do not repeat them.
 
-On a page, ``{{ digits.dense.lr }}`` is the learning rate of the scale ``digits``. A scale has all
+On a page, ``{{ clutter.dense.lr }}`` is the learning rate of the scale ``clutter``. A scale has all
 fields of :class:`threeregime.protocol.Protocol`, and numbers that follow from them (see
 :func:`scale`).
 """
@@ -19,7 +19,7 @@ from threeregime.models import registry
 from threeregime.pruning import quantization
 
 # Training images, channels and classes of the data sets. The book is built without CIFAR-10.
-SIZES = {"cifar10": (50_000, 3, 10), "digits": (797, 1, 10)}
+SIZES = {"cifar10": (50_000, 3, 10), "digits-clutter": (1000, 3, 10)}
 
 
 def scale(name: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def scale(name: str) -> dict[str, Any]:
         "conv_weights": sum(p.numel() for p in net.parameters() if p.dim() == 4),
         "steps": steps,
         "iterations": iterations,
-        # Learning rate x weight decay x iterations: see "Why the digits' weight decay is larger" on
+        # Learning rate x weight decay x iterations: see the weight decay on
         # the protocol page.
         "shrinkage": f"{decay * iterations:.2f}",
         "shrinkage_at_paper_decay": f"{protocol.dense.lr * paper_decay * iterations:.2f}",
@@ -93,15 +93,15 @@ def add_substitutions(app: Sphinx, config: Config) -> None:
     config.myst_substitutions = {
         **(config.myst_substitutions or {}),
         "paper": scale("paper"),
-        "digits": scale("digits"),
+        "clutter": scale("clutter"),
         "hessian_samples": hessian.SAMPLES,
         "clipping_points": len(quantization.CLIPPING),
         "scales": "\n".join(scale_list()),
-        "figure_02": {at: experiment("figure_02", at) for at in ("paper", "digits")},
-        "quantization": {at: experiment("quantization", at) for at in ("paper", "digits")},
+        "figure_02": {at: experiment("figure_02", at) for at in ("paper", "clutter")},
+        "quantization": {at: experiment("quantization", at) for at in ("paper", "clutter")},
         "weight_decay": {
-            **experiment("weight_decay", "digits"),
-            "variants": ", ".join(catalogue.load_experiment("weight_decay", "digits").variants),
+            **experiment("weight_decay", "clutter"),
+            "variants": ", ".join(catalogue.load_experiment("weight_decay", "clutter").variants),
         },
     }
 

@@ -14,7 +14,6 @@ from threeregime.claims import verdicts as claims
 from threeregime.claims.effects import EFFECTS, part_effects, part_words
 from threeregime.claims.evidence import Evidence
 from threeregime.claims.registration import load_registration
-from threeregime.claims.tables import decision_table
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import tables as results
@@ -119,7 +118,7 @@ def test_lines_and_table_say_the_same(shipped: Path) -> None:
     assert counts.endswith("not measured: 1")
     rows = claims.claims_table(verdicts).data.splitlines()[2:]
     assert [row.split("**")[1] for row in rows] == [v.verdict for v in verdicts]
-    parts = decision_table(verdicts[0].decisions).data.splitlines()[2:]
+    parts = claims.decision_table(verdicts[0].decisions).data.splitlines()[2:]
     assert [row.split("**")[1] for row in parts] == [d.verdict for d in verdicts[0].decisions]
 
 

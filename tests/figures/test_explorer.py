@@ -205,7 +205,9 @@ def test_address_brings_the_state_back(browser: Any, page: Path, visit: Visit) -
     tab.locator("input.cka").press("ArrowLeft")
     tab.wait_for_function("location.hash.includes('cka=')")
     address = tab.evaluate("location.hash")
-    assert address.startswith("#experiment=figure_02/clutter&density=0.14&epochs=42&lmc=-0.055&cka=")
+    assert address.startswith(
+        "#experiment=figure_02/clutter&density=0.14&epochs=42&lmc=-0.055&cka="
+    )
     with Visit(browser, page, address) as again:
         assert everything(again) == everything(visit)
         assert again.page.locator("input[type=checkbox]").is_checked()
@@ -213,7 +215,8 @@ def test_address_brings_the_state_back(browser: Any, page: Path, visit: Visit) -
 
 
 @pytest.mark.parametrize(
-    "address", ["#results", "#experiment=gone&density=0.1", "#experiment=figure_02/clutter&epochs=x"]
+    "address",
+    ["#results", "#experiment=gone&density=0.1", "#experiment=figure_02/clutter&epochs=x"],
 )
 def test_other_addresses_do_no_harm(browser: Any, page: Path, address: str) -> None:
     with Visit(browser, page, address) as visit:

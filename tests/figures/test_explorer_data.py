@@ -91,10 +91,10 @@ def test_gain_needs_two_seeds() -> None:
 
 
 def test_several_variants_are_refused() -> None:
-    experiment = catalogue.load_experiment("weight_decay", "clutter")
+    experiment = catalogue.load_experiment("figure_05", "clutter")
     tables = load_results(experiment)
     several = Study.from_results(experiment, tables)
-    with pytest.raises(ThreeRegimeError, match=r"weight_decay has several diagrams, 1e-4, "):
+    with pytest.raises(ThreeRegimeError, match=r"figure_05 has several diagrams, SGD, SAM"):
         explorer_data([several])
     with pytest.raises(ThreeRegimeError, match="nothing to explore"):
         explorer_data([])

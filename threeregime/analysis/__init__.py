@@ -9,6 +9,8 @@ from threeregime.analysis.boundary import (
 )
 from threeregime.analysis.cells import METRIC_FORMATS, METRICS, format_value, holds_no_nets
 from threeregime.analysis.intervals import (
+    Summary,
+    combine,
     contrast,
     held_out_error,
     interval_half_width,
@@ -41,11 +43,13 @@ __all__ = [
     "Boundary",
     "PhaseDiagram",
     "Study",
+    "Summary",
     "Transition",
     "areas_by_metric",
     "best_temperature_table",
     "best_temperatures",
     "classify",
+    "combine",
     "compare_cells",
     "contrast",
     "describe_boundary",

@@ -5,15 +5,15 @@ from threeregime.claims.controls import pairs_of_copies, shuffle_temperatures
 from threeregime.claims.decisions import Decision, decide_parts, false_discoveries
 from threeregime.claims.effects import part_effects, part_words
 from threeregime.claims.evidence import Evidence
-from threeregime.claims.headline import Summary, combine
 from threeregime.claims.parts import Claim, Part
 from threeregime.claims.registration import Registration, load_registration
-from threeregime.claims.tables import decision_table, interval_words
 from threeregime.claims.verdicts import (
     Verdict,
     claims_table,
     counts,
+    decision_table,
     headline,
+    interval_words,
     judge_claims,
     judge_study,
     registered_study,
@@ -28,10 +28,8 @@ __all__ = [
     "Look",
     "Part",
     "Registration",
-    "Summary",
     "Verdict",
     "claims_table",
-    "combine",
     "counts",
     "decide_parts",
     "decision_table",

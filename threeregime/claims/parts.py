@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from threeregime._paths import REGISTERED
@@ -60,7 +60,8 @@ class RegisteredStudy:
         experiment = load_experiment(self.experiment_name, self.scale)
         if self.data:
             experiment = experiment.with_fields({"data.name": self.data})
-        return experiment.with_seeds(dense_seeds, self.copies)
+        first = replace(experiment, dense_seeds=(self.first_dense_seed,))
+        return first.with_seeds(dense_seeds, self.copies)
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,19 @@ claim whose study is not yet complete at its first look is *not measured*.
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from threeregime.analysis import Study
+from threeregime.analysis import Study, Summary, combine
 from threeregime.claims.decisions import Decision, decide_parts, judge, verdict_of_claim
-from threeregime.claims.effects import EFFECTS
+from threeregime.claims.effects import EFFECTS, part_effects, part_words
 from threeregime.claims.evidence import Evidence
-from threeregime.claims.headline import Summary, combine
 from threeregime.claims.parts import Claim, Part
 from threeregime.claims.registration import Registration, load_registration
-from threeregime.claims.tables import interval_words
 from threeregime.errors import ThreeRegimeError
 from threeregime.results import attach_facts
 from threeregime.results import tables as results
@@ -186,3 +185,42 @@ def effects_of(verdict: Verdict) -> str:
     if not verdict.decisions:
         return f"no complete tables of {', '.join(verdict.experiments)}"
     return "; ".join(map(interval_words, verdict.decisions))
+
+
+def interval_words(decision: Decision) -> str:
+    """Effect, interval and dense seeds of a decision; of an open one what is excluded."""
+    if math.isnan(decision.effect):
+        return "no such cells"
+    if math.isinf(decision.low):
+        return f"{decision.effect:+.2f} (one seed)"
+    words = f"{decision.effect:+.2f} ({decision.low:+.2f} to {decision.high:+.2f})"
+    words += f", {decision.seeds} seeds"
+    is_open = decision.verdict == "open"
+    return words + (f", beyond {decision.excluded:.2f} excluded" if is_open else "")
+
+
+def decision_table(decisions: Sequence[Decision], reference: bool = False) -> Markdown:
+    """Show decisions on registered parts, one row each.
+
+    Args:
+        decisions: on parts of one or more claims.
+        reference: whether to add the effects on the paper's own values of Figure 2.
+    """
+    from IPython.display import Markdown
+
+    registration = load_registration()
+    heads = ["claim", "effect", "here", "mean (interval)"] + ["the paper's values"] * reference
+    lines = [f"| {' | '.join(heads)} |", "|" + ":--|" * len(heads)]
+    paper = Evidence.from_reference(registration.rules) if reference else None
+    for decision in decisions:
+        part = decision.part
+        row = [
+            registration.claims[part.claim].statement,
+            part_words(part),
+            f"**{decision.verdict}**",
+            interval_words(decision),
+        ]
+        if paper is not None:
+            row.append(f"{part_effects(part, paper)[0]:+.2f}")
+        lines.append(f"| {' | '.join(row)} |")
+    return Markdown("\n".join(lines))

@@ -5,6 +5,7 @@ from threeregime.data.images import Dataset, ImageBatches, plain_images
 from threeregime.data.registry import (
     DATA_DIR,
     DATASETS,
+    ImageSource,
     dataset_from_arrays,
     load_images,
     load_task,
@@ -25,6 +26,7 @@ __all__ = [
     "Dataset",
     "FolderSplit",
     "ImageBatches",
+    "ImageSource",
     "Task",
     "TensorSplit",
     "TensorTask",

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from threeregime.claims import Decision, Summary, Verdict, registered_study
+from threeregime.analysis import Summary
+from threeregime.claims import Decision, Verdict, registered_study
 from threeregime.figures.style import LINES, canvas, legend_below
 from threeregime.results import attach_facts
 

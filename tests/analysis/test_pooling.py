@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from threeregime.claims.headline import combine
+from threeregime.analysis.intervals import combine
 
 
 def test_alike_studies_are_weighted_by_their_precision() -> None:
