@@ -8,7 +8,7 @@ from threeregime.figures.diagrams import (
     phase_diagram,
     regime_map,
 )
-from threeregime.figures.forest import forest, headline_forest
+from threeregime.figures.forest_plots import forest, headline_forest
 from threeregime.figures.regime_separation import boundary_search, local_metrics, separation
 from threeregime.figures.speed import step_times
 from threeregime.figures.style import COLOURS, axis_label
