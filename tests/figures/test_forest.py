@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ from threeregime.figures import forest_plots
 REGISTRATION = load_registration()
 
 
-def verdict(claim: str, **changes: float) -> Verdict:
+def verdict(claim: str, **changes: Any) -> Verdict:
     decisions = [
         replace(Decision(part, "holds", 6, 0.4, 0.1, 0.7, 0.01), **changes)
         for part in REGISTRATION.parts_of(claim)
