@@ -41,7 +41,7 @@ def test_script_makes_a_study_of_new_parts(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (folder / "rates.png").stat().st_size > 10_000
     assert "Test error (%) (rate from hot to cold)" in done.stdout
-    assert "rank correlation of LMC with the load" in done.stdout
+    assert "rank correlation of LMC with the lightness of the load" in done.stdout
     cells = re.search(r"rate[ ]*\n0\.5 (.*)\n0\.1 (.*)\n0\.02 (.*)\n", done.stdout)
     assert cells, done.stdout
     assert all(len(row.split()) == 3 for row in cells.groups())

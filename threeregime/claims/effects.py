@@ -29,6 +29,7 @@ from threeregime.algorithms import (
 )
 from threeregime.analysis import (
     LMC_THRESHOLD,
+    REGIMES,
     Array,
     areas_by_metric,
     contrast,
@@ -66,6 +67,13 @@ def _effect(words: str) -> Callable[[Callable[..., Array]], Callable[..., Array]
     return register
 
 
+NAMES = {
+    "log_error": "log error",
+    "dissimilarity": "log(1 - CKA)",
+    "lmc": "LMC",
+    "hessian_trace": "the Hessian's trace",
+    "hessian_top": "its leading eigenvalue",
+}
 STEADY_RANGE = 0.1
 """How far the accuracy of Algorithm 1 may change between neighbouring thresholds of LMC."""
 
@@ -93,13 +101,13 @@ def _contrast(
     return _by_seed(evidence, effect)
 
 
-@_effect("log error of {worse} minus {better}")
+@_effect("log error of Regime {worse} minus {better}")
 def regime_contrast(evidence: Evidence, worse: Collection[str], better: Collection[str]) -> Array:
     """Log error of the worse regime minus that of the better one at equal load [D]."""
     return _contrast(evidence, evidence.log_error, worse, better)
 
 
-@_effect("log(1 - CKA) of {worse} minus {better}")
+@_effect("log(1 - CKA) of Regime {worse} minus {better}")
 def dissimilarity_contrast(
     evidence: Evidence, worse: Collection[str], better: Collection[str]
 ) -> Array:
@@ -107,7 +115,7 @@ def dissimilarity_contrast(
     return _contrast(evidence, evidence.values_of("dissimilarity"), worse, better)
 
 
-@_effect("rank correlation of LMC with the load")
+@_effect("rank correlation of LMC with the lightness of the load")
 def lmc_by_load(evidence: Evidence) -> Array:
     """Rank correlation of LMC with the load, mean over temperatures [D]."""
     lmc = evidence.grid("lmc")
@@ -120,7 +128,7 @@ def lmc_by_load(evidence: Evidence) -> Array:
     )
 
 
-@_effect("LMC at the highest loads minus the threshold")
+@_effect("LMC at light loads minus the threshold")
 def lmc_at_high_load(evidence: Evidence) -> Array:
     """Mean LMC of the upper third of the densities, minus the threshold [D]."""
     high = evidence.grid("lmc")[..., -third_of_loads(evidence) :]
@@ -186,14 +194,14 @@ def heating_gain(
     return mean(gains[:, : third_of_loads(evidence)] if loads == "low" else gains, 1)
 
 
-@_effect("log error at the hottest minus the coldest, high loads")
+@_effect("log error at the hottest minus the coldest, light loads")
 def cooling_gain(evidence: Evidence) -> Array:
     """Log error at the hottest minus that at the coldest, upper third of the densities [D]."""
     high = evidence.log_error[..., -third_of_loads(evidence) :]
     return mean(high[:, 0] - high[:, -1], 1)
 
 
-@_effect("log error at the coldest minus the hottest, low loads")
+@_effect("log error at the coldest minus the hottest, heavy loads")
 def hottest_gain(evidence: Evidence) -> Array:
     """Log error at the coldest minus that at the hottest, lower third of the densities [D]."""
     low = evidence.log_error[..., : third_of_loads(evidence)]
@@ -220,7 +228,7 @@ def variant_gain(
     return mean(np.where(np.isin(evidence.regimes, list(where)), gain, np.nan), (1, 2))
 
 
-@_effect("gain of {against} in log error, in {more} minus {less}")
+@_effect("gain of {against} over {variant} in log error, Regime {more} minus {less}")
 def variant_gain_contrast(
     evidence: Evidence, against: Evidence, more: Collection[str], less: Collection[str]
 ) -> Array:
@@ -279,7 +287,7 @@ def accuracy_range(evidence: Evidence) -> Array:
     return STEADY_RANGE - accuracy_change(evidence.diagram_of_nets, LMC_THRESHOLD)
 
 
-@_effect("log error of the best dense net minus the choice of {rule}, low loads")
+@_effect("log error of the best dense net minus the choice of {rule}, heavy loads")
 def choice_gain(evidence: Evidence, rule: str, alpha: int) -> Array:
     """Log error of the best dense net minus that of a rule's, lower third of loads [D]."""
     low = evidence.diagram.loads[: third_of_loads(evidence)]
@@ -376,12 +384,21 @@ def part_effects(part: Part, evidence: Evidence) -> Array:
 
 def part_words(part: Part) -> str:
     """Return what the effect of a registered part is, in words."""
-    options = {
-        name: " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for name, value in part.options
-    }
-    names = {"log_error": "log error", "dissimilarity": "log(1 - CKA)", "lmc": "LMC"}
-    if "metric" in options:
-        options["metric"] = names.get(options["metric"], options["metric"])
-    words = EFFECTS[part.effect].words.format(**options)
+    template = EFFECTS[part.effect].words
+    options = {name: _option_words(name, value) for name, value in part.options}
+    words = template.format(**options)
+    if "variant" in options and "{variant}" not in template:
+        words += f" {options['variant']}"
+    if options.get("loads") == "low":
+        words += ", heavy loads"
     return f"the margin minus {words}" if part.smaller_than_margin else words
+
+
+def _option_words(name: str, value: Any) -> str:
+    """Return the value of an option as it stands in a sentence."""
+    values = value if isinstance(value, tuple) else (value,)
+    if name == "where":
+        return "any regime" if set(values) == set(REGIMES) else f"Regime {' or '.join(values)}"
+    return " or ".join(
+        NAMES.get(one, f"({one})" if ", " in str(one) else str(one)) for one in values
+    )
