@@ -19,7 +19,7 @@ REGISTERED = PACKAGE / "claims" / "registered.toml"
 DIGITS = PACKAGE / "data" / "digits.npz"
 RESULTS = ROOT / "results" if CHECKOUT else PACKAGE / "shipped"
 """The shipped tables; a wheel carries them inside the package."""
-RUNS = ROOT / "runs" if CHECKOUT else Path("runs")
+RUNS = Path(os.environ.get("THREEREGIME_RUNS") or (ROOT / "runs" if CHECKOUT else "runs"))
 """The results that a user computes; without a checkout it is in the current folder."""
 
 

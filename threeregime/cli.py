@@ -6,36 +6,35 @@ import time
 
 START = time.time()  # a time budget includes the imports below
 
+import errno  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
 
 import typer  # noqa: E402
 
-from threeregime._option_values import (  # noqa: E402
-    parse_cells,
-    parse_duration,
-    parse_fields,
-    parse_seeds,
-    split_pair,
-)
+from threeregime import _option_values as values  # noqa: E402
+from threeregime._option_values import parse_cells, parse_duration, parse_fields, split_pair  # noqa: E402
 from threeregime.errors import ThreeRegimeError  # noqa: E402
 
 ENDING_SECONDS = 5.0
 """Part of a time budget that a process needs to save its state and end."""
 INTERRUPTED = 130  # exit status of typer and of shells after Ctrl-C
+SAVING = ("sweep", "study")  # commands that save what they compute, and continue it
 
-EXTRAS = {
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EPERM)  # another place would do
+
+EXTRAS = {  # which extra of the package brings a library
     **dict.fromkeys(("IPython", "anywidget", "papermill", "playwright", "yaml"), "book"),
     **dict.fromkeys(("num2words", "sacrebleu"), "translation"),
 }
-"""Which extra of the package brings a library."""
 
 app = typer.Typer(
     help="Executable companion to 'A Three-regime Model of Network Pruning' (ICML 2023).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 results_app = typer.Typer(help="Tables of results.", no_args_is_help=True)
 app.add_typer(results_app, name="results")
@@ -44,6 +43,7 @@ ExperimentName = Annotated[
     str, typer.Argument(help="Name, e.g. figure_02, or path of a TOML file.")
 ]
 Scale = Annotated[str, typer.Option(help="smoke, clutter, mini or paper.")]
+Names = list[str] | None
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 Fields = Annotated[
     list[str] | None,
@@ -51,13 +51,31 @@ Fields = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"threeregime {version('threeregime')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Executable companion to 'A Three-regime Model of Network Pruning' (ICML 2023)."""
+
+
 @app.command()
 def sweep(
     experiment: ExperimentName,
     scale: Scale = "clutter",
     only: Annotated[
-        str, typer.Option(help="Values of the axes, e.g. density=0.05,density=0.1,epochs=20.")
-    ] = "",
+        Names, typer.Option(help="Values of axes, e.g. density=0.05,epochs=20; repeat for more.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Dense and retraining seeds, e.g. 3x3.")] = "",
     set_: Fields = None,
     out: Annotated[
@@ -100,7 +118,7 @@ def sweep(
     study = load_experiment(experiment, scale).with_fields(parse_fields(set_ or []))
     study = study.with_values(**parse_cells(only))
     if seeds:
-        study = study.with_seeds(*parse_seeds(seeds))
+        study = study.with_seeds(*values.parse_seeds(seeds))
     run_sweep(
         study,
         out or default,
@@ -123,13 +141,33 @@ def run(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE; repeat for more.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Path of the executed notebook.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Executed notebook, or a folder for it and what it computes."),
+    ] = None,
 ) -> None:
     """Run a notebook with other parameters, through papermill."""
     _need_checkout("notebooks")
     from threeregime.book import run_notebook
 
+    if out is not None:
+        out = out if out.suffix == ".ipynb" else out / f"{notebook}.ipynb"
+        os.environ["THREEREGIME_RUNS"] = str(out.parent.absolute())
+    _show_standard_error()
     print(run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
+
+
+def _show_standard_error() -> None:
+    """Show the progress bars of notebooks, which kernels write to their standard error."""
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class ShowingEngine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, *arguments: Any, **options: Any) -> Any:
+            options["stderr_file"] = sys.stderr
+            return super().execute_managed_notebook(*arguments, **options)
+
+    papermill_engines.register(None, ShowingEngine)
 
 
 @app.command()
@@ -248,54 +286,68 @@ def advise(
     net: Annotated[
         str, typer.Argument(help="Your net: FILE.py:function, package.module:function(classes=10).")
     ],
-    more: Annotated[
-        list[str] | None, typer.Argument(help="More weights, as a shell expands epoch_*.pt.")
-    ] = None,
-    weights: Annotated[
-        list[str] | None, typer.Option(help="File of weights or 'epoch_*.pt'; repeat for more.")
-    ] = None,
+    more: Annotated[Names, typer.Argument(help="Weights, as a shell expands epoch_*.pt.")] = None,
+    weights: Annotated[Names, typer.Option(help="File of weights or 'epoch_*.pt'; repeat.")] = None,
     data: Annotated[
         str, typer.Option(help="Folder with train/CLASS/IMAGE (and test/), or FILE.py:function.")
     ] = "",
-    test: Annotated[str, typer.Option(help="Test data, as FILE.py:function.")] = "",
+    test: Annotated[str, typer.Option(help="Test data, as a folder or FILE.py:function.")] = "",
     density: Annotated[float, typer.Option(help="Fraction of the weights to keep.")] = 0.05,
+    method: Annotated[str, typer.Option(help="uniform, or global over all layers.")] = "uniform",
+    keep: Annotated[Names, typer.Option(help="Layer to leave dense, e.g. 'stem*'; repeat.")] = None,
+    prune: Annotated[Names, typer.Option(help="Layer to prune instead of all; repeat.")] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Epochs of retraining; default: as many as make 300 steps.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Batch size of retraining.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam or sgd.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of retraining.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="L2 decay of retraining.")] = None,
+    retrain: Annotated[
+        str, typer.Option(help="Your retraining: FILE.py:function(net, seed).")
+    ] = "",
     copies: Annotated[int, typer.Option(help="Retrained copies of each pruned net.")] = 2,
     max_examples: Annotated[int, typer.Option(help="Examples of a split to draw.")] = 10_000,
+    size: Annotated[int | None, typer.Option(help="Pixels to scale images to, each way.")] = None,
+    grey: Annotated[bool | None, typer.Option(help="Grey images; default: as the net.")] = None,
     mean: Annotated[str, typer.Option(help="Pixel mean, e.g. 0.49,0.48,0.45.")] = "",
     std: Annotated[str, typer.Option(help="Pixel deviation; default: of the images.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     device: Device = "auto",
     figure: Annotated[Path | None, typer.Option(help="Figure to draw, e.g. barrier.png.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
-    progress: Annotated[bool | None, typer.Option(help="Show a progress bar.")] = None,
+    progress: Annotated[bool | None, typer.Option(help="Show a forecast and a bar.")] = None,
 ) -> None:
     """Recommend hotter or colder training of your net before it is pruned."""
+    from torch import nn
+
     from threeregime import advice
-    from threeregime.advice import user_files
 
     if figure is not None:
-        user_files.check_figure(figure)
-    model = user_files.call_function(net)
-    paths = user_files.find_files([*(weights or []), *(more or [])])
-    train_data, test_data = user_files.load_data(data, model, max_examples, seed, mean, std)
+        values.check_figure(figure)
+    checkpoints = values.name_files(values.find_files([*(weights or []), *(more or [])]))
+    retraining: Any = values.user_object(retrain, call=False) if retrain else None
     answer = advice.advise(
-        model,
-        train_data,
+        values.user_object(net, keep=nn.Module),
+        values.user_data(data),
+        test_data=values.user_data(test, "test") if test else None,
+        checkpoints=checkpoints or None,
         density=density,
-        test_data=user_files.call_function(test) if test else test_data,
-        checkpoints=user_files.name_files(paths) or None,
+        method=method,
+        keep=keep or (),
+        prune=prune,
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
         lr=lr,
+        weight_decay=weight_decay,
+        retrain=retraining,
         copies=copies,
         max_examples=max_examples,
+        size=size,
+        grey=grey,
+        mean=values.parse_numbers("mean", mean),
+        std=values.parse_numbers("std", std),
         seed=seed,
         device=device,
         progress=progress,
@@ -323,6 +375,12 @@ def main() -> None:
     except ThreeRegimeError as error:
         status = 2
         print(f"threeregime: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        status, place = 2, error.filename or "a file"
+        line = f"{place}: {error.strerror}: name another place with --out, or make room"
+        print(f"threeregime: {line}", file=sys.stderr)
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
@@ -332,5 +390,7 @@ def main() -> None:
             file=sys.stderr,
         )
     if status == INTERRUPTED:
-        print("stopped; what was computed is saved, run it again to go on", file=sys.stderr)
+        saved = sys.argv[1:2] and sys.argv[1] in SAVING
+        state = "what was computed is saved, run it again to go on" if saved else "nothing is kept"
+        print(f"stopped; {state}", file=sys.stderr)
     sys.exit(status)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
-from threeregime import cli, sweep
+from threeregime import book, claims, cli, sweep
 from threeregime._option_values import parse_cells, parse_duration, parse_fields, parse_seeds
+from threeregime.book.notebooks import execute
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import load_results, tables
@@ -186,7 +191,7 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
     plan, cost = got.out.splitlines()
     assert plan == (
         "figure_02 at scale smoke: 6 cells, 2 x 2 seeds; left to do: 2 dense runs in 1 fleets, "
-        "24 retrainings in 3 fleets, 144 net-epochs"
+        "24 retrainings in 3 fleets, 232 net-epochs"
     )
     assert cost.startswith("about ")
     assert cost.endswith(" on cpu")
@@ -270,6 +275,120 @@ def test_help_is_shown(run: Runner) -> None:
         assert option in one.out
 
 
+def test_help_and_version_have_short_forms(run: Runner) -> None:
+    for command in ("", "sweep ", "advise ", "results "):
+        assert run(f"{command}-h").out == run(f"{command}--help").out
+    assert run("--version").out == f"threeregime {version('threeregime')}\n"
+
+
+def test_a_shell_completes_commands() -> None:
+    command = [sys.executable, "-c", "from threeregime.cli import main; main()"]
+    variables = {
+        **os.environ,
+        "_THREEREGIME_COMPLETE": "complete_bash",
+        "COMP_WORDS": "threeregime sw",
+        "COMP_CWORD": "1",
+    }
+    program = "import sys; sys.argv = ['threeregime']; "
+    command[2] = program + command[2]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["sweep"]
+
+
+def test_cells_are_chosen_by_one_option_or_several(run: Runner, tmp_path: Path) -> None:
+    one, several = (
+        run(SMOKE, "--out", tmp_path, *only).out.splitlines()[0]
+        for only in (
+            ("--only", "density=0.05,density=0.2"),
+            ("--only", "density=0.05", "--only", "density=0.2"),
+        )
+    )
+    assert one == several
+    assert "4 cells" in one
+
+
+def test_a_wrong_parameter_of_a_notebook_is_refused_before_pytorch_is_imported() -> None:
+    program = """
+import sys
+from threeregime.cli import main
+sys.argv = ["threeregime", "run", "figure_02", "-p", "colour=red"]
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "figure_02 has no parameter 'colour': one of scale, densities" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["", "mine.ipynb"])
+def test_an_executed_notebook_goes_where_it_is_told(
+    name: str, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the notebook computes goes beside it, by an environment variable of its kernel."""
+    seen: list[tuple[Path, str]] = []
+
+    def run_notebook(notebook: str, values: object, out: Path) -> Path:
+        seen.append((out, os.environ["THREEREGIME_RUNS"]))
+        return out
+
+    monkeypatch.setattr(book, "run_notebook", run_notebook, raising=False)
+    monkeypatch.setenv("THREEREGIME_RUNS", "elsewhere")
+    path = tmp_path / (name or "figure_02.ipynb")
+    got = run("run figure_02 --out", tmp_path / name)
+    assert got.out.splitlines() == [str(path)]
+    assert seen == [(path, str(tmp_path))]
+
+
+def test_progress_bars_of_a_notebook_are_shown(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_notebook(notebook: str, values: object, out: Path | None) -> Path:
+        assert out is not None
+        cell = "import sys; print('half', file=sys.stderr); print('number')"
+        cells = [nbformat.v4.new_code_cell(cell)]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        source = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(source, tmp_path / "source.ipynb")
+        execute(tmp_path / "source.ipynb", out, {})
+        return out
+
+    monkeypatch.setattr(book, "run_notebook", run_notebook, raising=False)
+    monkeypatch.delenv("THREEREGIME_RUNS", raising=False)
+    got = run("run figure_02 --out", tmp_path)
+    assert "half" in got.err
+    assert "number" not in got.err
+    os.environ.pop("THREEREGIME_RUNS")
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "results/x")
+
+    monkeypatch.setattr(sweep, "run_sweep", refuse)
+    got = run("sweep figure_02 --scale smoke --out", tmp_path)
+    assert got.status == 2
+    assert got.err.splitlines() == [
+        "threeregime: results/x: Read-only file system: name another place with --out, or make room"
+    ]
+
+
+def test_an_interrupt_of_what_is_not_saved_says_so(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(claims, "judge_claims", interrupted)
+    got = run("claims")
+    assert got.status == 130
+    assert got.err.splitlines() == ["stopped; nothing is kept"]
+
+
 def test_an_interrupt_says_that_nothing_is_lost(
     run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +441,7 @@ def test_cells() -> None:
         "epochs": [20.0],
     }
     assert parse_cells("") == {}
+    assert parse_cells(["density=0.05", "density=.1,epochs=20"])["density"] == [0.05, 0.1]
 
 
 def test_fields_are_written_as_in_toml_or_as_bare_words() -> None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import io
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from threeregime.advice.candidates import DenseErrors, Evidence
+from threeregime.advice.judgement import CANNOT_TELL, DenseErrors, Evidence, Finding
 from threeregime.analysis import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
 
-MIN_PROBABILITY = 0.6
-"""A regime that is less probable leaves the answer open."""
-ERROR_MARGIN = 0.05
-"""Copies whose training error exceeds the dense net's by this are not yet retrained."""
-UNTRAINED_ERROR = 0.5
-"""A dense net with a larger training error is not yet trained."""
-TURNS = {"I": "hotter", "II-A": "colder", "II-B": "stay"}
 MEANINGS = {
     "I": "the retrained copies are poorly connected: between them lies a barrier of high error",
     "II-A": "the retrained copies are well connected, but they answer differently",
@@ -49,9 +44,14 @@ class Advice:
     """The regime of a pruned net, and how to change the temperature; ``print`` shows it as text.
 
     Attributes:
-        regime: "I", "II-A" or "II-B", of the chosen net.
+        regime: "I", "II-A" or "II-B", of the chosen net, by LMC and CKA.
+        turn: the change of the temperature before pruning: "hotter", "colder", "stay", or "cannot
+            tell".
+        reason: why it cannot be told, and what would settle it; else empty.
         probabilities: probability of each regime; None if no known nets have similar LMC and CKA.
         basis: source of the probabilities, or of the regime if there are none.
+        findings: problems that were seen; with one that ``blocks``, there is no answer.
+        notes: what was done to the copy of the net, or assumed.
         chosen: name of the net to prune.
         rule: name of the rule that chose it among several; empty for a single net.
         density: fraction of the weights that is kept.
@@ -59,14 +59,19 @@ class Advice:
             net is good enough, the others are not retrained.
         dense: errors of the dense nets, by name.
         retraining: recipe of the retraining.
-        pruned: number of prunable weights and layers, and the name of the unpruned layer.
+        pruned: number of prunable weights and layers, their types, the name of the unpruned layer
+            and the method.
         examples: number of examples used and available in each split.
         cost: time and steps.
     """
 
     regime: str
+    turn: str
+    reason: str
     probabilities: dict[str, float] | None
     basis: str
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
     chosen: str
     rule: str
     density: float
@@ -78,18 +83,29 @@ class Advice:
     cost: Cost
 
     @property
-    def turn(self) -> str:
-        """The change of the temperature before pruning: "hotter", "colder" or "stay"."""
-        return TURNS[self.regime]
+    def open(self) -> bool:
+        """True if it cannot be told whether to change the temperature."""
+        return self.turn == CANNOT_TELL
 
     @property
-    def open(self) -> bool:
-        """True if the regime is uncertain: less probable than `MIN_PROBABILITY`."""
-        return self.probabilities is not None and self.probabilities[self.regime] < MIN_PROBABILITY
+    def pruning_cost(self) -> float:
+        """Mean error of the copies minus that of the dense net, on test data if there are any."""
+        errors = self.evidence[self.chosen].errors
+        return sum(errors) / len(errors) - self.dense[self.chosen].error
 
     def __str__(self) -> str:
-        first = [*self._choice(), *self._verdict()]
+        first = [self._price(), *self._choice(), *self._verdict()]
         return "\n".join([*first, "", *self._measurements(), "", *self._procedure()])
+
+    def _price(self) -> str:
+        """Return the error that pruning costs, which matters most."""
+        evidence, dense = self.evidence[self.chosen], self.dense[self.chosen]
+        split = "training" if evidence.test is None else "test"
+        return (
+            f"Pruned to {100 * self.density:g} % of its weights and retrained, the net errs on "
+            f"{_percents(evidence.errors)} of the {split} examples (its copies), dense on "
+            f"{_percent(dense.error)}: {_points(self.pruning_cost)}."
+        )
 
     def _choice(self) -> list[str]:
         """Return which of several nets to prune, and why."""
@@ -112,51 +128,26 @@ class Advice:
         return [*lines, ""]
 
     def _verdict(self) -> list[str]:
-        shares, recommendation = self.probabilities, RECOMMENDATIONS[self.turn]
-        if shares is None or not self.open:
+        """Return the direction or why there is none, then all cautions."""
+        if self.open:
+            # A problem that was found is told below.
+            told = any(self.reason == finding.text for finding in self.findings)
+            why = "" if told else f": {self.reason.rstrip('.')}"
+            lines = [f"Cannot tell whether to train hotter or colder{why}."]
+        else:
+            shares = self.probabilities
             probability = "" if shares is None else f", probability {shares[self.regime]:.0%}"
             first = f"Regime {self.regime}{probability}: {MEANINGS[self.regime]}."
-            return [first, recommendation, *self._caution()]
-        next_step = (
-            "Ask again with more copies (copies=4) or a longer retraining before you act on it."
-        )
-        ranking = sorted(shares.items(), key=lambda item: -item[1])
-        likeliest, share = ranking[0]
-        if likeliest != self.regime:
-            return [
-                f"Open: LMC and CKA put it into Regime {self.regime} "
-                f"({_turn_phrase(self.turn)}), but of nets which looked like it most ended in "
-                f"Regime {likeliest} ({share:.0%}; {_turn_phrase(TURNS[likeliest])}).",
-                next_step,
-            ]
-        all_shares = ", ".join(f"{name} {share:.0%}" for name, share in ranking)
-        return [
-            f"Open ({all_shares}), if anything Regime {self.regime}: {MEANINGS[self.regime]}.",
-            f"If so: {recommendation[0].lower()}{recommendation[1:]}",
-            next_step,
-        ]
-
-    def _caution(self) -> list[str]:
-        """Return a warning if the dense net or the copies are not trained enough."""
-        errors, dense = self.evidence[self.chosen].train, self.dense[self.chosen].train
-        if dense > UNTRAINED_ERROR and max(errors) < dense - ERROR_MARGIN:
-            return [
-                "Caution: the dense net errs on more than half of its training data, and its "
-                "pruned copies on fewer: it has hardly been trained. Train it first, and ask again."
-            ]
-        if self.regime == "I" or min(errors) < dense + ERROR_MARGIN:
-            return []
-        return [
-            "Caution: the copies still err far more than the dense net, so they may be alike only "
-            "for want of training; give more epochs or a larger lr to be sure."
-        ]
+            lines = [first, RECOMMENDATIONS[self.turn]]
+        return lines + [f"Caution: {_sentence(f.text)}" for f in self.findings]
 
     def _measurements(self) -> list[str]:
         evidence, dense = self.evidence[self.chosen], self.dense[self.chosen]
         curve = [sum(points) / len(points) for points in zip(*evidence.curve, strict=True)]
         side = "at or above" if evidence.lmc >= LMC_THRESHOLD else "below"
         lines = [
-            f"LMC {evidence.lmc:+.3f} ({side} {LMC_THRESHOLD:g}), CKA {evidence.cka:.3f}.",
+            f"LMC {evidence.lmc:+.3f} ({side} {LMC_THRESHOLD:g}), CKA {evidence.cka:.3f}: Regime "
+            f"{self.regime}.",
             "Training error on the line from one copy to the other: "
             + " ".join(f"{100 * error:.1f}" for error in curve)
             + " %.",
@@ -168,10 +159,11 @@ class Advice:
         return lines
 
     def _procedure(self) -> list[str]:
-        recipe, pruned = self.retraining, self.pruned
+        """Return what was done, assumed and used."""
+        pruned = self.pruned
         kept = f"; {pruned['classifier']}, the classifier, was kept" if pruned["classifier"] else ""
-        milestones = " and ".join(str(epoch) for epoch in recipe["milestones"])
-        decay = f", a tenth of it after epochs {milestones}" if milestones else ""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in pruned["kinds"].items())
+        each = "of all" if pruned["method"] == "global" else "of each of"
         examples = f"{self._example_count('train')} training examples"
         if self.examples["test"] is not None:
             examples += f", {self._example_count('test')} test examples"
@@ -182,16 +174,29 @@ class Advice:
                 "nets like yours."
             )
         return [
-            f"Kept: the largest {100 * self.density:g} % of the weights of each of "
-            f"{pruned['layers']} layers ({pruned['weights']:,} weights){kept}.",
-            f"Retrained: {recipe['copies']} copies for {recipe['epochs']} epochs by "
-            f"{recipe['optimizer']}, batches of {recipe['batch_size']}, rate "
-            f"{recipe['lr']:g}{decay}; seed {recipe['seed']}.",
+            f"Kept: the largest {100 * self.density:g} % of the weights {each} "
+            f"{pruned['layers']} layers ({kinds}; {pruned['weights']:,} weights){kept}.",
+            *(f"Note: {note}." for note in self.notes),
+            self._retraining_line(),
             f"Used: {examples}.",
             f"Took: {self.cost.epochs} epochs of retraining, {self.cost.steps:,} steps, "
             f"{self.cost.seconds:.0f} s on {self.cost.device}.",
             basis,
         ]
+
+    def _retraining_line(self) -> str:
+        recipe = self.retraining
+        if recipe["function"]:
+            return f"Retrained: {recipe['copies']} copies by {recipe['function']}."
+        milestones = " and ".join(str(epoch) for epoch in recipe["milestones"])
+        decay = f", a tenth of it after epochs {milestones}" if milestones else ""
+        if recipe["weight_decay"]:
+            decay += f", weight decay {recipe['weight_decay']:g}"
+        return (
+            f"Retrained: {recipe['copies']} copies for {recipe['epochs']} epochs by "
+            f"{recipe['optimizer']}, batches of {recipe['batch_size']}, rate {recipe['lr']:g}"
+            f"{decay}; seed {recipe['seed']}."
+        )
 
     def _example_count(self, split: str) -> str:
         count, total = self.examples[split], self.examples[f"{split}_found"]
@@ -201,7 +206,8 @@ class Advice:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, with None for NaN."""
-        values = {**dataclasses.asdict(self), "turn": self.turn, "open": self.open}
+        derived = {"open": self.open, "pruning_cost": self.pruning_cost}
+        values = {**dataclasses.asdict(self), **derived}
         return {name: _without_nan(value) for name, value in values.items()}
 
     def to_json(self) -> str:
@@ -214,6 +220,13 @@ class Advice:
         Raises:
             ThreeRegimeError: the file cannot be written.
         """
+        try:
+            self._barrier().savefig(path)
+        except (OSError, ValueError) as error:
+            raise ThreeRegimeError(f"{path} cannot be written: {error}") from error
+
+    def _barrier(self) -> Any:
+        """Return the figure of all barriers that were measured."""
         from threeregime.figures import barrier
 
         curves = {
@@ -221,10 +234,14 @@ class Advice:
             for name, evidence in self.evidence.items()
             if not any(math.isnan(error) for curve in evidence.curve for error in curve)
         }
-        try:
-            barrier(curves).savefig(path)
-        except (OSError, ValueError) as error:
-            raise ThreeRegimeError(f"{path} cannot be written: {error}") from error
+        return barrier(curves)
+
+    def _repr_html_(self) -> str:
+        """Return the text and the barrier as HTML, for a notebook."""
+        drawing = io.StringIO()
+        self._barrier().savefig(drawing, format="svg")
+        svg = drawing.getvalue()
+        return f"<pre>{html.escape(str(self))}</pre>{svg[svg.index('<svg') :]}"
 
 
 def _percent(error: float) -> str:
@@ -235,8 +252,18 @@ def _percents(errors: tuple[float, ...]) -> str:
     return ", ".join(f"{100 * error:.1f}" for error in errors) + " %"
 
 
-def _turn_phrase(turn: str) -> str:
-    return "stay as it is" if turn == "stay" else f"train {turn}"
+def _points(cost: float) -> str:
+    """Return what pruning costs, in words; retraining may gain more."""
+    if math.isnan(cost):
+        return "what pruning costs is unknown"
+    if cost < 0:
+        return f"pruning with retraining gains {-100 * cost:.1f} points"
+    return f"pruning costs {100 * cost:.1f} points"
+
+
+def _sentence(text: str) -> str:
+    """Return a text with a capital at its start and a full stop at its end."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def _without_nan(value: Any) -> Any:

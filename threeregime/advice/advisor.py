@@ -10,34 +10,44 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from threeregime._fields import require
-from threeregime.advice import user_files
 from threeregime.advice.advice import Advice, Cost
-from threeregime.advice.calibration import Calibration, load_calibration
+from threeregime.advice.calibration import load_calibration
 from threeregime.advice.candidates import (
-    Evidence,
     LiveTrials,
+    UserTraining,
     default_retraining,
     random_state_kept,
 )
-from threeregime.advice.model import PrunableNet, inspect_net, is_grey, load_weights, state_of
-from threeregime.advice.user_data import MAX_EXAMPLES, Splits, draw_split, load_folder
+from threeregime.advice.checkpoints import load_weights, read_weights
+from threeregime.advice.inspection import inspect_net
+from threeregime.advice.judgement import DataFacts, Evidence, Finding, find_problems, judge
+from threeregime.advice.model import Forward, PrunableNet, state_of
+from threeregime.advice.user_data import (
+    MAX_EXAMPLES,
+    Splits,
+    draw_split,
+    is_grey,
+    load_folder,
+    split_pair,
+)
 from threeregime.algorithms import Decision, select_by_error, select_by_similarity, tune
-from threeregime.analysis import LMC_THRESHOLD, PhaseDiagram
-from threeregime.data import TensorTask
+from threeregime.data import IGNORED_TARGET, TensorTask
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import State, resolve_device
 
-RETRAINING_FIELDS = ("optimizer", "lr", "milestones", "epochs", "batch_size")
+RETRAINING_FIELDS = ("optimizer", "lr", "weight_decay", "milestones", "epochs", "batch_size")
+METHODS = ("uniform", "global")
 OWN = "the net"
 """Name of the only candidate if there are no checkpoints."""
 
@@ -49,59 +59,116 @@ def advise(
     density: float = 0.05,
     test_data: Any = None,
     checkpoints: Mapping[str, Any] | None = None,
+    method: str = "uniform",
+    keep: Sequence[str] = (),
+    prune: Sequence[str] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     optimizer: str | None = None,
     lr: float | None = None,
+    weight_decay: float | None = None,
+    retrain: UserTraining | None = None,
+    forward: Forward | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     copies: int = 2,
     max_examples: int = MAX_EXAMPLES,
+    size: int | None = None,
+    grey: bool | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: bool | None = None,
 ) -> Advice:
     """Recommend hotter or colder training of a net before it is pruned.
 
-    The weights of convolutions and linear layers are pruned by magnitude, uniformly per layer
-    (UniformMP, Section 2.3), except in the last linear layer, the classifier. The model and the
-    state of all random number generators stay unchanged.
+    The weights of convolutions, linear, attention and recurrent layers are pruned by magnitude,
+    except in the layer that separates the classes. The model and the state of all random number
+    generators stay unchanged.
 
     Args:
         model: module from inputs [batch, ...] to outputs [batch, classes], or [batch, positions,
-            classes] for labels [batch, positions].
-        train_data: a DataLoader, a Dataset, two tensors (inputs, labels), or the path of a folder
-            of images ``train/CLASS/IMAGE`` and optionally ``test/CLASS/IMAGE``.
+            classes] for labels [batch, positions]; compiled and parallel ones are unwrapped.
+            Outputs may also have such a tensor named ``logits``.
+        train_data: a DataLoader or a Dataset of pairs (inputs, label) or of dictionaries with
+            "labels", two tensors or arrays (inputs, labels), a pair of training and test data, or
+            the path of a folder of images ``train/CLASS/IMAGE`` and optionally
+            ``test/CLASS/IMAGE`` (or ``val``, ``valid``).
         density: fraction of the weights to keep, in (0, 1].
         test_data: like ``train_data``. Without it, checkpoints are compared by training error and
             CKA (Algorithm 2.1).
         checkpoints: candidates by name: state_dicts, or paths of their files. None: the model.
-        epochs, batch_size, optimizer, lr: retraining. By default it makes about 300 steps (from 2
-            to 20 epochs) in batches of 64 examples, or fewer if there are few examples, by SGD with
-            momentum if the net has batch norm, otherwise by Adam.
+        method: "uniform" prunes to the density in each layer (UniformMP, Section 2.3), "global"
+            over all layers together.
+        keep: names or patterns (``stem.*``) of layers that stay dense.
+        prune: names or patterns of the layers to prune; None: all but the classifier.
+        epochs, batch_size, optimizer, lr, weight_decay: retraining. By default it makes about 300
+            steps (from 2 to 20 epochs) in batches of 64 examples, or fewer if there are few
+            examples, by SGD with momentum if the net has batch norm, otherwise by Adam.
+        retrain: function ``retrain(net, seed)`` that trains a pruned net in place, in an order of
+            the examples that depends on the seed; pruned weights stay zero. None: as above.
+        forward: function ``forward(net, inputs)`` that returns the outputs, for nets that are
+            called in another way; inputs are a dictionary if examples have several. None: the net
+            is called with the inputs.
+        loss: function ``loss(outputs, labels)`` that returns a scalar; None: cross-entropy.
         copies: number of copies to retrain, 2 or more; more copies reduce noise.
         max_examples: examples of a split to draw at most.
+        size: height and width to which images of a folder are scaled; None: all have one size.
+        grey: whether images of a folder have one channel; None: as the net's first convolution.
+        mean, std: of the pixels of a folder's images, in [0, 1], one number or one of each
+            channel, for the normalization; None: those of its training images.
         seed: of the draw, the order of the data in retraining, and dropout.
         device: cpu, cuda, cuda:N, or auto for a GPU if there is one.
-        progress: whether to show a progress bar; None: if standard error is a terminal.
+        progress: whether to show a forecast of the time and a progress bar; None: in a notebook,
+            and if standard error is a terminal.
 
     Raises:
         ThreeRegimeError: an argument, the net or the data cannot be used.
     """
     start = time.monotonic()
+    _check_options(density, copies, max_examples, checkpoints, method)
+    resolved = _resolve_device(device)
+    # Called inside no_grad or inference_mode, too; and what is drawn there can be trained on.
+    with torch.inference_mode(False), torch.enable_grad(), random_state_kept(seed):
+        images = {"grey": grey, "size": size, "mean": mean, "std": std}
+        splits = _draw_splits(model, train_data, test_data, max_examples, seed, images)
+        net, splits = inspect_net(
+            model,
+            splits,
+            forward=forward,
+            keep=_names(keep),
+            only=None if prune is None else _names(prune),
+            check_weights=checkpoints is None,
+        )
+        states = _load_states(net, checkpoints)
+        task = TensorTask("the given data", *splits, net.classes, loss)
+        recipe = default_retraining(
+            task.count, net.batch_norm, epochs, batch_size, optimizer, lr, weight_decay
+        )
+        settings = (density, recipe, copies, seed)
+        with _progress_bar(progress) as bar:
+            trials = LiveTrials(
+                net, states, task.to(resolved), *settings, bar, method=method, training=retrain
+            )
+            _announce(trials)
+            decision = _apply_rule(trials)
+        return _make_advice(trials, decision, start)
+
+
+def _check_options(
+    density: float, copies: int, max_examples: int, checkpoints: Any, method: str
+) -> None:
+    """Refuse values that are not allowed, before anything is computed."""
     require(0 < density <= 1, "density", density, "a fraction in (0, 1]")
     require(copies >= 2, "copies", copies, "2 or more, since LMC and CKA compare two")
     require(max_examples >= 2, "max_examples", max_examples, "2 or more examples")
     require(checkpoints is None or len(checkpoints) > 0, "checkpoints", {}, "one or more")
-    resolved = _resolve_device(device)
-    with random_state_kept(seed):
-        train, test = _draw_splits(model, train_data, test_data, max_examples, seed)
-        net = inspect_net(model, train, check_weights=checkpoints is None)
-        states = _load_states(net, checkpoints)
-        task = TensorTask("the given data", train, test, net.classes)
-        recipe = default_retraining(task.count, net.batch_norm, epochs, batch_size, optimizer, lr)
-        with _progress_bar(progress) as bar:
-            trials = LiveTrials(net, states, task.to(resolved), density, recipe, copies, seed, bar)
-            decision = _apply_rule(trials)
-    return _make_advice(trials, decision, start)
+    require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
+
+
+def _names(names: Sequence[str] | str) -> list[str]:
+    """Return names as a list; one may be given as a text."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _resolve_device(name: str) -> torch.device:
@@ -109,22 +176,107 @@ def _resolve_device(name: str) -> torch.device:
     return torch.zeros(1, device=resolve_device(name)).device
 
 
-def _progress_bar(progress: bool | None) -> Any:
-    """Return a bar of training steps; it is cleared at the end."""
-    disable = None if progress is None else not progress
-    return tqdm(total=0, unit="step", file=sys.stderr, leave=False, disable=disable)
+@dataclass
+class _NoBar:
+    """A progress bar that shows nothing."""
+
+    total: float = 0
+    n: float = 0
+    disable: bool = True
+
+    def update(self, work: float) -> None:
+        """Do nothing."""
+
+    def set_description(self, text: str) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def _progress_bar(progress: bool | None) -> Iterator[Any]:
+    """Return a bar of the work, in a terminal or a notebook; it is cleared at the end."""
+    notebook = _in_notebook()
+    shown = notebook or sys.stderr.isatty() if progress is None else progress
+    if not shown:
+        yield _NoBar()
+        return
+    from tqdm import tqdm
+    from tqdm.auto import tqdm as notebook_tqdm
+
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
+    options: dict[str, Any] = {"leave": False, "bar_format": form, "mininterval": 0.3}
+    if notebook:
+        yield from _closed(notebook_tqdm(total=1, **options))
+    else:
+        yield from _closed(tqdm(total=1, file=sys.stderr, **options))
+
+
+def _closed(bar: Any) -> Iterator[Any]:
+    """Yield a bar, and close it."""
+    with bar:
+        yield bar
+
+
+def _in_notebook() -> bool:
+    """Return whether the caller is a cell of a notebook, whose output is no terminal."""
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _announce(trials: LiveTrials) -> None:
+    """Set the total of the bar, and print how long the work will take, if the bar is shown."""
+    if trials.bar.disable:
+        return
+    candidates = len(trials.candidates)
+    trials.bar.total = trials.work()
+    seconds = trials.work() * trials.seconds_per_work()
+    device = trials.task.train.inputs.device
+    whom = "your function, plus " if trials.training else ""
+    text = f"{trials.copies} copies x {trials.steps_per_copy:,} steps, then LMC and CKA"
+    several = f", up to {candidates} times that if copies are poorly connected"
+    trials.bar.write(
+        f"{text}: {whom}about {_duration(seconds)} on {device}{several if candidates > 1 else ''}",
+        file=sys.stderr,
+    )
+    trials.bar.reset(total=trials.work())
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _draw_splits(
-    model: nn.Module, train_data: Any, test_data: Any, max_examples: int, seed: int
+    model: nn.Module,
+    train_data: Any,
+    test_data: Any,
+    max_examples: int,
+    seed: int,
+    images: dict[str, Any],
 ) -> Splits:
-    """Draw examples of both splits at random; a folder may hold both."""
-    if isinstance(train_data, str | Path):
-        path = Path(str(train_data).removeprefix("folder:"))
-        train, test = load_folder(path, max_examples, seed, grey=is_grey(model))
-    else:
-        train, test = draw_split(train_data, max_examples, seed, "training"), None
-    return train, test if test_data is None else draw_split(test_data, max_examples, seed, "test")
+    """Draw examples of both splits at random; a folder, or a pair of data, may hold both.
+
+    ``images`` holds the options of :func:`load_folder`.
+    """
+    if test_data is None:
+        train_data, test_data = split_pair(train_data)
+    paths = [isinstance(data, str | Path) for data in (train_data, test_data)]
+    if paths == [False, True]:
+        raise ThreeRegimeError(
+            f"test data = {str(test_data)!r} is a folder, but the training data are not: give both "
+            "in one form, so that they are normalized alike"
+        )
+    train, test = train_data, None
+    if paths[0]:
+        images["grey"] = is_grey(model) if images["grey"] is None else images["grey"]
+        test_path = _folder(test_data) if paths[1] else None
+        train, test = load_folder(_folder(train_data), max_examples, seed, **images, test=test_path)
+    train = draw_split(train, max_examples, seed, "training")
+    if test_data is None or paths[1]:
+        return train, test
+    return train, draw_split(test_data, max_examples, seed, "test", train.names)
+
+
+def _folder(path: str | Path) -> Path:
+    return Path(str(path).removeprefix("folder:")).expanduser()
 
 
 def _load_states(net: PrunableNet, checkpoints: Mapping[str, Any] | None) -> dict[str, State]:
@@ -133,8 +285,8 @@ def _load_states(net: PrunableNet, checkpoints: Mapping[str, Any] | None) -> dic
         return {OWN: state_of(net.module)}
     states = {}
     for name, value in checkpoints.items():
-        weights = user_files.read_weights(Path(value)) if isinstance(value, str | Path) else value
-        states[str(name)] = load_weights(net.module, weights, str(name))
+        weights = read_weights(Path(value)) if isinstance(value, str | Path) else value
+        states[str(name)] = load_weights(net, weights, str(name))
     return states
 
 
@@ -153,16 +305,19 @@ def _apply_rule(trials: LiveTrials) -> Decision[str]:
 
 def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> Advice:
     """Return the answer to a decision; ``start`` is the monotonic time of the question."""
-    evidence = _evidence(trials, decision.chosen)
-    recipe, task, net = trials.recipe, trials.task, trials.net
-    steps_per_epoch = task.count // recipe.batch_size
-    calibration = load_calibration(recipe.epochs * steps_per_epoch)
-    regime, probabilities, basis = _regime(evidence, calibration)
+    chosen, recipe, task, net = decision.chosen, trials.recipe, trials.task, trials.net
+    evidence = _evidence(trials, chosen)
+    findings = _findings(trials, chosen)
+    judgement = judge(evidence, findings, load_calibration(trials.steps_per_copy))
     return Advice(
-        regime=regime,
-        probabilities=probabilities,
-        basis=basis,
-        chosen=decision.chosen,
+        regime=judgement.regime,
+        turn=judgement.turn,
+        reason=judgement.reason,
+        probabilities=judgement.probabilities,
+        basis=judgement.basis,
+        findings=tuple(findings),
+        notes=net.notes,
+        chosen=chosen,
         rule=decision.rule if len(trials.candidates) > 1 else "",
         density=trials.density,
         evidence=dict(trials.evidence),
@@ -171,8 +326,17 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
             **{name: getattr(recipe, name) for name in RETRAINING_FIELDS},
             "copies": trials.copies,
             "seed": trials.seed,
+            "function": getattr(trials.training, "__name__", "your function")
+            if trials.training
+            else "",
         },
-        pruned={"weights": net.weights, "layers": len(net.prunable), "classifier": net.classifier},
+        pruned={
+            "weights": net.weights,
+            "layers": len(net.prunable),
+            "classifier": net.classifier,
+            "kinds": net.kinds,
+            "method": trials.method,
+        },
         examples={
             "train": task.count,
             "train_found": task.train.available,
@@ -180,12 +344,22 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
             "test_found": None if task.test is None else task.test.available,
         },
         cost=Cost(
-            epochs=trials.steps // max(1, steps_per_epoch),
+            epochs=trials.steps // max(1, task.count // recipe.batch_size),
             steps=trials.steps,
             seconds=time.monotonic() - start,
             device=str(task.train.inputs.device),
         ),
     )
+
+
+def _findings(trials: LiveTrials, chosen: str) -> list[Finding]:
+    """Return the problems of the data, the chosen net and its copies."""
+    train = trials.task.train
+    known = train.targets[train.targets != IGNORED_TARGET]
+    counts = tuple(known.bincount(minlength=trials.net.classes).tolist())
+    stream = train.available is None
+    facts = DataFacts(counts, stream, trials.net.module.probabilities)
+    return find_problems(trials.evidence[chosen], trials.dense[chosen], facts)
 
 
 def _evidence(trials: LiveTrials, chosen: str) -> Evidence:
@@ -202,28 +376,3 @@ def _evidence(trials: LiveTrials, chosen: str) -> Evidence:
             f"{trials.density:g}, or retrain for more than {trials.recipe.epochs} epochs"
         )
     return evidence
-
-
-def _regime(
-    evidence: Evidence, calibration: Calibration | None
-) -> tuple[str, dict[str, float] | None, str]:
-    """Return the regime, the probability of each regime, and the basis of these.
-
-    The paper's threshold of LMC separates I from II. Of II-A and II-B the more probable one is
-    taken or, without probabilities, the one on this side of the paper's threshold of CKA.
-    """
-    poor = evidence.lmc < LMC_THRESHOLD
-    reason = "no tables of this project are here to tell it"
-    if calibration is not None:
-        probabilities = calibration.probabilities(evidence.lmc, evidence.cka)
-        if probabilities is not None:
-            well_connected = max(("II-A", "II-B"), key=probabilities.__getitem__)
-            return "I" if poor else well_connected, probabilities, calibration.words
-        reason = "none of this project's own nets looked like this"
-    threshold = PhaseDiagram.from_reference().cka_threshold
-    basis = (
-        f"{reason}; regimes are split at LMC {LMC_THRESHOLD:g} and CKA {threshold:.3f}, as the "
-        "paper's"
-    )
-    well_connected = "II-A" if evidence.cka < threshold else "II-B"
-    return "I" if poor else well_connected, None, basis

@@ -26,6 +26,8 @@ MIN_CKA_DISTANCE = 1e-4
 """Smaller values of 1 - CKA count as this, which bounds the logarithm."""
 NEIGHBOUR_DISTANCE = 0.3
 """Distance of similar pairs, in standard deviations of the tables' pairs."""
+MIN_PAIRS = 400
+"""Tables with fewer pairs, as of a single dense run, are no ground for a probability."""
 MIN_NEIGHBOURS = 20
 """With fewer similar pairs there is no probability."""
 
@@ -89,7 +91,7 @@ def load_calibration(steps: int, *roots: Path) -> Calibration | None:
         roots: folders of tables; by default the shipped ones.
 
     Returns:
-        None if there are no tables, or all their cells are in one regime.
+        None if there are no tables, or they hold few pairs or a single regime.
     """
     for name in EXPERIMENTS:
         experiment = load_experiment(name, SCALE)
@@ -110,7 +112,7 @@ def load_calibration(steps: int, *roots: Path) -> Calibration | None:
 
 
 def _fit(tables: Results, pairs: pd.DataFrame) -> tuple[Any, Array] | None:
-    """Return a classifier of pairs and their features [n, 2]; None if all are in one regime."""
+    """Return a classifier of pairs and their features [n, 2]; None for few or of one regime."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -119,7 +121,7 @@ def _fit(tables: Results, pairs: pd.DataFrame) -> tuple[Any, Array] | None:
     cells = PhaseDiagram.from_results(tables, bootstrap=0).cells
     pairs = pairs.merge(cells[[*axes, "regime"]].dropna(), on=axes)
     pairs = pairs[np.isfinite(pairs["lmc"]) & np.isfinite(pairs["cka_softmax"])]
-    if pairs["regime"].nunique() < 2:
+    if pairs["regime"].nunique() < 2 or len(pairs) < MIN_PAIRS:
         return None
     inputs = features(pairs["lmc"].to_numpy(float), pairs["cka_softmax"].to_numpy(float))
     classifier = make_pipeline(StandardScaler(), LogisticRegression())

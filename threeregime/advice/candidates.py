@@ -6,69 +6,50 @@ retrained as one fleet, each on its own order of the data, and compared by LMC a
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import random
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from threeregime._fields import require
-from threeregime.advice.model import PrunableNet
+from threeregime.advice.judgement import DenseErrors, Evidence
+from threeregime.advice.model import AdaptedNet, PrunableNet
 from threeregime.algorithms import Measurement
-from threeregime.data import TensorTask, stream_seed
-from threeregime.errors import ThreeRegimeError
+from threeregime.data import IGNORED_TARGET, TensorTask, stream_seed
+from threeregime.errors import ThreeRegimeError, first_line
 from threeregime.fleet import Fleet, State, is_out_of_memory
 from threeregime.metrics import measure_pairs
 from threeregime.protocol import Retraining
-from threeregime.pruning import prune_masks
-from threeregime.training import Callback, TrainingRun, evaluate_errors, train
+from threeregime.pruning import Masks, prune_masks
+from threeregime.training import Callback, TrainingRun, evaluate_errors, evaluate_outputs, train
 
 TARGET_STEPS = 300
 """Default number of steps of a retraining, within 2 to 20 epochs."""
 RATES = {("sgd", True): 0.1, ("sgd", False): 1e-2, ("adam", True): 1e-2, ("adam", False): 1e-3}
 """Learning rates by optimizer and presence of batch norm, which tolerates larger ones."""
+BACKWARD = 3
+"""Work of a training step on an example, in passes without a gradient."""
+TIMED_STEPS = 20
+"""Steps at most that a forecast takes."""
+LINE_POINTS = 11
+CKA_EXAMPLES = 6464
+MAX_OUTPUTS = 10_000_000
+"""Number of outputs of a net that are kept, to count its predictions."""
 
+MAX_RENUMBERED = 1000
+"""With more classes no numbers are compared."""
 
-@dataclass(frozen=True)
-class DenseErrors:
-    """Errors of a net before it is pruned, fractions; ``test`` is None without test data."""
-
-    train: float
-    test: float | None
-
-    @property
-    def error(self) -> float:
-        """Test error or, without test data, training error."""
-        return self.train if self.test is None else self.test
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Measurements of the retrained copies of one pruned net.
-
-    Attributes:
-        lmc: linear mode connectivity (Equation 1), mean over pairs.
-        cka: CKA of softmax outputs (Equation 2), mean over pairs.
-        curve: training errors along the line between the copies of each pair, fractions.
-        train: training error of each copy, a fraction.
-        test: test error of each copy; None without test data.
-    """
-
-    lmc: float
-    cka: float
-    curve: tuple[tuple[float, ...], ...]
-    train: tuple[float, ...]
-    test: tuple[float, ...] | None
-
-    @property
-    def errors(self) -> tuple[float, ...]:
-        """Test errors or, without test data, training errors."""
-        return self.train if self.test is None else self.test
+UserTraining = Callable[[nn.Module, int], Any]
+"""A user's function that trains a net, in place, given a seed."""
 
 
 def default_retraining(
@@ -78,6 +59,7 @@ def default_retraining(
     batch_size: int | None = None,
     optimizer: str | None = None,
     lr: float | None = None,
+    weight_decay: float | None = None,
 ) -> Retraining:
     """Return a short retraining that suits most nets.
 
@@ -89,6 +71,7 @@ def default_retraining(
         optimizer: default: sgd (momentum 0.9) with batch norm, as in the paper, else adam.
         lr: default: `RATES`. It falls to a tenth after half of the epochs, and again after three
             quarters.
+        weight_decay: default: none.
 
     Raises:
         ThreeRegimeError: a value that is not allowed.
@@ -105,7 +88,7 @@ def default_retraining(
     milestones = sorted({m for m in (epochs // 2, 3 * epochs // 4) if 0 < m < epochs})
     return Retraining(
         lr=RATES.get((optimizer, batch_norm), 1e-3) if lr is None else lr,
-        weight_decay=0.0,
+        weight_decay=weight_decay or 0.0,
         batch_size=batch_size,
         epochs=epochs,
         milestones=tuple(milestones),
@@ -114,14 +97,14 @@ def default_retraining(
 
 
 class _StepBar(Callback):
-    """A progress bar of training steps."""
+    """A progress bar of training steps; a step is as much work as its passes."""
 
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
+    def __init__(self, update: Callable[[int], None], work: int) -> None:
+        self.update, self.work = update, work
 
     def on_step_end(self, run: TrainingRun) -> None:
         """Advance the bar."""
-        self.bar.update()
+        self.update(self.work)
 
 
 @dataclass
@@ -136,7 +119,9 @@ class LiveTrials:
         recipe: the retraining.
         copies: number of retrained copies, 2 or more.
         seed: of the copies' order of the data, and of dropout.
-        bar: a tqdm bar of steps.
+        bar: a tqdm bar of work, in passes of a net over an example.
+        method: "uniform" (a share of each layer) or "global" (of all layers together).
+        training: a user's training of a pruned net; None: the recipe.
         evidence: measurements of the candidates retrained so far.
         dense: errors of the dense nets measured so far.
         steps: training steps of all copies so far.
@@ -150,9 +135,15 @@ class LiveTrials:
     copies: int
     seed: int
     bar: Any
+    method: str = "uniform"
+    training: UserTraining | None = None
     evidence: dict[str, Evidence] = field(default_factory=dict)
     dense: dict[str, DenseErrors] = field(default_factory=dict)
     steps: int = 0
+    _members: int = 1
+
+    def __post_init__(self) -> None:
+        self.task = replace(self.task, report=lambda count: self.bar.update(count * self._members))
 
     @property
     def candidates(self) -> Sequence[str]:
@@ -164,27 +155,82 @@ class LiveTrials:
         """Epochs of the short retraining, the only one here."""
         return self.recipe.epochs
 
+    @property
+    def steps_per_copy(self) -> int:
+        """Steps of the retraining of a copy."""
+        return self.recipe.epochs * (self.task.count // self.recipe.batch_size)
+
     def dense_error(self, candidate: str) -> float:
         """Return the error of the dense net on test data or, without these, on training data."""
         if candidate not in self.dense:
+            self.bar.set_description(f"{candidate}: dense error")
             with self._trial_settings():
                 fleet = self._fleet(candidate, 1)
                 (train_error,), test_errors = self._errors(fleet)
-            test_error = None if test_errors is None else test_errors[0]
-            self.dense[candidate] = DenseErrors(train_error, test_error)
+                outputs = self._outputs(fleet)[0]
+            targets, classes = self._targets(len(outputs)), self.net.classes
+            said = outputs.argmax(dim=-1)
+            self.dense[candidate] = DenseErrors(
+                train_error,
+                None if test_errors is None else test_errors[0],
+                tuple(said.bincount(minlength=classes).tolist()),
+                float(outputs.softmax(dim=-1).amax(dim=-1).mean()),
+                _renumbered_error(said, targets, classes),
+            )
         return self.dense[candidate].error
 
     def retrain(self, candidate: str, epochs: int) -> Measurement:
         """Prune a candidate, retrain and measure its copies; NaN if the candidate diverged."""
         if np.isnan(self.dense_error(candidate)):
             return Measurement(np.nan, np.nan, np.nan)
+        self.bar.total = max(self.bar.total, self.bar.n + self.work())
         with self._trial_settings():
             fleet = self._fleet(candidate, self.copies)
             self._train(fleet, candidate, epochs)
-            evidence = self._measure(fleet)
+            evidence = self._measure(fleet, self.dense[candidate].classes)
         self.evidence[candidate] = evidence
         error = np.nan if evidence.test is None else float(np.mean(evidence.test))
         return Measurement(error, evidence.lmc, evidence.cka)
+
+    def work(self) -> int:
+        """Return the work of one candidate, in passes of a net over an example."""
+        test = 0 if self.task.test is None else len(self.task.test.targets)
+        evaluation = self.task.count + test + self._output_examples()
+        pairs = self.copies * (self.copies - 1) // 2
+        line = LINE_POINTS * self.task.count * (2 if self.net.batch_norm else 1) * pairs
+        training = self.steps_per_copy * self.recipe.batch_size * self.copies * BACKWARD
+        cka = min(CKA_EXAMPLES, self.task.count) * pairs
+        training = 0 if self.training else training
+        return evaluation * (1 + self.copies) + line + cka + training
+
+    def seconds_per_work(self) -> float:
+        """Return the seconds of a pass over an example, from some training steps."""
+        times: list[float] = []
+        with self._trial_settings():
+            fleet = self._fleet(self.candidates[0], self.copies)
+            recipe = replace(self.recipe, epochs=1, milestones=(), iterations=TIMED_STEPS)
+            callback = _StepBar(lambda work: times.append(time.monotonic()), 0)
+            train(fleet, self.task, recipe, range(self.copies), threads=None, callback=callback)
+        known = times[1:] if len(times) > 2 else times  # the first step loads libraries
+        seconds = (known[-1] - known[0]) / max(1, len(known) - 1)
+        return seconds / (self.recipe.batch_size * BACKWARD * self.copies)
+
+    def _targets(self, count: int) -> Tensor:
+        """Return the first known training targets, on the CPU."""
+        targets = self.task.train.targets
+        return targets[targets != IGNORED_TARGET][:count].cpu()
+
+    def _output_examples(self) -> int:
+        """Return for how many training examples the predictions are counted."""
+        positions = self.task.train.targets[:1].numel()
+        most = max(1, MAX_OUTPUTS // (self.net.classes * positions))
+        return min(self.task.count, most, CKA_EXAMPLES)
+
+    def _outputs(self, fleet: Fleet) -> Tensor:
+        """Return the logits of every member for some training examples, on the CPU."""
+        self._members = fleet.members
+        positions = self.task.train.targets[:1].numel()
+        return evaluate_outputs(fleet, self.task, self._output_examples() * positions).cpu()
 
     def _fleet(self, candidate: str, copies: int) -> Fleet:
         state = {n: torch.stack([t] * copies) for n, t in self.states[candidate].items()}
@@ -193,44 +239,90 @@ class LiveTrials:
 
     def _train(self, fleet: Fleet, candidate: str, epochs: int) -> None:
         """Prune all copies with the same mask and retrain each on its own order of the data."""
-        steps = epochs * (self.task.count // self.recipe.batch_size)
         self.bar.set_description(f"{candidate}: retraining {self.copies} copies")
-        self.bar.total = self.bar.n + steps
-        self.bar.refresh()
+        masks = prune_masks(fleet, self.density, self.method, names=self.net.prunable)
+        seeds = [stream_seed("copy", self.seed, number) for number in range(self.copies)]
+        if self.training is not None:
+            self._train_as_user(fleet, masks, self.training, seeds)
+            return
         train(
             fleet,
             self.task,
             self.recipe,
-            [stream_seed("copy", self.seed, number) for number in range(self.copies)],
-            masks=prune_masks(fleet, self.density, names=self.net.prunable),
+            seeds,
+            masks=masks,
             epochs=epochs,
             threads=None,
-            callback=_StepBar(self.bar),
+            callback=_StepBar(self.bar.update, BACKWARD * self.recipe.batch_size * self.copies),
         )
-        self.steps += steps * self.copies
+        self.steps += self.steps_per_copy * self.copies
 
-    def _measure(self, fleet: Fleet) -> Evidence:
+    def _train_as_user(
+        self, fleet: Fleet, masks: Masks, training: UserTraining, seeds: Sequence[int]
+    ) -> None:
+        """Train each copy by the user's function; pruned weights stay zero."""
+        state = fleet.state()
+        for number, seed in enumerate(seeds):
+            net: AdaptedNet = copy.deepcopy(self.net.module).to(fleet.device)
+            tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+            kept = {name: masks[name][number] for name in masks}
+            with torch.no_grad():
+                for name, tensor in state.items():
+                    tensors[name].copy_(tensor[number])
+                for name, mask in kept.items():
+                    tensors[name].mul_(mask)
+            for name, mask in kept.items():
+                tensors[name].register_hook(lambda gradient, mask=mask: gradient * mask)
+            torch.manual_seed(seed)
+            try:
+                training(net.net, seed)
+            except Exception as error:
+                raise ThreeRegimeError(
+                    f"your retraining failed: {type(error).__name__}: {first_line(error)}"
+                ) from error
+            trained = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+            for name, tensor in state.items():
+                value = trained[name].detach().to(tensor.device)
+                tensor[number] = value * kept[name] if name in kept else value
+        fleet.load(state)
+
+    def _measure(self, fleet: Fleet, dense_classes: Sequence[int] = ()) -> Evidence:
         self.bar.set_description("measuring LMC and CKA")
         members = list(combinations(range(self.copies), 2))
+        _share_integers(fleet)
+        self._members = len(members)
         with warnings.catch_warnings():
             # The advisor raises an error of its own for constant outputs, which have no CKA.
             warnings.filterwarnings("ignore", "CKA is undefined", RuntimeWarning)
-            pairs = measure_pairs(fleet, members, self.task, threads=None)
+            pairs = measure_pairs(
+                fleet, members, self.task, LINE_POINTS, CKA_EXAMPLES, threads=None
+            )
         return Evidence(
             float(pairs.lmc.mean()),
             float(pairs.cka_softmax.mean()),
             tuple(tuple(curve) for curve in pairs.curve.tolist()),
             *self._errors(fleet),
+            self._lost_classes(fleet, dense_classes),
         )
+
+    def _lost_classes(self, fleet: Fleet, dense_classes: Sequence[int]) -> tuple[int, ...]:
+        """Return the classes of the data that the dense net predicts and some copy never does."""
+        outputs, classes = self._outputs(fleet), self.net.classes
+        said = [o.argmax(dim=-1).bincount(minlength=classes) for o in outputs]
+        there = self._targets(outputs.shape[1]).bincount(minlength=classes).tolist()
+        fewest = torch.stack(said).amin(dim=0).tolist()
+        counts = enumerate(zip(there, dense_classes, fewest, strict=False))
+        return tuple(n for n, (data, dense, least) in counts if data and dense and not least)
 
     def _errors(self, fleet: Fleet) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
         """Return training and test errors of the members; None without test data."""
+        self._members = fleet.members
         train_errors = tuple(evaluate_errors(fleet, self.task, train=True).tolist())
         if self.task.test is None:
             return train_errors, None
         return train_errors, tuple(evaluate_errors(fleet, self.task, train=False).tolist())
 
-    @contextmanager
+    @contextlib.contextmanager
     def _trial_settings(self) -> Iterator[None]:
         """Seed dropout, evaluate attention as in training, and explain a lack of memory."""
         fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -238,18 +330,44 @@ class LiveTrials:
         try:
             with random_state_kept(stream_seed("live", self.seed)):
                 yield
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        except ThreeRegimeError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise ThreeRegimeError(
+                    f"{self.task.train.inputs.device} has no memory left for {self.copies} copies "
+                    f"at batch_size = {self.recipe.batch_size}: give a smaller one"
+                ) from error
             raise ThreeRegimeError(
-                f"{self.task.train.inputs.device} has no memory left for {self.copies} copies at "
-                f"batch_size = {self.recipe.batch_size}: give a smaller one"
+                f"the net, or the loss, fails in retraining: {type(error).__name__}: "
+                f"{first_line(error)}"
             ) from error
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-@contextmanager
+def _share_integers(fleet: Fleet) -> None:
+    """Give all members the first one's buffers of integers, which lie on no line."""
+    state = fleet.state()
+    for tensor in state.values():
+        if not tensor.is_floating_point():
+            tensor.copy_(tensor[:1].expand_as(tensor).clone())
+    fleet.load(state)
+
+
+def _renumbered_error(said: Tensor, targets: Tensor, classes: int) -> float:
+    """Return the error of predictions [n] whose classes are renumbered to fit the targets best."""
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+    if classes > MAX_RENUMBERED:
+        return 1.0
+    pairs = said.new_zeros(classes, classes)
+    pairs.index_put_((said, targets), torch.ones_like(said), accumulate=True)
+    rows, columns = linear_sum_assignment(-pairs.numpy())
+    return 1 - float(pairs[rows, columns].sum()) / max(1, len(said))
+
+
+@contextlib.contextmanager
 def random_state_kept(seed: int) -> Iterator[None]:
     """Seed PyTorch inside the context; restore all random number generators after it."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - a user's code may use it

@@ -1,24 +1,114 @@
-"""A copy of a user's net, with checks and the names of the weights to prune."""
+"""A copy of a user's net as a function of one tensor, with the names of the weights to prune."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+from torch.optim.swa_utils import AveragedModel
 
-from threeregime.data import TensorSplit, cast_inputs
+from threeregime.data import cast_inputs
 from threeregime.errors import ThreeRegimeError, first_line
 
-PROBE_EXAMPLES = 8
-"""Number of examples in the forward passes that check a net."""
 BATCH_COUNT = "num_batches_tracked"
 """A buffer of batch norm that fleets do not need."""
+SMALLEST = 1e-12
+"""Smaller probabilities count as this, which bounds the logarithm."""
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+PREFIX = "net."
+"""Prefix of the names of a user's tensors in an :class:`AdaptedNet`."""
+
+Forward = Callable[[nn.Module, Any], Any]
+"""A user's function from a net and a batch of inputs to outputs."""
+
+
+class PlainBatchNorm(_BatchNorm):
+    """Batch norm of inputs of any dimension: what SyncBatchNorm is in a single process."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Allow all."""
+
+
+class ExampleTable:
+    """Inputs by name, each [n, ...], of examples that have several; copies of a net share it."""
+
+    def __init__(self, fields: Mapping[str, Tensor]) -> None:
+        self.fields = {name: cast_inputs(t, torch.float32) for name, t in fields.items()}
+
+    def rows(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Return the inputs of some examples, on the device of their numbers [batch]."""
+        self.fields = {name: t.to(numbers.device) for name, t in self.fields.items()}
+        return {name: t[numbers] for name, t in self.fields.items()}
+
+    def __deepcopy__(self, memo: Any) -> ExampleTable:
+        return self
+
+
+class AdaptedNet(nn.Module):
+    """A user's net as a function from inputs [batch, ...] to logits [batch, ..., classes].
+
+    Args:
+        net: the user's.
+        forward: a function that calls it; None: it is called with the inputs.
+        table: inputs of all examples, if these have several; the net's input is then the number
+            of an example.
+        flat: whether there is one label for each example.
+
+    Attributes:
+        probabilities: whether the net's outputs are probabilities, whose logarithm is taken.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        forward: Forward | None = None,
+        table: ExampleTable | None = None,
+        flat: bool = True,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.call, self.table, self.flat = forward, table, flat
+        self.probabilities = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits; those of Hugging Face's and torchvision's outputs are found."""
+        given: Any = inputs if self.table is None else self.table.rows(inputs)
+        if self.call is not None:
+            outputs = self.call(self.net, given)
+        elif isinstance(given, dict):
+            positional = all(name.isdigit() for name in given)
+            outputs = self.net(*given.values()) if positional else self.net(**given)
+        else:
+            outputs = self.net(given)
+        logits = _find_logits(outputs)
+        if self.flat and logits.dim() > 2 and logits.shape[1:].numel() == max(logits.shape[1:]):
+            logits = logits.flatten(1)  # [batch, classes, 1, 1] of a convolution
+        return logits.clamp(min=SMALLEST).log() if self.probabilities else logits
+
+
+def _find_logits(outputs: Any) -> Tensor:
+    """Return the logits among a net's outputs."""
+    named = getattr(outputs, "logits", None)
+    if named is None and isinstance(outputs, Mapping):
+        named = outputs.get("logits")
+    if named is None and isinstance(outputs, tuple | list) and len(outputs) == 1:
+        named = outputs[0]
+    logits = outputs if named is None else named
+    if not isinstance(logits, Tensor):
+        raise ThreeRegimeError(
+            f"the net's outputs are {type(outputs).__name__}: they must be one tensor [batch, "
+            "classes], or have one named logits; forward=lambda net, x: net(x)[0] takes the first "
+            "of several"
+        )
+    return logits
 
 
 @dataclass(frozen=True)
@@ -26,16 +116,27 @@ class PrunableNet:
     """A net to prune.
 
     Attributes:
-        module: a copy of the user's, on the CPU, in float32.
-        prunable: names of the weights to prune.
+        module: a copy of the user's, adapted, on the CPU, in float32.
+        unfolded: the same copy before parametrizations (weight norm, masks) were made plain.
+        prunable: names of the weights to prune, in ``module``.
         classifier: name of the layer that is not pruned; empty if there is none.
         classes: number of outputs.
+        kinds: number of prunable weights by type of their layer.
+        notes: sentences on what was done to the copy.
     """
 
-    module: nn.Module
+    module: AdaptedNet
+    unfolded: nn.Module
     prunable: tuple[str, ...]
     classifier: str
     classes: int
+    kinds: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> nn.Module:
+        """The copy of the user's net."""
+        return self.module.net
 
     @property
     def batch_norm(self) -> bool:
@@ -49,69 +150,116 @@ class PrunableNet:
         return sum(parameters[name].numel() for name in self.prunable)
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the net inside of wrappers: compiled, parallel, or an average of weights."""
+    while True:
+        children = dict(model.named_children())
+        inner = children.get("_orig_mod")
+        wraps = isinstance(model, WRAPPERS) or type(model).__name__.startswith("ModelEma")  # timm
+        inner = children.get("module") if inner is None and wraps else inner
+        if inner is None:
+            return model
+        model = inner
+
+
 def copy_net(model: nn.Module) -> nn.Module:
-    """Return a trainable copy of a model, on the CPU and in float32.
+    """Return a copy of a model without wrappers, on the CPU and in float32.
 
     Raises:
-        ThreeRegimeError: not a module, or one that cannot be copied or has lazy layers.
+        ThreeRegimeError: not a module, or one that cannot be trained or copied.
     """
     if not isinstance(model, nn.Module):
         raise ThreeRegimeError(
             f"a net of type {type(model).__name__} is not allowed: a torch.nn.Module"
         )
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
-    if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
-        raise ThreeRegimeError("the net has lazy layers: call it once on a batch, then ask again")
+    model = unwrap(model)
+    _check_trainable(model)
     try:
-        net = copy.deepcopy(model).cpu().float()
+        # Weights that are computed (by masks, weight norm) cannot be copied but by value.
+        memo: dict[int, Any] = {
+            id(value): value.detach().clone()
+            for layer in model.modules()
+            for value in vars(layer).values()
+            if isinstance(value, Tensor) and not value.is_leaf
+        }
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.layout != torch.strided:  # sparse ones cannot be copied
+                dense = tensor.detach().to_dense()
+                kept = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = nn.Parameter(dense, tensor.requires_grad) if kept else dense
+        net = copy.deepcopy(model, memo)
+        for layer in net.modules():
+            layer._compiled_call_impl = None
+            _make_buffers(layer)
+        net = net.cpu().float()
     except Exception as error:
         raise ThreeRegimeError(f"the net cannot be copied: {first_line(error)}") from error
-    for norm in net.modules():
-        if isinstance(norm, _BatchNorm) and norm.momentum is None:
-            norm.momentum = 0.1  # PyTorch's default: None needs the number of batches
-    if not any(p.requires_grad for p in net.parameters()):
-        net.requires_grad_(True)
+    for layer in net.modules():
+        if isinstance(layer, nn.SyncBatchNorm):
+            layer.__class__ = PlainBatchNorm  # type: ignore[assignment]
+        if isinstance(layer, _BatchNorm) and layer.momentum is None:
+            layer.momentum = 0.1  # PyTorch's default: None needs the number of batches
     return net
 
 
-def inspect_net(model: nn.Module, train: TensorSplit, check_weights: bool = True) -> PrunableNet:
-    """Copy a net, check it, and find the weights to prune.
-
-    Args:
-        model: the user's net.
-        train: its training data.
-        check_weights: whether its weights have to be finite; not if checkpoints replace them.
-
-    Raises:
-        ThreeRegimeError: the net does not take these inputs, its outputs are not one number per
-            class, or it has no weights to prune.
-    """
-    net = copy_net(model)
-    diverged = [n for n, p in net.named_parameters() if not p.isfinite().all()]
-    if check_weights and diverged:
-        raise ThreeRegimeError(f"the net has diverged: {diverged[0]} is not finite")
-    inputs = cast_inputs(train.inputs[:PROBE_EXAMPLES], torch.float32)
-    targets = train.targets[:PROBE_EXAMPLES]
-    # On copies: a pass in training mode changes the statistics of batch norm.
-    outputs, calls = _probe(copy.deepcopy(net).eval(), inputs, targets)
-    _probe(copy.deepcopy(net).train(), inputs, targets)
-    if check_weights and not outputs.isfinite().all():
-        raise ThreeRegimeError("the net has diverged: its outputs are not finite")
-    prunable, classifier = _prunable(net, calls)
-    if not prunable:
+def _check_trainable(model: nn.Module) -> None:
+    """Refuse nets whose weights cannot be trained."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if any(isinstance(p, nn.UninitializedParameter) for _, p in tensors):
+        raise ThreeRegimeError("the net has lazy layers: call it once on a batch, then ask again")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ThreeRegimeError("the net is TorchScript: give the PyTorch net that it is made from")
+    meta = [name for name, tensor in tensors if tensor.is_meta]
+    if meta:
         raise ThreeRegimeError(
-            "the net has no convolution or linear layer besides its last linear one: there is "
-            "nothing to prune"
+            f"the net's {meta[0]} is on the meta device, without values: load its weights first"
         )
-    return PrunableNet(net, prunable, classifier, outputs.shape[-1])
+    kinds = {type(layer).__module__ for layer in model.modules()}
+    quantised = any(kind.startswith(("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn"
+                    ".intrinsic.quantized", "bitsandbytes")) for kind in kinds)  # fmt: skip
+    if quantised or any(tensor.is_quantized for _, tensor in tensors):
+        raise ThreeRegimeError(
+            "the net is quantised: give the net of floats that it is made from (prune first)"
+        )
 
 
-def is_grey(model: nn.Module) -> bool:
-    """Return whether the first convolution of a net takes images of one channel."""
-    layers = model.modules() if isinstance(model, nn.Module) else ()
-    first = next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
-    return first is not None and first.in_channels == 1
+def _make_buffers(layer: nn.Module) -> None:
+    """Make a layer's parameters of integers buffers: optimizers refuse them."""
+    for name, parameter in list(layer._parameters.items()):
+        if parameter is not None and not (parameter.is_floating_point() or parameter.is_complex()):
+            del layer._parameters[name]
+            layer.register_buffer(name, parameter.detach().clone())
+
+
+def fold(net: nn.Module) -> tuple[nn.Module, list[str]]:
+    """Make the weights of a net plain, in place: masks and weight norm become part of them.
+
+    Returns:
+        The net, and the names of the weights that were computed.
+    """
+    folded = []
+    net.eval()  # in training mode the power iterations of spectral norm go on
+    for name, layer in list(net.named_modules()):
+        for hook in list(layer._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                tensor = hook._tensor_name
+                prune.remove(layer, tensor)
+            elif isinstance(hook, WeightNorm | SpectralNorm):
+                remove = remove_weight_norm if isinstance(hook, WeightNorm) else None
+                tensor = hook.name
+                (remove or remove_spectral_norm)(layer, tensor)
+            else:
+                continue
+            folded.append(f"{name}.{tensor}".lstrip("."))
+        if parametrize.is_parametrized(layer):
+            tensors = {n: getattr(layer, n).detach().clone() for n in layer.parametrizations}
+            # PyTorch's remove_parametrizations changes the class, which is the user's layer's too.
+            layer.__class__ = parametrize.type_before_parametrizations(layer)
+            del layer._modules["parametrizations"]
+            for tensor, value in tensors.items():
+                layer.register_parameter(tensor, nn.Parameter(value))
+            folded += [f"{name}.{tensor}".lstrip(".") for tensor in tensors]
+    return net, folded
 
 
 def state_of(net: nn.Module) -> dict[str, Tensor]:
@@ -120,105 +268,3 @@ def state_of(net: nn.Module) -> dict[str, Tensor]:
     return {
         n: t.detach().clone() for n, t in tensors.items() if n.rpartition(".")[2] != BATCH_COUNT
     }
-
-
-def load_weights(net: nn.Module, weights: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Return the state of a net with the weights of a checkpoint.
-
-    Args:
-        net: a net of the same architecture.
-        weights: a state_dict, or a mapping that holds one as "state_dict", "model_state_dict" or
-            "model". The prefixes "module." and "_orig_mod." are removed from names.
-        name: name of the checkpoint in errors.
-
-    Raises:
-        ThreeRegimeError: another architecture, or no state_dict.
-    """
-    for key in ("state_dict", "model_state_dict", "model"):
-        inner = weights.get(key) if isinstance(weights, Mapping) else None
-        if isinstance(inner, Mapping):
-            weights = inner
-    if not isinstance(weights, Mapping) or not all(isinstance(n, str) for n in weights):
-        raise ThreeRegimeError(f"{name} holds no weights by name: save net.state_dict()")
-    for prefix in ("module.", "_orig_mod."):
-        if weights and all(n.startswith(prefix) for n in weights):
-            weights = {n.removeprefix(prefix): t for n, t in weights.items()}
-    mismatches = _mismatches(net, weights)
-    if mismatches:
-        raise ThreeRegimeError(f"{name} is of another architecture: {'; '.join(mismatches)}")
-    net = copy.deepcopy(net)
-    net.load_state_dict(dict(weights), strict=False)
-    return state_of(net)
-
-
-def _mismatches(net: nn.Module, weights: Mapping[str, Any]) -> list[str]:
-    """Return the first missing, unknown and differently shaped tensor of a checkpoint, in words."""
-    tensors = net.state_dict(keep_vars=True)
-    # A file may hold only one of tied weights.
-    loaded = {id(tensors[n]) for n in weights if n in tensors}
-    missing = [
-        f"it lacks {n}"
-        for n, t in tensors.items()
-        if n not in weights and id(t) not in loaded and BATCH_COUNT not in n
-    ]
-    unknown = [f"{n} is not in the net" for n in weights if n not in tensors]
-    shapes = []
-    for n, t in weights.items():
-        expected = tensors.get(n)
-        if isinstance(expected, Tensor) and getattr(t, "shape", None) != expected.shape:
-            shape = list(t.shape) if hasattr(t, "shape") else "no tensor"
-            shapes.append(f"{n} is {shape}, in the net {list(expected.shape)}")
-    return [lines[0] for lines in (missing, unknown, shapes) if lines]
-
-
-def _probe(net: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, list[str]]:
-    """Return the outputs of a net, and the names of its linear layers in order of their calls."""
-    calls: list[str] = []
-    for name, layer in net.named_modules():
-        if isinstance(layer, nn.Linear):
-            layer.register_forward_hook(lambda *_, name=name: calls.append(name))
-    try:
-        with torch.no_grad():
-            outputs = net(inputs)
-    except Exception as error:
-        raise ThreeRegimeError(
-            f"the net cannot take inputs of shape {list(inputs.shape)}, {inputs.dtype}: "
-            f"{first_line(error)}"
-        ) from error
-    labels = list(targets.shape)
-    shape = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if not isinstance(outputs, Tensor) or shape[:-1] != labels:
-        mode = "in training mode " if net.training else ""
-        expected = "[batch, classes]" if targets.dim() == 1 else "[batch, places, classes]"
-        raise ThreeRegimeError(
-            f"{mode}the net's outputs are {shape} for labels of shape {labels}: they must be one "
-            f"tensor {expected}"
-        )
-    if outputs.shape[-1] < 2:
-        raise ThreeRegimeError(
-            "the net has one output: give it one of each class, two for a yes or no"
-        )
-    return outputs, calls
-
-
-def _prunable(net: nn.Module, calls: list[str]) -> tuple[tuple[str, ...], str]:
-    """Return the names of the weights to prune, and of the classifier.
-
-    Args:
-        net: the net.
-        calls: names of the linear layers in the order of their calls.
-    """
-    layers = dict(net.named_modules())
-    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
-    # A layer may be used without a call; the last one that was defined is then a guess.
-    classifier = calls[-1] if calls else linear[-1] if linear else ""
-    weights: list[Any] = []
-    for name, layer in layers.items():
-        if isinstance(layer, _ConvNd | nn.Linear) and name != classifier:
-            weights.append(layer._parameters.get("weight"))
-        if isinstance(layer, nn.MultiheadAttention):
-            parts = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-            weights += [layer._parameters.get(part) for part in parts]
-    tied = layers[classifier]._parameters.get("weight") if classifier else None
-    ids = {id(p) for p in weights if p is not None and p is not tied}
-    return tuple(n for n, p in net.named_parameters() if id(p) in ids), classifier

@@ -1,6 +1,12 @@
 """Datasets as tasks: examples of both splits, batches, losses and errors."""
 
-from threeregime.data.folders import FolderSplit, check_same_classes, open_split
+from threeregime.data.folders import (
+    TEST_FOLDERS,
+    FolderSplit,
+    check_same_classes,
+    find_test_folder,
+    open_split,
+)
 from threeregime.data.images import Dataset, ImageBatches, plain_images
 from threeregime.data.registry import (
     DATA_DIR,
@@ -12,7 +18,7 @@ from threeregime.data.registry import (
     task_size,
 )
 from threeregime.data.task import IGNORED_TARGET, Batches, Task, stream_seed
-from threeregime.data.tensors import TensorSplit, TensorTask, cast_inputs
+from threeregime.data.tensors import TensorSplit, TensorTask, as_tensor, cast_inputs
 from threeregime.data.translation import TRANSLATIONS, Translation
 from threeregime.data.vocabulary import PAD
 
@@ -21,6 +27,7 @@ __all__ = [
     "DATA_DIR",
     "IGNORED_TARGET",
     "PAD",
+    "TEST_FOLDERS",
     "TRANSLATIONS",
     "Batches",
     "Dataset",
@@ -31,9 +38,11 @@ __all__ = [
     "TensorSplit",
     "TensorTask",
     "Translation",
+    "as_tensor",
     "cast_inputs",
     "check_same_classes",
     "dataset_from_arrays",
+    "find_test_folder",
     "load_images",
     "load_task",
     "open_split",

@@ -1,0 +1,227 @@
+"""The judgement: regimes, probabilities, and problems that leave no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from tests.advice.examples import ask, build_net, mlp, normed, pictures, trained_net
+from threeregime.advice import calibration
+from threeregime.advice.judgement import (
+    CANNOT_TELL,
+    DataFacts,
+    DenseErrors,
+    Evidence,
+    Finding,
+    classify_copies,
+    find_problems,
+    judge,
+)
+
+EVEN = (100, 100, 100, 100)
+"""Examples of each class."""
+
+
+def evidence(
+    lmc: float = 0.0, cka: float = 0.99, train: tuple[float, ...] = (0.1, 0.1), **more: Any
+) -> Evidence:
+    return Evidence(lmc, cka, ((0.1, 0.1, 0.1),), train, None, **more)
+
+
+def problems(
+    copies: Evidence, dense: float = 0.08, counts: tuple[int, ...] = EVEN, **more: Any
+) -> list[tuple[str, bool]]:
+    """Return names of findings, and whether each leaves no answer."""
+    errors = DenseErrors(dense, None, counts, **{"confidence": 0.9, "renumbered": dense, **more})
+    found = find_problems(copies, errors, DataFacts(counts))
+    return [(finding.name, finding.blocks) for finding in found]
+
+
+@pytest.mark.parametrize(
+    ("lmc", "cka", "regime", "turn"),
+    [(-0.2, 0.9, "I", "hotter"), (-0.01, 0.9, "II-A", "colder"), (0.0, 0.99, "II-B", "stay")],
+)
+def test_regimes_without_tables_are_split_as_the_papers(
+    lmc: float, cka: float, regime: str, turn: str
+) -> None:
+    got, chances, basis = classify_copies(evidence(lmc, cka), None)
+    assert (got, chances) == (regime, None)
+    assert "no tables" in basis
+    assert judge(evidence(lmc, cka), [], None).turn == turn
+
+
+class Known:
+    """A calibration with given probabilities."""
+
+    words = "made up"
+
+    def __init__(self, **probabilities: float) -> None:
+        self.given = {name.replace("_", "-"): value for name, value in probabilities.items()}
+
+    def probabilities(self, lmc: float, cka: float) -> dict[str, float]:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("lmc", "chances", "turn"),
+    [
+        (-0.06, {"I": 0.5, "II_A": 0.45, "II_B": 0.05}, CANNOT_TELL),
+        (-0.03, {"I": 0.98, "II_A": 0.02, "II_B": 0.0}, CANNOT_TELL),
+        (-0.2, {"I": 0.97, "II_A": 0.03, "II_B": 0.0}, "hotter"),
+    ],
+)
+def test_uncertain_probabilities_leave_it_open(
+    lmc: float, chances: dict[str, float], turn: str
+) -> None:
+    known: Any = Known(**chances)
+    judgement = judge(evidence(lmc), [], known)
+    assert judgement.turn == turn
+    assert judgement.probabilities == known.given
+    assert bool(judgement.reason) == (turn == CANNOT_TELL)
+
+
+def test_a_problem_leaves_it_open_whatever_the_regime() -> None:
+    problem = Finding("x", "it is broken: mend it")
+    for lmc in (-0.5, 0.0):
+        judgement = judge(evidence(lmc), [Finding("y", "doubt", blocks=False), problem], None)
+        assert (judgement.turn, judgement.reason) == (CANNOT_TELL, "it is broken: mend it")
+    assert judge(evidence(), [Finding("y", "doubt", blocks=False)], None).turn == "stay"
+
+
+@pytest.mark.parametrize(
+    ("copies", "options", "found"),
+    [
+        (evidence(), {}, []),
+        (evidence(-0.3), {"dense": 0.0}, []),
+        (evidence(), {"counts": (10, 10, 9, 10)}, [("few examples", True)]),
+        (evidence(train=(0.76, 0.75)), {}, [("copies at chance", True)]),
+        (evidence(train=(0.05, 0.7)), {}, [("collapsed copy", True)]),
+        (evidence(0.3, train=(0.4, 0.4)), {"dense": 0.38}, [("not settled", True)]),
+        (evidence(lost=(2,)), {}, [("lost class", True)]),
+        (evidence(lost=(2,)), {"counts": (200, 200, 5, 200)}, [("lost class", False)]),
+        (evidence(train=(0.3, 0.3)), {}, [("short retraining", False)]),
+        (evidence(train=(0.2, 0.2)), {"dense": 0.6}, [("untrained", True)]),
+        (evidence(), {"dense": 0.74}, [("dense net at chance", True)]),
+        (evidence(), {"dense": 0.5, "renumbered": 0.05}, [("other labels", True)]),
+        (evidence(), {"counts": (100, 100, 100, 0)}, [("missing classes", False)]),
+        # Always predicting the most frequent class errs on a tenth.
+        (
+            evidence(train=(0.1, 0.1)),
+            {"dense": 0.02, "counts": (900, 100)},
+            [("copies at chance", True)],
+        ),
+    ],
+)
+def test_problems_are_named(
+    copies: Evidence, options: dict[str, Any], found: list[tuple[str, bool]]
+) -> None:
+    assert problems(copies, **options) == found
+
+
+def test_a_sure_net_at_chance_has_other_labels_or_inputs() -> None:
+    for confidence, words in ((0.95, "labels or inputs"), (0.3, "it is not trained")):
+        dense = DenseErrors(0.75, None, EVEN, confidence, 0.7)
+        (finding,) = find_problems(evidence(), dense, DataFacts(EVEN))
+        assert words in finding.text
+
+
+# --- as they occur
+
+
+def cautions(model: nn.Module, data: Any, **options: Any) -> list[str]:
+    """Return the names of all problems; each is told, and leaves no answer."""
+    answer = ask(model, data, **options)
+    assert (answer.turn == CANNOT_TELL) == any(f.blocks for f in answer.findings)
+    text = str(answer)
+    assert ("Stay:" in text) == (answer.turn == "stay")
+    assert text.count("Caution: ") == len(answer.findings)
+    return [finding.name for finding in answer.findings]
+
+
+LARGE = pictures(400)
+
+
+def test_a_net_that_was_never_trained() -> None:
+    noise = torch.randn(LARGE[0].shape, generator=torch.Generator().manual_seed(0))
+    assert "dense net at chance" in cautions(build_net(normed), (noise, LARGE[1]))
+
+
+def test_labels_numbered_anew() -> None:
+    net = trained_net(normed, LARGE)
+    assert cautions(net, (LARGE[0], (LARGE[1] + 1) % 4))[0] == "other labels"
+    some = LARGE[1] >= 2
+    found = cautions(net, (LARGE[0][some], LARGE[1][some] - 2))
+    assert found[0] == "other labels"
+    assert "missing classes" in found
+
+
+def test_two_examples() -> None:
+    inputs, labels = pictures()
+    assert cautions(trained_net(normed, LARGE), (inputs[:2], labels[:2])) == ["few examples"]
+
+
+def test_a_training_that_destroys_the_copies() -> None:
+    def collapse(net: nn.Module, seed: int) -> None:
+        with torch.no_grad():
+            for parameter in net.parameters():
+                torch.nn.init.normal_(parameter, std=1e-3)
+
+    found = cautions(trained_net(mlp, LARGE), LARGE, retrain=collapse)
+    assert found[0] in ("copies at chance", "collapsed copy")
+
+
+def test_a_training_that_destroys_one_copy() -> None:
+    calls: list[int] = []
+
+    def collapse(net: nn.Module, seed: int) -> None:
+        calls.append(seed)
+        if len(calls) == 2:
+            with torch.no_grad():
+                for parameter in net.parameters():
+                    torch.nn.init.normal_(parameter, std=1e-3)
+
+    found = cautions(trained_net(mlp, LARGE), LARGE, retrain=collapse, density=1.0)
+    assert found[0] == "collapsed copy"
+
+
+def test_a_class_that_the_copies_no_longer_predict() -> None:
+    def forget(net: nn.Module, seed: int) -> None:
+        with torch.no_grad():
+            net[4].bias[2] = -1e3 - seed % 7  # type: ignore[index]
+
+    found = cautions(trained_net(mlp, LARGE), LARGE, retrain=forget, density=1.0)
+    assert "lost class" in found
+
+
+def test_a_stream_in_order() -> None:
+    class Sorted(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+            order = LARGE[1].argsort(stable=True).tolist()
+            return ((LARGE[0][i], int(LARGE[1][i])) for i in order)
+
+    assert "stream in order" in cautions(trained_net(normed, LARGE), Sorted(), max_examples=150)
+
+
+# --- probabilities of the shipped tables
+
+
+def test_probabilities_are_those_of_the_shipped_tables() -> None:
+    fit = calibration.load_calibration(300)
+    assert fit is not None
+    assert len(fit.pairs) > 400
+    pairs = [(lmc, fit.probabilities(lmc, 1 - 10**apart)) for lmc, apart in fit.pairs]
+    answers = sorted((lmc, chances["I"]) for lmc, chances in pairs if chances is not None)
+    assert answers[0][1] > 0.9 > 0.6 > answers[-1][1]
+    assert all(chances is None or sum(chances.values()) == pytest.approx(1) for _, chances in pairs)
+    # No net of ours is so poorly connected and yet answers so alike.
+    assert fit.probabilities(-0.6, 0.999) is None
+
+
+def test_without_tables_there_is_no_probability(tmp_path: Path) -> None:
+    assert calibration.load_calibration(300, tmp_path) is None
