@@ -160,7 +160,7 @@ def test_formulas_are_typeset(html: Path, browser: Any) -> None:
 def test_protocol_page_has_the_presets_constants(html: Path) -> None:
     text = (html / "book" / "protocol.html").read_text(encoding="utf-8")
     assert "272,282" in text  # parameters of the paper's net
-    assert "17,414" in text  # and of the digits'
+    assert "38,872" in text  # and of the laptop's
     assert "{{" not in text
 
 

@@ -143,8 +143,8 @@ def test_built_checksums_are_those_on_the_pages(html: Path) -> None:
 
 def test_figure_of_two_studies_names_both(html: Path) -> None:
     (caption, *_) = _blocks(_text(html, "notebooks/figure_04"), "trace")
-    assert ">diagnostics, digits</a>" in caption
-    assert ">figure_07, digits</a>" in caption
+    assert ">figure_02, clutter</a>" in caption
+    assert ">figure_07, clutter</a>" in caption
 
 
 def test_figure_of_the_papers_values_names_no_tables_of_ours(html: Path) -> None:

@@ -191,7 +191,7 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
     plan, cost = got.out.splitlines()
     assert plan == (
         "figure_02 at scale smoke: 6 cells, 2 x 2 seeds; left to do: 2 dense runs in 1 fleets, "
-        "24 retrainings in 3 fleets, 232 net-epochs"
+        "24 retrainings in 3 fleets, 144 net-epochs"
     )
     assert cost.startswith("about ")
     assert cost.endswith(" on cpu")

@@ -101,7 +101,7 @@ COMMANDS = {
     "sweep what is shipped": "sweep figure_12 --device cpu",
     "advise": "advise own.py:net --data own.py:data --density 0.5 --epochs 1 --device cpu "
     "--figure barrier.png",
-    "claims": "claims --only depth",
+    "claims": "claims --only rho_by_cka",
     "a cluster": "sweep figure_02 --dask tcp://127.0.0.1:1",
     "a notebook": "run figure_02",
     "the book": "book",
