@@ -103,6 +103,10 @@ def test_text_is_the_results_table(visit: Visit, studies: list[Study]) -> None:
                 expected = [factor * cell[f"{name}{end}"] for end in ("", "_low", "_high")]
                 assert numbers(row)[-3:] == pytest.approx(expected, abs=1.001 * half)
             advice = tab.locator(".advice").inner_text()
+            if cell["no_nets"]:
+                assert advice.startswith("No regime: these nets learned nothing.")
+                assert tab.locator(".chances > div").count() == 0
+                continue
             assert re.match(rf"Regime {cell['regime']}(:|, but)", advice)
             bars = [numbers(t)[-1] for t in tab.locator(".chances > div").all_inner_texts()]
             chances = [100 * cell[name] for name in ("p_I", "p_IIA", "p_IIB")]
@@ -116,7 +120,7 @@ def test_text_is_the_results_table(visit: Visit, studies: list[Study]) -> None:
             top = 100 * np.mean([np.asarray(c) for c in pairs["curve"]], axis=0).max()
             assert numbers(curve)[-1] == pytest.approx(top, abs=0.06)
             seen += 1
-    assert seen >= 50
+    assert seen >= 40
 
 
 def check_advice(text: str, d: PhaseDiagram, i: int, j: int) -> None:
@@ -131,7 +135,8 @@ def check_advice(text: str, d: PhaseDiagram, i: int, j: int) -> None:
     assert f"{d.temperatures[best]:g}" in naive
     assert numbers(naive)[-1] == pytest.approx(100 * (error[i, j] - error[best, j]), abs=0.051)
     values = numbers(fair.replace("95 %", ""))
-    expected = [100 * x[i, j] for x in (gain, low, high)]
+    # With one dense seed there is no fair gain, and none is named.
+    expected = [100 * x[i, j] for x in (gain, low, high) if np.isfinite(x[i, j])]
     assert values == pytest.approx(expected, abs=0.051)
     assert ("leave open" in text) == (low[i, j] <= 0)
     pointed = {"I": best < i, "II-A": best > i, "II-B": False}[d.grid("regime")[i, j]]
