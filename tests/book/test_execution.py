@@ -204,7 +204,7 @@ def test_shipped_tables_and_experiments_are_recorded(
     root = tmp_path.resolve()
     source = (
         "from threeregime import load_experiment, load_results\n"
-        "load_results(load_experiment('figure_07', 'digits'))"
+        "load_results(load_experiment('figure_07', 'clutter'))"
     )
     write_notebook(root / "notebooks" / "loads.ipynb", source)
     assert execution.run_all(root, server=server) == ["loads"]
