@@ -356,7 +356,7 @@ def test_a_fleet_that_was_killed_gives_the_same_tables(
 
 def test_fields_and_axis() -> None:
     experiment = catalogue.load_experiment("quantization", "clutter")
-    assert experiment.loads == (1, 2, 3, 4, 8)
+    assert experiment.loads == (2, 3, 4, 8)
     for unit in experiment.units():
         assert unit.protocol.pruning == Pruning("quantization", 1.0, bits=int(unit.load))
     assert axis_label("bits") == "Bits a weight"
