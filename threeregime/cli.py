@@ -153,21 +153,7 @@ def run(
     if out is not None:
         out = out if out.suffix == ".ipynb" else out / f"{notebook}.ipynb"
         os.environ["THREEREGIME_RUNS"] = str(out.parent.absolute())
-    _show_standard_error()
     print(run_notebook(notebook, dict(split_pair(p) for p in parameter or []), out))
-
-
-def _show_standard_error() -> None:
-    """Show the progress bars of notebooks, which kernels write to their standard error."""
-    from papermill.engines import NBClientEngine, papermill_engines
-
-    class ShowingEngine(NBClientEngine):
-        @classmethod
-        def execute_managed_notebook(cls, *arguments: Any, **options: Any) -> Any:
-            options["stderr_file"] = sys.stderr
-            return super().execute_managed_notebook(*arguments, **options)
-
-    papermill_engines.register(None, ShowingEngine)
 
 
 @app.command()

@@ -16,7 +16,7 @@ import torch
 
 from threeregime import book, claims, cli, sweep
 from threeregime._option_values import parse_cells, parse_duration, parse_fields, parse_seeds
-from threeregime.book.notebooks import execute
+from threeregime.book import notebooks
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import load_results, tables
@@ -351,9 +351,9 @@ def test_progress_bars_of_a_notebook_are_shown(
         cells = [nbformat.v4.new_code_cell(cell)]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         source = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-        nbformat.write(source, tmp_path / "source.ipynb")
-        execute(tmp_path / "source.ipynb", out, {})
-        return out
+        (tmp_path / "notebooks").mkdir()
+        nbformat.write(source, tmp_path / "notebooks" / "source.ipynb")
+        return notebooks.run_notebook("source", {}, out, root=tmp_path)
 
     monkeypatch.setattr(book, "run_notebook", run_notebook, raising=False)
     monkeypatch.delenv("THREEREGIME_RUNS", raising=False)

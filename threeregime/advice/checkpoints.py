@@ -21,7 +21,7 @@ from threeregime.advice.model import BATCH_COUNT, PrunableNet, fold, state_of
 from threeregime.errors import ThreeRegimeError
 
 MAX_DEPTH = 3
-"""How many mappings deep weights may lie in a checkpoint."""
+"""Largest number of mappings around the weights in a checkpoint."""
 MAX_UNKNOWN = 200
 """Largest number of unknown classes in a file."""
 KEYS = ("state_dict", "model_state_dict", "model", "net", "weights", "module", "ema")

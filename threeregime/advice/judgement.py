@@ -89,7 +89,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of the training examples.
+    """Facts about the training examples.
 
     Attributes:
         counts: number of examples of each class, one entry for each output of the net.
@@ -140,7 +140,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the evidence says.
+    """Something that the evidence shows.
 
     Attributes:
         regime: "I", "II-A" or "II-B", by the thresholds.

@@ -13,7 +13,7 @@ from threeregime.analysis.cells import format_value
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import LMC_THRESHOLD
 from threeregime.analysis.transitions import best_temperatures
-from threeregime.data import task_size
+from threeregime.data import chance_error
 from threeregime.experiments import Experiment, load_experiment
 from threeregime.results import (
     Results,
@@ -141,8 +141,7 @@ class Study:
         cka_threshold: float = 0.0,
     ) -> Study:
         """Make the diagram of each variant; thresholds as in `obtain`."""
-        classes, _ = task_size(experiment.protocol.data)
-        limit = NO_NET_SHARE * (1 - 1 / classes) if classes else 1.0
+        limit = NO_NET_SHARE * chance_error(experiment.protocol.data)
         total = experiment.protocol.dense.epochs if experiment.temperature == "epochs" else None
         diagrams = {
             variant: PhaseDiagram.from_results(

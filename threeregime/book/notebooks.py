@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import papermill
 from jupyter_core.utils import ensure_event_loop
@@ -58,7 +59,7 @@ def run_notebook(
             raise ThreeRegimeError(f"{name} has no parameter {key!r}: {choice}")
         values[key] = convert(key, allowed[key]["inferred_type_name"], value)
     out = out or root / "runs" / f"{name}.ipynb"
-    execute(known[name], out, values)
+    execute(known[name], out, values, stderr_file=sys.stderr)  # it shows progress bars
     return out
 
 
@@ -91,6 +92,7 @@ def execute(
     values: Mapping[str, Any],
     manager: type[KernelManager] = KernelManager,
     arguments: Sequence[str] = (),
+    stderr_file: IO[str] | None = None,
 ) -> None:
     """Execute a notebook in its own folder, as JupyterLab does.
 
@@ -100,6 +102,7 @@ def execute(
         values: parameters by name.
         manager: kernel manager that starts the kernel.
         arguments: further arguments of `threeregime.book.kernel`.
+        stderr_file: where to show what cells write to standard error, too.
 
     Raises:
         ThreeRegimeError: a cell failed.
@@ -111,6 +114,7 @@ def execute(
             out,
             dict(values),
             progress_bar=False,
+            stderr_file=stderr_file,
             kernel_manager_class=manager,
             resources={"metadata": {"path": str(source.parent)}},
             coalesce_streams=True,

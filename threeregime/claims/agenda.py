@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,20 +51,27 @@ def missing_looks(root: Path | None = None, data_dir: Path = DATA_DIR) -> list[L
         root: folder of the tables; None: the shipped ones.
         data_dir: folder of the data sets.
     """
-    registration = load_registration()
-    looks = []
-    for study in registration.studies.values():
-        waiting = _waiting(registration, study, root)
-        if waiting is None:
-            continue
-        seeds, claims = waiting
-        seconds, problem = None, ""
-        try:
-            seconds = estimate_seconds(study.experiment(seeds), root or tables.ROOT, data_dir)
-        except ThreeRegimeError as error:
-            problem = str(error)
-        looks.append(Look(study, seeds, claims, seconds, problem))
+    studies = load_registration().studies.values()
+    looks = (_next_look(study, root, data_dir) for study in studies)
+    return _in_order(look for look in looks if look is not None)
+
+
+def _in_order(looks: Iterable[Look]) -> list[Look]:
     return sorted(looks, key=lambda look: -look.claims_per_hour)
+
+
+def _next_look(study: RegisteredStudy, root: Path | None, data_dir: Path) -> Look | None:
+    """Return the next look at a study, with its cost; None if nothing waits for one."""
+    waiting = _waiting(load_registration(), study, root)
+    if waiting is None:
+        return None
+    seeds, claims = waiting
+    seconds, problem = None, ""
+    try:
+        seconds = estimate_seconds(study.experiment(seeds), root or tables.ROOT, data_dir)
+    except ThreeRegimeError as error:
+        problem = str(error)
+    return Look(study, seeds, claims, seconds, problem)
 
 
 def _waiting(
@@ -94,7 +101,7 @@ def run_looks(
 ) -> Iterator[str]:
     """Compute the missing looks one after the other, and yield a line on each.
 
-    After every look the verdicts are drawn anew, so that the next one is where most is open.
+    After every look its study's verdicts are drawn anew: the next one is where most is open.
     Whatever is computed is kept: another call goes on where this one stopped.
 
     Args:
@@ -104,16 +111,20 @@ def run_looks(
         deadline: time (as of ``time.time()``) to stop by with everything saved.
     """
     at = root or tables.ROOT
-    while looks := [look for look in missing_looks(root, data_dir) if not look.problem]:
-        study, seeds = looks[0].study, looks[0].seeds
-        yield f"{study.name}: {seeds} dense seeds, for {', '.join(looks[0].claims)}"
+    looks = [look for look in missing_looks(root, data_dir) if not look.problem]
+    while looks:
+        look, *others = looks
+        study = look.study
+        yield f"{study.name}: {look.seeds} dense seeds, for {', '.join(look.claims)}"
         whole = run_sweep(
-            study.experiment(seeds), at, data_dir=data_dir, workers=workers, deadline=deadline
+            study.experiment(look.seeds), at, data_dir=data_dir, workers=workers, deadline=deadline
         )
         if not whole or (deadline is not None and time.time() > deadline):
             return
         list(pack(at, [study.experiment_name]))
         registered_study.cache_clear()
+        later = _next_look(study, root, data_dir)
+        looks = _in_order([*others, later] if later else others)
 
 
 def look_lines(looks: list[Look]) -> Iterator[str]:

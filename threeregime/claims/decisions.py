@@ -78,7 +78,7 @@ def decide(
 
 
 def is_futile(decision: Decision, rules: Rules) -> bool:
-    """Whether the interval lies within the limits of effects that are not looked at again."""
+    """Return whether the interval lies within the limits of effects not looked at again."""
     return -rules.futile < decision.low and decision.high < rules.futile
 
 

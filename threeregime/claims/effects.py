@@ -7,6 +7,7 @@ other seeds: no seed judges a choice that it had a part in.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ NAMES = {
     "hessian_top": "its leading eigenvalue",
 }
 STEADY_RANGE = 0.1
-"""How far the accuracy of Algorithm 1 may change between neighbouring thresholds of LMC."""
+"""Largest change of Algorithm 1's accuracy between near thresholds that counts as none."""
 
 
 def third_of_loads(evidence: Evidence) -> int:
@@ -219,7 +220,7 @@ def all_in_one(evidence: Evidence) -> Array:
 def variant_gain(
     evidence: Evidence, against: Evidence, where: Collection[str], metric: str
 ) -> Array:
-    """What another variant gains in the cells that are in some regimes without it, mean [D].
+    """Gain of another variant in the cells that are in some regimes without it, mean [D].
 
     ``metric`` is "log_error" or "dissimilarity" (theirs is lower) or "lmc" (theirs is higher).
     """
@@ -232,7 +233,7 @@ def variant_gain(
 def variant_gain_contrast(
     evidence: Evidence, against: Evidence, more: Collection[str], less: Collection[str]
 ) -> Array:
-    """What another variant gains in log error in some regimes minus that in others [D]."""
+    """Gain of another variant in log error, in some regimes minus that in others [D]."""
     inside, outside = (
         variant_gain(evidence, against, where, "log_error") for where in (more, less)
     )
@@ -304,19 +305,23 @@ def _choice_difference(
     evidence: Evidence, alpha: int, rules: tuple[str, str], loads: Collection[float]
 ) -> Array:
     worse, better = rules
-    errors = _errors_of_rules(evidence, selection_rules(LMC_THRESHOLD, alpha), loads)
+    choices = _selections(evidence, alpha)
+    choices = choices[choices[evidence.diagram.load].isin(list(loads))]
+    errors = choices.pivot_table("log_error", "dense_seed", "rule")
     return (errors[worse] - errors[better]).to_numpy()
 
 
-def _errors_of_rules(
-    evidence: Evidence, rules: Mapping[str, Rule], loads: Collection[float]
-) -> pd.DataFrame:
-    """Log error of the net that each rule (columns) chooses, mean over loads, by dense seed."""
+@functools.lru_cache(maxsize=8)
+def _selections(evidence: Evidence, alpha: int) -> pd.DataFrame:
+    """Choices of all rules that select a net; cached, since several parts need them."""
+    return _choices(evidence, selection_rules(LMC_THRESHOLD, alpha))
+
+
+def _choices(evidence: Evidence, rules: Mapping[str, Rule]) -> pd.DataFrame:
+    """Choices of rules as `replay_rules` returns them, with the column ``log_error``."""
     choices = replay_rules(replays(_tables(evidence), evidence.retraining_epochs), rules)
-    choices = choices[choices[evidence.diagram.load].isin(list(loads))]
     floor = 0.5 / evidence.test_examples
-    choices = choices.assign(log_error=np.log(choices["test_error"].clip(lower=floor)))
-    return choices.pivot_table("log_error", "dense_seed", "rule")
+    return choices.assign(log_error=np.log(choices["test_error"].clip(lower=floor)))
 
 
 def _tables(evidence: Evidence) -> Results:
@@ -341,16 +346,18 @@ def radius_loss(evidence: Evidence) -> Array:
     return (errors["CKA"] - errors["grid search"]).to_numpy()
 
 
+@functools.lru_cache(maxsize=8)
 def _radius_errors(evidence: Evidence) -> pd.DataFrame:
-    rules = {"CKA": select_rho, "grid search": grid_search}
-    return _errors_of_rules(evidence, rules, evidence.diagram.loads)
+    """Log error at the radius that each rule (columns) chooses, by dense seed; cached as above."""
+    choices = _choices(evidence, {"CKA": select_rho, "grid search": grid_search})
+    return choices.pivot_table("log_error", "dense_seed", "rule")
 
 
 @_effect("area under the ROC curve, {better} minus {worse}")
 def area_contrast(evidence: Evidence, better: str, worse: str) -> Array:
-    """How much better a metric tells where hotter is better than another one does [D].
+    """Area under the ROC curve of one metric minus that of another [D].
 
-    Difference of the areas under the ROC curve.
+    The curve is that of telling where hotter is better.
     """
     areas = _areas(evidence, None)
     return (areas[better] - areas[worse]).to_numpy()
@@ -383,7 +390,7 @@ def part_effects(part: Part, evidence: Evidence) -> Array:
 
 
 def part_words(part: Part) -> str:
-    """Return what the effect of a registered part is, in words."""
+    """Return the effect of a registered part in words."""
     template = EFFECTS[part.effect].words
     options = {name: _option_words(name, value) for name, value in part.options}
     words = template.format(**options)

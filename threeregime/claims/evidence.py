@@ -22,7 +22,7 @@ from threeregime.analysis import (
     otsu,
 )
 from threeregime.claims.parts import Rules
-from threeregime.data import task_size
+from threeregime.data import chance_error, task_size
 from threeregime.results import Results
 
 SENTENCES = 1000
@@ -61,8 +61,8 @@ class Evidence:
             dense_seeds: how many; None: all.
         """
         experiment = study.experiment
-        classes, tests = task_size(experiment.protocol.data)
-        chance = 1 - 1 / classes if classes else 1.0
+        data = experiment.protocol.data
+        chance, (_, tests) = chance_error(data), task_size(data)
         seeds = experiment.dense_seeds[:dense_seeds]
         variants = {
             name: cls(

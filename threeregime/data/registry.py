@@ -159,6 +159,12 @@ def task_size(data: Data) -> tuple[int | None, int | None]:
     return (task.classes, len(task.test_labels)) if isinstance(task, Dataset) else (None, None)
 
 
+def chance_error(data: Data) -> float:
+    """Return the error of guessing; 1 where the classes are not known, or are words."""
+    classes, _ = task_size(data)
+    return 1 - 1 / classes if classes else 1.0
+
+
 @functools.cache
 def load_task(
     data: Data, data_dir: Path = DATA_DIR, download: bool = False, device: str = "cpu"

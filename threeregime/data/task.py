@@ -22,6 +22,12 @@ IGNORED_TARGET = -100
 """Target of padding, which losses and errors skip; PyTorch's default ``ignore_index``."""
 
 
+def even_batches(tensors: Sequence[Tensor], batch_size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors of equal length alike, into batches of nearly equal size."""
+    batches = max(1, -(-len(tensors[0]) // batch_size))
+    return zip(*(tensor.tensor_split(batches) for tensor in tensors), strict=True)
+
+
 class Nets(Protocol):
     """The interface of a fleet that a task needs for evaluation."""
 
@@ -126,9 +132,7 @@ class Task(ABC):
 
         Statistics averaged over batches would give a small last batch too much weight.
         """
-        batches = -(-self.count // batch_size)
-        parts = (tensor.tensor_split(batches) for tensor in self.split(train=True))
-        for examples in zip(*parts, strict=True):
+        for examples in even_batches(self.split(train=True), batch_size):
             yield self.prepare(examples, dtype)[0]
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:

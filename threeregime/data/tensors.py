@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from threeregime.data.task import EVALUATION_BATCH, IGNORED_TARGET, Task
+from threeregime.data.task import EVALUATION_BATCH, IGNORED_TARGET, Task, even_batches
 from threeregime.errors import ThreeRegimeError
 
 
@@ -115,10 +115,7 @@ class TensorTask(Task):
         Batches are of nearly equal size, so that none has a single example: nets that squeeze
         their activations fail on one.
         """
-        inputs, targets = (tensor[:first] for tensor in self.split(train))
-        batches = max(1, -(-len(inputs) // batch_size))
-        parts = (tensor.tensor_split(batches) for tensor in (inputs, targets))
-        for examples in zip(*parts, strict=True):
+        for examples in even_batches([t[:first] for t in self.split(train)], batch_size):
             self._report(len(examples[0]))
             yield self.prepare(examples, dtype)
 
