@@ -10,6 +10,7 @@ import pytest
 
 from threeregime.claims import agenda, verdicts
 from threeregime.claims.registration import Registration, parse_registration
+from threeregime.errors import ThreeRegimeError
 from threeregime.results import load_results, shards
 
 # Two looks at two tiny studies; of the second the data set is not here.
@@ -67,6 +68,11 @@ def registration(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registration]:
     verdicts.registered_study.cache_clear()
     yield made
     verdicts.registered_study.cache_clear()
+
+
+def test_wrong_number_of_workers_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ThreeRegimeError, match="workers = -1 is not allowed: 0 or more"):
+        next(agenda.run_looks(tmp_path, workers=-1))
 
 
 @pytest.mark.slow

@@ -154,3 +154,8 @@ def test_claims_are_judged_without_ipython() -> None:
 def test_unknown_claims() -> None:
     with pytest.raises(ThreeRegimeError, match="'heating' is not known: one of two_a_beats_one"):
         claims.judge_claims(["heating"])
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ThreeRegimeError, match="gone is missing: name a folder of tables"):
+        claims.judge_claims(["depth"], tmp_path / "gone")

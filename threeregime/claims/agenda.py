@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from threeregime._fields import require
 from threeregime.claims.decisions import is_futile
 from threeregime.claims.parts import RegisteredStudy
 from threeregime.claims.registration import Registration, load_registration
@@ -110,6 +111,7 @@ def run_looks(
         workers: processes; 0: one per core.
         deadline: time (as of ``time.time()``) to stop by with everything saved.
     """
+    require(workers >= 0, "workers", workers, "0 or more")  # before the looks are timed
     at = root or tables.ROOT
     looks = [look for look in missing_looks(root, data_dir) if not look.problem]
     while looks:

@@ -55,8 +55,10 @@ def judge_claims(names: Iterable[str] = (), root: Path | None = None) -> list[Ve
         root: folder of the tables; None: the shipped ones.
 
     Raises:
-        ThreeRegimeError: a claim is not known.
+        ThreeRegimeError: a claim is not known, or the folder is not there.
     """
+    if root is not None and not root.is_dir():
+        raise ThreeRegimeError(f"{root} is missing: name a folder of tables")
     registration = load_registration()
     names = list(names) or list(registration.claims)
     if unknown := set(names) - set(registration.claims):
@@ -184,7 +186,12 @@ def effects_of(verdict: Verdict) -> str:
     """Effects of a claim's parts with their intervals and seeds, in one line."""
     if not verdict.decisions:
         return f"no complete tables of {', '.join(verdict.experiments)}"
-    return "; ".join(map(interval_words, verdict.decisions))
+    if len(verdict.decisions) == 1:
+        return interval_words(verdict.decisions[0])
+    return "; ".join(
+        f"{decision.part.name.replace('_', ' ')} {interval_words(decision)}"
+        for decision in verdict.decisions
+    )
 
 
 def interval_words(decision: Decision) -> str:
