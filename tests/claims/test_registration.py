@@ -32,6 +32,14 @@ def test_studies_have_the_seeds_of_their_experiments_and_share_none() -> None:
         used |= {*experiment.dense_seeds}
 
 
+def test_a_registered_grid_counts_whatever_the_experiment_lists() -> None:
+    text = TEXT.replace("first_dense_seed = 700", "first_dense_seed = 700\ntemperatures = [16, 96]")
+    study = parse_registration(text).studies["figure_07"]
+    assert study.experiment(6).temperatures == (16, 96)
+    registered = load_registration().studies["figure_08"]
+    assert registered.experiment(6).temperatures == (12, 24, 36, 48, 72, 96)
+
+
 def test_the_looks_cost_five_percent() -> None:
     """The chance of a false verdict over all looks, for normal effects without any truth."""
     import numpy as np

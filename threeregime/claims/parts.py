@@ -46,6 +46,7 @@ class RegisteredStudy:
         copies: retrained copies of each dense net.
         experiment_name: of the experiment; by default the study's name.
         data: data set, if it is not the scale's.
+        temperatures: of the grid, if the experiment lists others at present; empty: its own.
     """
 
     name: str
@@ -54,12 +55,15 @@ class RegisteredStudy:
     copies: int
     experiment_name: str
     data: str = ""
+    temperatures: tuple[float, ...] = ()
 
     def experiment(self, dense_seeds: int) -> Experiment:
         """Return the experiment with the first dense seeds, for a look at so many."""
         experiment = load_experiment(self.experiment_name, self.scale)
         if self.data:
             experiment = experiment.with_fields({"data.name": self.data})
+        if self.temperatures:
+            experiment = experiment.with_values(**{experiment.temperature: self.temperatures})
         first = replace(experiment, dense_seeds=(self.first_dense_seed,))
         return first.with_seeds(dense_seeds, self.copies)
 

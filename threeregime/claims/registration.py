@@ -70,7 +70,7 @@ def parse_registration(text: str) -> Registration:
 
 
 def _study(name: str, entry: dict[str, Any]) -> RegisteredStudy:
-    return RegisteredStudy(name, **{"experiment_name": name} | entry)
+    return RegisteredStudy(name, **{"experiment_name": name} | _without_lists(entry))
 
 
 def _by_study(entry: dict[str, Any]) -> list[dict[str, Any]]:
