@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from threeregime.analysis.cells import format_value
@@ -71,7 +72,9 @@ class Study:
             facts[f"{head}cells in I, II-A, II-B"] = ", ".join(
                 str(regimes.get(regime, 0)) for regime in ("I", "II-A", "II-B")
             )
-            facts[f"{head}CKA threshold"] = f"{diagram.cka_threshold:.3f} ({diagram.cka_rule})"
+            threshold = f"{diagram.cka_threshold:.3f} ({diagram.cka_rule})"
+            known = np.isfinite(diagram.cka_threshold)
+            facts[f"{head}CKA threshold"] = threshold if known else "none: no cell is connected"
         return pd.Series({k: str(v) for k, v in facts.items()}, name=self.diagram.title).to_frame()
 
     def sources(self) -> Markdown:
@@ -212,7 +215,8 @@ def best_temperature_table(diagram: PhaseDiagram) -> pd.DataFrame:
         f"error at {end}, {diagram.error}": [f"{100 * e:.2f}" for e in table[f"error_{end}"]]
         for end in ends
     }
-    regimes = [" / ".join(str(row[f"regime_{end}"]) for end in ends) for _, row in table.iterrows()]
+    named = table[[f"regime_{end}" for end in ends]].fillna("no nets").astype(str)
+    regimes = [" / ".join(row) for row in named.to_numpy()]
     return pd.DataFrame(
         {
             diagram.load.replace("_", " "): [
