@@ -276,6 +276,7 @@ def test_the_command_stops_inside_its_budget_with_half_trained_fleets_saved(
 ) -> None:
     """A dense run of very many, very short epochs."""
     words = "sweep figure_02 --scale clutter --only epochs=5000,density=0.05 --seeds 1x2"
+    words += " --set data.name=digits --set net.width=0.25"
     words += " --set dense.epochs=5000 --set data.images=160 --device cpu --time-budget"
     # Libraries that are imported on first use take seconds, which are not part of this budget.
     sweep.run_sweep(tiny, tmp_path / "dry run", device="cpu", workers=1, dry_run=True)
