@@ -20,6 +20,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import load_experiment
 from threeregime.results import Results, load_results
 
+KNOWN_NETS = Path(__file__).with_name("known_nets.csv")
 EXPERIMENTS = ("diagnostics", "figure_02")
 SCALE = "clutter"
 MIN_CKA_DISTANCE = 1e-4

@@ -136,6 +136,15 @@ class TensorTask(Task):
         losses = [self.criterion(*pair) for pair in zip(outputs, targets, strict=True)]
         return torch.stack(losses).sum()
 
+    def hold_out(self, share: float = 0.2) -> TensorTask:
+        """Return the task with the last training examples, a share of them, as its test split."""
+        kept = self.count - max(1, round(share * self.count))
+        train, test = (
+            replace(self.train, inputs=self.train.inputs[rows], targets=self.train.targets[rows])
+            for rows in (slice(kept), slice(kept, None))
+        )
+        return replace(self, train=train, test=test)
+
     def reduced(self, examples: int | None, size: int | None) -> TensorTask:
         """Return the task with the first training examples; their size cannot change."""
         if size is not None:

@@ -1,0 +1,346 @@
+"""Nets whose best temperature is known by brute force: ``python -m benchmarks.known_nets``.
+
+The table that :func:`threeregime.advise` learns from and is tested on,
+``threeregime/advice/known_nets.csv``. For each kind of net, dense runs of four seeds are stopped
+after 2 to 160 epochs; every dense net is pruned to three densities and retrained as in its dense
+run for 40 epochs, two copies each. Their errors on pictures that no rule sees are the truth:
+whether a hotter or a colder dense run gives a better pruned net. The same nets are put to the short
+retraining of ``advise``, with test pictures and without. Kinds of the role "test" are for testing
+alone: nothing was chosen by them.
+
+Finished kinds are kept: another call goes on with the others. Label noise replaces a share of the
+training labels by random ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from threeregime.advice.calibration import KNOWN_NETS
+from threeregime.data import TensorSplit, TensorTask, stream_seed
+from threeregime.data.digits import clutter, plain
+from threeregime.fleet import Fleet, State
+from threeregime.metrics import measure_pairs
+from threeregime.protocol import Dense, Retraining
+from threeregime.pruning import Masks, prune_masks
+from threeregime.results.provenance import commit
+from threeregime.training import (
+    RATES,
+    Callback,
+    TrainingRun,
+    default_retraining,
+    evaluate_errors,
+    largest_good_rates,
+    train,
+)
+
+EPOCHS = (2, 5, 10, 20, 40, 80, 160)
+DENSITIES = (0.05, 0.1, 0.3)
+SEEDS = (0, 1, 2, 3)
+COPIES = 2
+BATCH_SIZE = 32
+SEEN_TEST_PICTURES = 400
+"""Test pictures for the rules; the others are for the truth."""
+TEST_PICTURES = 4000
+
+
+class Block(nn.Module):
+    """A block of a Transformer: attention and two linear layers, each after layer norm."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return tokens [batch, tokens, width]."""
+        batch, tokens, width = x.shape
+        parts = self.attention(self.before(x)).reshape(batch, tokens, 3, self.heads, -1)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(-1, -2) / math.sqrt(width // self.heads)
+        mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2).reshape(batch, tokens, width)
+        x = x + self.project(mixed)
+        return x + self.down(torch.relu(self.up(self.after(x))))
+
+
+class Encoder(nn.Module):
+    """A Transformer encoder whose tokens are the rows of an 8x8 picture."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Linear(8, width), nn.Parameter(0.1 * torch.randn(8, width))
+        self.blocks = nn.Sequential(Block(width, 4, 64), Block(width, 4, 64))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [batch, 10] of pictures [batch, 1, 8, 8]."""
+        tokens = self.embed(x.flatten(1, 2)) + self.place
+        return self.head(self.norm(self.blocks(tokens)).mean(dim=1))
+
+
+def mlp(inputs: int, *widths: int) -> nn.Module:
+    """Return a net of linear layers."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width in widths:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, 10))
+
+
+def cnn(channels: int, norm: str, *widths: int) -> nn.Module:
+    """Return a net of 3x3 convolutions; norm is "batch", "group" or "none"."""
+    norms: dict[str, Callable[[int], list[nn.Module]]] = {
+        "batch": lambda width: [nn.BatchNorm2d(width)],
+        "group": lambda width: [nn.GroupNorm(4, width)],
+        "none": lambda width: [],
+    }
+    layers: list[nn.Module] = []
+    for number, width in enumerate(widths):
+        stride, bias = (2 if number else 1), norm != "batch"
+        layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=bias), *norms[norm](width)]
+        layers += [nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of net with its data and its training.
+
+    Attributes:
+        name: its name.
+        role: "train" for the nets that `advise` learns from, else "test".
+        build: function that returns an untrained net.
+        clutter: whether the digits lie on cluttered, coloured ground.
+        noise: share of the training labels that are replaced by random ones.
+        optimizer, lr, weight_decay: training, dense and of the pruned net.
+        examples: number of training examples.
+    """
+
+    name: str
+    role: str
+    build: Callable[[], nn.Module]
+    optimizer: str
+    lr: float
+    weight_decay: float = 0.0
+    clutter: bool = False
+    noise: float = 0.0
+    examples: int = 1000
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether the net has batch norm."""
+        return any(isinstance(layer, nn.BatchNorm2d) for layer in self.build().modules())
+
+
+KINDS = (
+    Kind("MLP", "train", lambda: mlp(64, 100, 100), "adam", 1e-3),
+    Kind("MLP, 30 % noise", "train", lambda: mlp(64, 100, 100), "adam", 1e-3, noise=0.3),
+    Kind("MLP on clutter, 10 % noise", "train", lambda: mlp(300, 100, 100, 100), "sgd", 0.02,
+         clutter=True, noise=0.1),
+    Kind("MLP on clutter", "train", lambda: mlp(300, 100), "adam", 1e-3, clutter=True),
+    Kind("small MLP, 40 % noise", "train", lambda: mlp(64, 32, 32), "adam", 2e-3, noise=0.4,
+         examples=500),
+    Kind("CNN, batch norm", "train", lambda: cnn(1, "batch", 8, 16, 16), "sgd", 0.05, 1e-4),
+    Kind("CNN, batch norm, 20 % noise", "train", lambda: cnn(1, "batch", 8, 16, 16), "sgd", 0.05,
+         1e-4, noise=0.2),
+    Kind("CNN on clutter, group norm", "train", lambda: cnn(3, "group", 8, 16, 16), "adam", 2e-3,
+         clutter=True),
+    Kind("Transformer", "train", Encoder, "adam", 1e-3),
+    Kind("wide MLP, 15 % noise", "test", lambda: mlp(64, 200, 200, 200), "sgd", 0.05, noise=0.15),
+    Kind("MLP, few examples", "test", lambda: mlp(64, 100), "adam", 3e-3, examples=300),
+    Kind("CNN on clutter, batch norm", "test", lambda: cnn(3, "batch", 8, 16, 16), "sgd", 0.1,
+         1e-4, clutter=True),
+    Kind("CNN, group norm, 30 % noise", "test", lambda: cnn(1, "group", 8, 16, 16), "adam", 1e-3,
+         noise=0.3),
+    Kind("CNN without norm", "test", lambda: cnn(1, "none", 12, 24, 24), "sgd", 0.02),
+    Kind("Transformer, 20 % noise", "test", Encoder, "adam", 1e-3, noise=0.2),
+)  # fmt: skip
+
+
+def load(kind: Kind) -> tuple[TensorTask, TensorTask]:
+    """Return the data of a kind with test pictures for the rules, and with those for the truth."""
+    inputs, labels, test_inputs, test_labels = map(
+        torch.tensor, (clutter if kind.clutter else plain)()
+    )
+    inputs, test_inputs = inputs / 255, test_inputs / 255
+    mean, std = inputs.mean((0, 2, 3), keepdim=True), inputs.std((0, 2, 3), keepdim=True)
+    inputs, test_inputs = (inputs - mean) / std, (test_inputs - mean) / std
+    generator = torch.Generator().manual_seed(stream_seed("known nets", kind.name))
+    train = torch.randperm(len(inputs), generator=generator)[: kind.examples]
+    test = torch.randperm(len(test_inputs), generator=generator)[:TEST_PICTURES]
+    targets = labels[train].long()
+    noisy = torch.rand(len(train), generator=generator) < kind.noise
+    targets = torch.where(noisy, torch.randint(10, (len(train),), generator=generator), targets)
+    split = TensorSplit(inputs[train], targets, len(train))
+    seen, unseen = (
+        TensorSplit(test_inputs[rows], test_labels[rows].long(), len(rows))
+        for rows in (test[:SEEN_TEST_PICTURES], test[SEEN_TEST_PICTURES:])
+    )
+    return TensorTask(kind.name, split, seen, 10), TensorTask(kind.name, split, unseen, 10)
+
+
+class Checkpoints(Callback):
+    """Keep the states of a fleet after some epochs."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, State] = {}
+
+    def on_epoch_end(self, run: TrainingRun) -> None:
+        """Keep the state if it is wanted."""
+        if run.epoch in EPOCHS:
+            self.states[run.epoch] = run.fleet.state()
+
+
+def train_dense(kind: Kind, task: TensorTask) -> Fleet:
+    """Return the dense nets, in the order of epochs and then of seeds."""
+    backend = "grouped" if kind.batch_norm else "vmapped"
+    fleet = Fleet.initial(kind.build, list(SEEDS), backend=backend)
+    recipe = Dense(
+        lr=kind.lr, weight_decay=kind.weight_decay, batch_size=BATCH_SIZE, epochs=max(EPOCHS),
+        milestones=(), optimizer=kind.optimizer,
+    )  # fmt: skip
+    kept = Checkpoints()
+    train(fleet, task, recipe, [stream_seed("dense", seed) for seed in SEEDS], callback=kept)
+    states = [kept.states[epochs] for epochs in EPOCHS]
+    return fleet.with_state({name: torch.cat([s[name] for s in states]) for name in states[0]})
+
+
+def copy_seeds(nets: int) -> list[int]:
+    """Return the seeds of the copies of some nets: those of `advise`."""
+    return [stream_seed("copy", 0, number) for _ in range(nets) for number in range(COPIES)]
+
+
+def by_copy(name: str, values: Tensor) -> dict[str, np.ndarray]:
+    """Return the values of the copies [nets * COPIES] as columns."""
+    return {f"{name}_{number}": values[number::COPIES].numpy() for number in range(COPIES)}
+
+
+def pruned_copies(
+    dense: Fleet, density: float, build: Callable[[], nn.Module]
+) -> tuple[Fleet, Masks]:
+    """Return copies of the dense nets, and the masks of their largest weights."""
+    copied = dense.with_state(
+        {name: tensor.repeat_interleave(COPIES, dim=0) for name, tensor in dense.state().items()}
+    )
+    layers = [n for n, m in build().named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return copied, prune_masks(copied, density, names=[f"{name}.weight" for name in layers[:-1]])
+
+
+def true_errors(
+    kind: Kind, dense: Fleet, density: float, task: TensorTask
+) -> dict[str, np.ndarray]:
+    """Return the errors of copies that are retrained as the dense net was trained."""
+    fleet, masks = pruned_copies(dense, density, kind.build)
+    recipe = Retraining(
+        lr=kind.lr, weight_decay=kind.weight_decay, batch_size=BATCH_SIZE, epochs=40,
+        milestones=(20, 30), optimizer=kind.optimizer,
+    )  # fmt: skip
+    seeds = [stream_seed("whole", *divmod(number, COPIES)) for number in range(fleet.members)]
+    train(fleet, task, recipe, seeds, masks=masks)
+    return by_copy("error", evaluate_errors(fleet, task, train=False))
+
+
+def evidence(
+    kind: Kind, dense: Fleet, density: float, task: TensorTask, prefix: str
+) -> dict[str, np.ndarray]:
+    """Return what `advise` measures of every net, as columns."""
+    fleet, masks = pruned_copies(dense, density, kind.build)
+    recipe = default_retraining(task.count, kind.batch_norm)
+    rates = RATES[recipe.optimizer]
+    first = {name: mask[::COPIES] for name, mask in masks.items()}
+    seeds = copy_seeds(dense.members)
+    best = largest_good_rates(dense, task, recipe, seeds[::COPIES], rates, masks=first)
+    rate_of = np.repeat(best, COPIES)
+    state = fleet.state()
+    for rate in set(best):
+        rows = torch.tensor(np.flatnonzero(rate_of == rate))
+        part = fleet.with_state({name: tensor[rows] for name, tensor in fleet.state().items()})
+        kept = {name: mask[rows] for name, mask in masks.items()}
+        train(part, task, replace(recipe, lr=rate), [seeds[row] for row in rows], masks=kept)
+        for name, tensor in part.state().items():
+            state[name][rows] = tensor
+    fleet.load(state)
+    pairs = [(COPIES * net, COPIES * net + 1) for net in range(dense.members)]
+    metrics = measure_pairs(fleet, pairs, task)
+    columns = {
+        "rate": np.array(best),
+        "lmc": metrics.lmc.numpy(),
+        "cka": metrics.cka_softmax.numpy(),
+        "dense_train": evaluate_errors(dense, task, train=True).numpy(),
+        "dense_test": evaluate_errors(dense, task, train=False).numpy(),
+        **by_copy("train", evaluate_errors(fleet, task, train=True)),
+        **by_copy("test", evaluate_errors(fleet, task, train=False)),
+    }
+    return {prefix + name: values for name, values in columns.items()}
+
+
+def rows(kind: Kind) -> pd.DataFrame:
+    """Return a row per dense net and density."""
+    task, truth = load(kind)
+    dense = train_dense(kind, task)
+    parts = []
+    for density in DENSITIES:
+        part = pd.DataFrame(
+            {
+                "kind": kind.name,
+                "role": kind.role,
+                "density": density,
+                "epochs": np.repeat(EPOCHS, len(SEEDS)),
+                "seed": np.tile(SEEDS, len(EPOCHS)),
+                **true_errors(kind, dense, density, truth),
+                **evidence(kind, dense, density, task, ""),
+                **evidence(kind, dense, density, task.hold_out(), "held_"),
+            }
+        )
+        parts.append(part)
+    return pd.concat(parts).sort_values(["density", "seed", "epochs"])
+
+
+def finished(path: Path) -> pd.DataFrame:
+    """Return the rows of a table that was begun; none if there is none."""
+    return pd.read_csv(path, comment="#") if path.exists() else pd.DataFrame({"kind": []})
+
+
+def compute(path: Path, kinds: Sequence[Kind]) -> Iterator[str]:
+    """Add the missing kinds to a table, and yield a line on each."""
+    for kind in kinds:
+        known = finished(path)
+        if kind.name in set(known["kind"]):
+            continue
+        start = time.process_time()
+        table = pd.concat([known, rows(kind)]) if len(known) else rows(kind)
+        header = (
+            f"# Nets whose best temperature is known: python -m benchmarks.known_nets, commit "
+            f"{commit()}, torch {torch.__version__}\n"
+        )
+        path.write_text(header + table.to_csv(index=False, float_format="%.5g"), encoding="utf-8")
+        yield f"{kind.name}: {(time.process_time() - start) / 60:.1f} min of processor time"
+
+
+def main() -> None:
+    """Compute the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=KNOWN_NETS, help="default: %(default)s")
+    parser.add_argument("--kind", action="append", help="only these kinds; may be repeated")
+    options = parser.parse_args()
+    chosen = [kind for kind in KINDS if options.kind is None or kind.name in options.kind]
+    torch.set_num_threads(1)
+    for line in compute(options.out, chosen):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
