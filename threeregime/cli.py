@@ -283,7 +283,7 @@ def advise(
     keep: Annotated[Names, typer.Option(help="Layer to leave dense, e.g. 'stem*'; repeat.")] = None,
     prune: Annotated[Names, typer.Option(help="Layer to prune instead of all; repeat.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Epochs of retraining; default: as many as make 300 steps.")
+        int | None, typer.Option(help="Epochs of retraining; default: as many as make 500 steps.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Batch size of retraining.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam or sgd.")] = None,

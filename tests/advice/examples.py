@@ -13,10 +13,11 @@ from torch import Tensor, nn
 import threeregime
 from threeregime.advice import user_data
 from threeregime.advice.advice import Advice
-from threeregime.advice.candidates import LiveTrials, default_retraining
+from threeregime.advice.candidates import LiveTrials
 from threeregime.advice.inspection import inspect_net
 from threeregime.advice.model import PrunableNet, state_of
 from threeregime.data.tensors import TensorTask
+from threeregime.training import default_retraining
 
 Pair = tuple[Tensor, Tensor]
 CLASSES = 4

@@ -24,10 +24,11 @@ from tests.advice.examples import (
     trained,
 )
 from threeregime.advice import advisor
-from threeregime.advice.candidates import LiveTrials, default_retraining
+from threeregime.advice.candidates import LiveTrials
 from threeregime.advice.judgement import Evidence
 from threeregime.data.task import stream_seed
 from threeregime.errors import ThreeRegimeError
+from threeregime.training import RATES
 
 
 @pytest.mark.parametrize("build", [plain, line])
@@ -114,9 +115,13 @@ def test_the_recipe_can_be_given() -> None:
     assert "rate 0.02, weight decay 0.001; seed 0" in str(answer)
 
 
-@pytest.mark.parametrize(("examples", "epochs"), [(16, 20), (64, 20), (1000, 20), (20_000, 2)])
-def test_the_default_makes_some_hundred_steps(examples: int, epochs: int) -> None:
-    assert default_retraining(examples, True).epochs == epochs
+def test_a_rate_is_found_once_and_told() -> None:
+    answer = ask(build_net(mlp), pictures())
+    assert answer.retraining["lr"] in RATES["adam"]
+    assert f"rate {answer.retraining['lr']:g}" in str(answer)
+    states = trained(mlp, pictures(), (2, 8))
+    several = ask(build_net(mlp), pictures(), checkpoints=states)
+    assert several.retraining["lr"] in RATES["adam"]
 
 
 def test_a_users_own_training_retrains_the_copies() -> None:

@@ -23,12 +23,7 @@ from torch import Tensor, nn
 from threeregime._fields import require
 from threeregime.advice.advice import Advice, Cost
 from threeregime.advice.calibration import load_calibration
-from threeregime.advice.candidates import (
-    LiveTrials,
-    UserTraining,
-    default_retraining,
-    random_state_kept,
-)
+from threeregime.advice.candidates import LiveTrials, UserTraining, random_state_kept
 from threeregime.advice.checkpoints import load_weights, read_weights
 from threeregime.advice.inspection import inspect_net
 from threeregime.advice.judgement import DataFacts, Evidence, Finding, find_problems, judge
@@ -45,6 +40,7 @@ from threeregime.algorithms import Decision, select_by_error, select_by_similari
 from threeregime.data import IGNORED_TARGET, TensorTask
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import State, resolve_device
+from threeregime.training import RATES, default_retraining
 
 RETRAINING_FIELDS = ("optimizer", "lr", "weight_decay", "milestones", "epochs", "batch_size")
 METHODS = ("uniform", "global")
@@ -148,7 +144,14 @@ def advise(
         settings = (density, recipe, copies, seed)
         with _progress_bar(progress) as bar:
             trials = LiveTrials(
-                net, states, task.to(resolved), *settings, bar, method=method, training=retrain
+                net,
+                states,
+                task.to(resolved),
+                *settings,
+                bar,
+                method=method,
+                training=retrain,
+                rates=() if lr is not None or retrain else RATES[recipe.optimizer],
             )
             _announce(trials)
             decision = _apply_rule(trials)

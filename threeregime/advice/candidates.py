@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from threeregime._fields import require
 from threeregime.advice.judgement import DenseErrors, Evidence
 from threeregime.advice.model import AdaptedNet, PrunableNet
 from threeregime.algorithms import Measurement
@@ -30,12 +29,16 @@ from threeregime.fleet import Fleet, State, is_out_of_memory
 from threeregime.metrics import measure_pairs
 from threeregime.protocol import Retraining
 from threeregime.pruning import Masks, prune_masks
-from threeregime.training import Callback, TrainingRun, evaluate_errors, evaluate_outputs, train
+from threeregime.training import (
+    RANGE_STEPS,
+    Callback,
+    TrainingRun,
+    evaluate_errors,
+    evaluate_outputs,
+    largest_good_rates,
+    train,
+)
 
-TARGET_STEPS = 300
-"""Default number of steps of a retraining, within 2 to 20 epochs."""
-RATES = {("sgd", True): 0.1, ("sgd", False): 1e-2, ("adam", True): 1e-2, ("adam", False): 1e-3}
-"""Learning rates by optimizer and presence of batch norm, which tolerates larger ones."""
 BACKWARD = 3
 """Work of a training step on an example, in passes without a gradient."""
 TIMED_STEPS = 20
@@ -50,50 +53,6 @@ MAX_RENUMBERED = 1000
 
 UserTraining = Callable[[nn.Module, int], Any]
 """A user's function that trains a net, in place, given a seed."""
-
-
-def default_retraining(
-    examples: int,
-    batch_norm: bool,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    optimizer: str | None = None,
-    lr: float | None = None,
-    weight_decay: float | None = None,
-) -> Retraining:
-    """Return a short retraining that suits most nets.
-
-    Args:
-        examples: number of training examples.
-        batch_norm: whether the net has batch norm.
-        epochs: default: as many as make 300 steps, from 2 to 20.
-        batch_size: default: 64, or an eighth of the examples if these are few.
-        optimizer: default: sgd (momentum 0.9) with batch norm, as in the paper, else adam.
-        lr: default: `RATES`. It falls to a tenth after half of the epochs, and again after three
-            quarters.
-        weight_decay: default: none.
-
-    Raises:
-        ThreeRegimeError: a value that is not allowed.
-    """
-    if optimizer is None:
-        optimizer = "sgd" if batch_norm else "adam"
-    if batch_size is None:
-        batch_size = max(2, min(64, examples // 8))
-    allowed = f"from 2 to the number of training examples, {examples}"
-    require(2 <= batch_size <= examples, "batch_size", batch_size, allowed)
-    if epochs is None:
-        epochs = min(20, max(2, -(-TARGET_STEPS // (examples // batch_size))))
-    require(epochs >= 1, "epochs", epochs, "1 or more")
-    milestones = sorted({m for m in (epochs // 2, 3 * epochs // 4) if 0 < m < epochs})
-    return Retraining(
-        lr=RATES.get((optimizer, batch_norm), 1e-3) if lr is None else lr,
-        weight_decay=weight_decay or 0.0,
-        batch_size=batch_size,
-        epochs=epochs,
-        milestones=tuple(milestones),
-        optimizer=optimizer,
-    )
 
 
 class _StepBar(Callback):
@@ -122,6 +81,8 @@ class LiveTrials:
         bar: a tqdm bar of work, in passes of a net over an example.
         method: "uniform" (a share of each layer) or "global" (of all layers together).
         training: a user's training of a pruned net; None: the recipe.
+        rates: learning rates for a range test; it is made once, and its result becomes the
+            recipe's. None: the recipe has its rate.
         evidence: measurements of the candidates retrained so far.
         dense: errors of the dense nets measured so far.
         steps: training steps of all copies so far.
@@ -137,6 +98,7 @@ class LiveTrials:
     bar: Any
     method: str = "uniform"
     training: UserTraining | None = None
+    rates: Sequence[float] = ()
     evidence: dict[str, Evidence] = field(default_factory=dict)
     dense: dict[str, DenseErrors] = field(default_factory=dict)
     steps: int = 0
@@ -200,6 +162,7 @@ class LiveTrials:
         line = LINE_POINTS * self.task.count * (2 if self.net.batch_norm else 1) * pairs
         training = self.steps_per_copy * self.recipe.batch_size * self.copies * BACKWARD
         cka = min(CKA_EXAMPLES, self.task.count) * pairs
+        training += len(self.rates) * RANGE_STEPS * self.recipe.batch_size * BACKWARD
         training = 0 if self.training else training
         return evaluation * (1 + self.copies) + line + cka + training
 
@@ -245,6 +208,7 @@ class LiveTrials:
         if self.training is not None:
             self._train_as_user(fleet, masks, self.training, seeds)
             return
+        self._find_rate(candidate, masks, seeds[:1])
         train(
             fleet,
             self.task,
@@ -256,6 +220,24 @@ class LiveTrials:
             callback=_StepBar(self.bar.update, BACKWARD * self.recipe.batch_size * self.copies),
         )
         self.steps += self.steps_per_copy * self.copies
+
+    def _find_rate(self, candidate: str, masks: Masks, seeds: Sequence[int]) -> None:
+        """Give the recipe its rate by a range test of a pruned net, if it has none."""
+        if not self.rates:
+            return
+        work = BACKWARD * self.recipe.batch_size
+        (rate,) = largest_good_rates(
+            self._fleet(candidate, 1),
+            self.task,
+            self.recipe,
+            seeds,
+            self.rates,
+            masks={name: mask[:1] for name, mask in masks.items()},
+            threads=None,
+            on_step=lambda: self.bar.update(work),
+        )
+        self.steps += RANGE_STEPS * len(self.rates)
+        self.recipe, self.rates = replace(self.recipe, lr=rate), ()
 
     def _train_as_user(
         self, fleet: Fleet, masks: Masks, training: UserTraining, seeds: Sequence[int]

@@ -2,10 +2,16 @@
 
 from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
 from threeregime.training.loop import Callback, train
-from threeregime.training.retraining import RATES, default_retraining, largest_good_rates
+from threeregime.training.retraining import (
+    RANGE_STEPS,
+    RATES,
+    default_retraining,
+    largest_good_rates,
+)
 from threeregime.training.run import TrainingRun
 
 __all__ = [
+    "RANGE_STEPS",
     "RATES",
     "Callback",
     "TrainingRun",

@@ -21,7 +21,7 @@ TARGET_STEPS = 500
 BATCH_SIZE = 32
 RATES = {"sgd": (0.01, 0.02, 0.05, 0.1, 0.2, 0.4), "adam": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
 """Learning rates that the range test tries, by optimizer."""
-STEPS = 50
+RANGE_STEPS = 50
 """Training steps at each rate."""
 EXAMPLES = 512
 """Training examples, or positions, that the losses are measured on."""
@@ -87,9 +87,9 @@ def largest_good_rates(
 ) -> list[float]:
     """Return the largest learning rate at which each member of a fleet still learns well.
 
-    Every member is trained for `STEPS` steps at each rate, from the same start. Large rates are
-    wanted since retraining that is too cold leaves all copies of a net where they began, so that
-    they are connected and alike whatever the net.
+    Every member is trained for `RANGE_STEPS` steps at each rate, from the same start. Large rates
+    are wanted since retraining that is too cold leaves all copies of a net where they began, so
+    that they are connected and alike whatever the net.
 
     Args:
         fleet: the nets; they stay unchanged.
@@ -115,12 +115,13 @@ def largest_good_rates(
 
     ascending, losses = sorted(rates), []
     for rate in ascending:
-        trial = fleet.with_state(fleet.state())
-        short = replace(recipe, lr=rate, milestones=(), epochs=1, iterations=STEPS)
+        with torch.random.fork_rng(devices=[]):  # building a net draws its weights
+            trial = fleet.with_state(fleet.state())
+        short = replace(recipe, lr=rate, milestones=(), epochs=1, iterations=RANGE_STEPS)
         train(trial, task, short, seeds, masks=masks, threads=threads, callback=Steps())
         losses.append(_training_losses(trial, task))
     table = torch.stack(losses)  # [rates, M]
-    good = table <= TOLERANCE * table.amin(dim=0) + SLACK
+    good = table.isfinite() & (table <= TOLERANCE * table.amin(dim=0) + SLACK)
     last = (torch.arange(len(ascending))[:, None] * good).amax(dim=0)
     return [ascending[number] for number in last.tolist()]
 
