@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from threeregime.advice.calibration import KNOWN_NETS
+from threeregime.advice.known_nets import KNOWN_NETS
 from threeregime.data import TensorSplit, TensorTask, stream_seed
 from threeregime.data.digits import clutter, plain
 from threeregime.fleet import Fleet, State

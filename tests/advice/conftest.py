@@ -8,6 +8,6 @@ from threeregime.advice import advisor
 
 
 @pytest.fixture(autouse=True)
-def without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading the shipped tables takes seconds: most tests go without."""
-    monkeypatch.setattr(advisor, "load_calibration", lambda steps: None)
+def without_known_nets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fitting the known nets takes seconds: most tests go without."""
+    monkeypatch.setattr(advisor, "load_calibration", lambda held_out: None)

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from tests.advice.examples import ask, build_net, mlp, pictures, trained
-from threeregime.advice import advisor
+from threeregime.advice import progress
 from threeregime.advice.advice import Advice, Cost
 from threeregime.advice.judgement import CANNOT_TELL, DenseErrors, Evidence, Finding
 from threeregime.errors import ThreeRegimeError
+
+CHANCES = {"hotter": 0.9, "stay": 0.07, "colder": 0.03}
 
 
 def answer(lmc: float = -0.2, cka: float = 0.9, chances: Any = None, **fields: Any) -> Advice:
@@ -54,7 +56,13 @@ def answer(lmc: float = -0.2, cka: float = 0.9, chances: Any = None, **fields: A
             "kinds": {"Conv2d": 2},
             "method": "uniform",
         },
-        "examples": {"train": 100, "train_found": 200, "test": None, "test_found": None},
+        "examples": {
+            "train": 100,
+            "train_found": 200,
+            "test": None,
+            "test_found": None,
+            "held_out": 0,
+        },
         "cost": Cost(4, 40, 1.0, "cpu"),
     }
     return Advice(**{**values, **fields})
@@ -98,14 +106,16 @@ def test_no_answer_is_told_with_its_reason() -> None:
 
 
 def test_notes_and_probabilities_are_told() -> None:
-    sure = answer(chances={"I": 0.97, "II-A": 0.03, "II-B": 0.0}, notes=("stem was frozen",))
-    assert "Regime I, probability 97%" in str(sure)
+    sure = answer(chances=CHANCES, notes=("stem was frozen",))
+    assert "SAM with a larger rho. Probability 90% (stay 7%, colder 3%).\n" in str(sure)
+    assert "The probability is made up; yours may be of another kind." in str(sure)
+    assert "Probability" not in str(answer())
     assert "\nNote: stem was frozen.\n" in str(sure)
 
 
 def test_json_holds_everything_and_no_nan() -> None:
     broken = Evidence(math.nan, math.nan, ((math.nan,) * 3,), (math.nan, 0.1), None)
-    whole = answer(chances={"I": 1.0, "II-A": 0.0, "II-B": 0.0})
+    whole = answer(chances=CHANCES)
     written = json.loads(whole.to_json())
     assert written["evidence"] == json.loads(json.dumps(dataclasses.asdict(whole)["evidence"]))
     assert (written["regime"], written["turn"]) == (whole.regime, whole.turn)
@@ -135,7 +145,10 @@ def test_a_forecast_and_a_bar_that_covers_all(capsys: pytest.CaptureFixture[str]
     ask(build_net(mlp), pictures(), progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.search(r"2 copies x 8 steps, then LMC and CKA: about \d+ s on cpu\n", err)
+    forecast = (
+        r"40 steps to find the rate, 2 copies x 8 steps, then LMC and CKA: about \d+ s on cpu"
+    )
+    assert re.search(forecast, err)
     shares = [int(share) for share in re.findall(r"(\d+)%\|", err)]
     assert shares == sorted(shares)
     ask(build_net(mlp), pictures())
@@ -155,6 +168,6 @@ def test_the_bar_shows_in_notebooks(
     instance = type(shell, (), {})()
     ipython = SimpleNamespace(get_ipython=lambda: instance)
     monkeypatch.setitem(sys.modules, "IPython", ipython)
-    assert advisor._in_notebook() == shown
+    assert progress._in_notebook() == shown
     monkeypatch.undo()
-    assert not advisor._in_notebook()
+    assert not progress._in_notebook()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -160,8 +161,10 @@ def test_the_best_dense_net_is_pruned_where_its_copies_are_connected() -> None:
     states = trained(plain, pictures(), (0, 12))
     advice = ask(build_net(plain), pictures(), checkpoints=states, density=0.5, epochs=2)
     assert (advice.chosen, advice.rule) == ("epoch_12", "Algorithm 2.1")
-    assert list(advice.evidence) == ["epoch_12"]
-    assert "compared by their training error" in str(advice)
+    # The net that is fitted least shows what can be learned of the held-out examples.
+    assert list(advice.evidence) == ["epoch_12", "epoch_0"]
+    assert "There are no test data" in str(advice)
+    assert "dense held-out error" in str(advice)
     tested = ask(build_net(plain), pictures(), test_data=pictures(seed=1), checkpoints=states)
     assert tested.rule == "Algorithm 2"
     assert "dense test error" in str(tested)
@@ -175,17 +178,41 @@ def test_in_regime_i_all_are_retrained_and_the_rule_decides(
     def poor(self: LiveTrials, fleet: Any, dense: Any) -> Evidence:
         evidence = measure(self, fleet, dense)
         cka = 0.5 + len(self.evidence) / 10
-        return Evidence(-0.5, cka, evidence.curve, (0.1, 0.1), evidence.test)
+        return replace(evidence, lmc=-0.5, cka=cka, train=(0.1, 0.1))
 
     monkeypatch.setattr(LiveTrials, "_measure", poor)
     states = trained(mlp, pictures(), (1, 8, 16))
     nan = {name: torch.full_like(t, torch.nan) for name, t in states["epoch_1"].items()}
     advice = ask(build_net(mlp), pictures(), checkpoints={"ill": nan, **states})
-    # The best dense net comes first, the diverged one is passed over.
-    assert list(advice.evidence) == ["epoch_8", "epoch_1", "epoch_16"]
-    assert advice.chosen == "epoch_16"
+    # The diverged one is passed over; the last one retrained has the highest CKA.
+    assert set(advice.evidence) == {"epoch_1", "epoch_8", "epoch_16"}
+    assert advice.chosen == list(advice.evidence)[-1]
     assert advice.turn == "hotter"
     assert "unknown (diverged)" in str(advice)
+
+
+def test_without_test_data_a_net_that_knows_its_labels_by_heart_is_not_recommended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Labels without any sense: the cold net knows them all, its copies learn none."""
+    measure = LiveTrials._measure
+    monkeypatch.setattr(
+        LiveTrials,
+        "_measure",
+        lambda self, fleet, dense: replace(measure(self, fleet, dense), held_out=(0.7, 0.7)),
+    )
+    inputs, labels = pictures()
+    labels = labels[torch.randperm(64, generator=torch.Generator().manual_seed(0))]
+    states = trained(mlp, (inputs, labels), (1, 400))
+    answer = ask(build_net(mlp), (inputs, labels), checkpoints=states, density=0.5)
+    assert answer.open
+    assert "Cannot tell which to prune: Algorithm 2.1 would choose epoch_400.\n" in str(answer)
+    assert "Prune epoch" not in str(answer)
+    assert "by heart. Give test data" in str(answer)
+    tested = ask(
+        build_net(mlp), (inputs, labels), checkpoints=states, test_data=pictures(), density=0.5
+    )
+    assert "by heart" not in str(tested)
 
 
 # --- what a user can put right
@@ -232,7 +259,7 @@ def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(LiveTrials, "_train", full)
     with pytest.raises(
-        ThreeRegimeError, match="no memory left for 2 copies at batch_size = 8: give"
+        ThreeRegimeError, match="no memory left for 2 copies at batch_size = 6: give"
     ):
         ask(build_net(mlp), pictures())
 

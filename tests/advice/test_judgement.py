@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from tests.advice.examples import ask, build_net, mlp, normed, pictures, trained_net
-from threeregime.advice import calibration
+from threeregime.advice.calibration import CANNOT_TELL
 from threeregime.advice.judgement import (
-    CANNOT_TELL,
     DataFacts,
     DenseErrors,
     Evidence,
     Finding,
-    classify_copies,
+    find_known_by_heart,
     find_problems,
     judge,
+    known_by_heart,
+    regime_of,
 )
 
 EVEN = (100, 100, 100, 100)
@@ -43,17 +44,20 @@ def problems(
     return [(finding.name, finding.blocks) for finding in found]
 
 
+DENSE = DenseErrors(0.08, None)
+
+
 @pytest.mark.parametrize(
     ("lmc", "cka", "regime", "turn"),
     [(-0.2, 0.9, "I", "hotter"), (-0.01, 0.9, "II-A", "colder"), (0.0, 0.99, "II-B", "stay")],
 )
-def test_regimes_without_tables_are_split_as_the_papers(
+def test_without_known_nets_the_regime_decides(
     lmc: float, cka: float, regime: str, turn: str
 ) -> None:
-    got, chances, basis = classify_copies(evidence(lmc, cka), None)
-    assert (got, chances) == (regime, None)
-    assert "no tables" in basis
-    assert judge(evidence(lmc, cka), [], None).turn == turn
+    assert regime_of(lmc, cka) == regime
+    judgement = judge(evidence(lmc, cka), DENSE, 0.1, [], None)
+    assert (judgement.regime, judgement.turn, judgement.probabilities) == (regime, turn, None)
+    assert "the paper's rule" in judgement.basis
 
 
 class Known:
@@ -61,37 +65,78 @@ class Known:
 
     words = "made up"
 
-    def __init__(self, **probabilities: float) -> None:
-        self.given = {name.replace("_", "-"): value for name, value in probabilities.items()}
+    def __init__(self, *chances: float) -> None:
+        self.given = dict(zip(("hotter", "stay", "colder"), chances, strict=True))
+        self.asked: Any = None
 
-    def probabilities(self, lmc: float, cka: float) -> dict[str, float]:
+    def probabilities(self, measures: Any) -> dict[str, float]:
+        self.asked = measures
         return self.given
 
 
 @pytest.mark.parametrize(
-    ("lmc", "chances", "turn"),
+    ("chances", "turn"),
     [
-        (-0.06, {"I": 0.5, "II_A": 0.45, "II_B": 0.05}, CANNOT_TELL),
-        (-0.03, {"I": 0.98, "II_A": 0.02, "II_B": 0.0}, CANNOT_TELL),
-        (-0.2, {"I": 0.97, "II_A": 0.03, "II_B": 0.0}, "hotter"),
+        ((0.5, 0.45, 0.05), CANNOT_TELL),
+        ((0.0, 0.59, 0.41), CANNOT_TELL),
+        ((0.02, 0.02, 0.96), "colder"),
+        ((0.2, 0.7, 0.1), "stay"),
     ],
 )
-def test_uncertain_probabilities_leave_it_open(
-    lmc: float, chances: dict[str, float], turn: str
+def test_the_most_probable_direction_is_the_answer_if_it_is_likely(
+    chances: tuple[float, float, float], turn: str
 ) -> None:
-    known: Any = Known(**chances)
-    judgement = judge(evidence(lmc), [], known)
-    assert judgement.turn == turn
+    known: Any = Known(*chances)
+    judgement = judge(evidence(-0.2), DENSE, 0.1, [], known)
+    assert (judgement.regime, judgement.turn) == ("I", turn)
     assert judgement.probabilities == known.given
     assert bool(judgement.reason) == (turn == CANNOT_TELL)
 
 
+def test_the_direction_is_judged_by_what_the_nets_have_not_seen() -> None:
+    known: Any = Known(0.1, 0.1, 0.8)
+    judge(evidence(train=(0.1, 0.2)), DENSE, 0.1, [], known)
+    assert (known.asked.dense_test, known.asked.test) == (0.08, pytest.approx(0.15))
+    held = evidence(held_out=(0.3, 0.5))
+    judge(held, DenseErrors(0.08, None, held_out=0.07), 0.1, [], known)
+    assert (known.asked.dense_test, known.asked.test) == (0.07, pytest.approx(0.4))
+    assert (known.asked.dense_train, known.asked.density) == (0.08, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("dense", "copies", "known"),
+    [
+        (
+            {"hot": 0.32, "mild": 0.28, "cold": 0.0},
+            {"hot": 0.36, "mild": 0.35, "cold": 0.25},
+            ["cold"],
+        ),
+        ({"hot": 0.05, "cold": 0.0}, {"hot": 0.06, "cold": 0.03}, []),
+        ({"a": 0.01, "b": 0.0}, {"a": 0.4, "b": 0.4}, ["a", "b"]),
+        ({"ill": math.nan}, {"ill": math.nan}, []),
+        ({"ill": math.nan, "a": 0.3}, {"ill": math.nan, "a": 0.3}, []),
+    ],
+)
+def test_what_is_known_by_heart(dense: Any, copies: Any, known: list[str]) -> None:
+    assert known_by_heart(dense, copies) == known
+
+
+def test_nets_that_know_held_out_labels_by_heart_are_named() -> None:
+    dense = {"a": DenseErrors(0.0, None, held_out=0.3), "b": DenseErrors(0.0, None, held_out=0.0)}
+    copies = {name: evidence(held_out=(0.3, 0.4)) for name in dense}
+    for chosen, blocks in (("a", False), ("b", True)):
+        (finding,) = find_known_by_heart(dense, copies, chosen)
+        assert finding.text.startswith("b errs less")
+        assert finding.blocks == blocks
+    assert find_known_by_heart({"a": dense["a"]}, {"a": copies["a"]}, "a") == []
+
+
 def test_a_problem_leaves_it_open_whatever_the_regime() -> None:
-    problem = Finding("x", "it is broken: mend it")
+    problem, doubt = Finding("x", "it is broken: mend it"), Finding("y", "doubt", blocks=False)
     for lmc in (-0.5, 0.0):
-        judgement = judge(evidence(lmc), [Finding("y", "doubt", blocks=False), problem], None)
+        judgement = judge(evidence(lmc), DENSE, 0.1, [doubt, problem], None)
         assert (judgement.turn, judgement.reason) == (CANNOT_TELL, "it is broken: mend it")
-    assert judge(evidence(), [Finding("y", "doubt", blocks=False)], None).turn == "stay"
+    assert judge(evidence(), DENSE, 0.1, [doubt], None).turn == "stay"
 
 
 @pytest.mark.parametrize(
@@ -206,22 +251,3 @@ def test_a_stream_in_order() -> None:
             return ((LARGE[0][i], int(LARGE[1][i])) for i in order)
 
     assert "stream in order" in cautions(trained_net(normed, LARGE), Sorted(), max_examples=150)
-
-
-# --- probabilities of the shipped tables
-
-
-def test_probabilities_are_those_of_the_shipped_tables() -> None:
-    fit = calibration.load_calibration(300)
-    assert fit is not None
-    assert len(fit.pairs) > 400
-    pairs = [(lmc, fit.probabilities(lmc, 1 - 10**apart)) for lmc, apart in fit.pairs]
-    answers = sorted((lmc, chances["I"]) for lmc, chances in pairs if chances is not None)
-    assert answers[0][1] > 0.9 > 0.6 > answers[-1][1]
-    assert all(chances is None or sum(chances.values()) == pytest.approx(1) for _, chances in pairs)
-    # No net of ours is so poorly connected and yet answers so alike.
-    assert fit.probabilities(-0.6, 0.999) is None
-
-
-def test_without_tables_there_is_no_probability(tmp_path: Path) -> None:
-    assert calibration.load_calibration(300, tmp_path) is None

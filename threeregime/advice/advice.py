@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from threeregime.advice.judgement import CANNOT_TELL, DenseErrors, Evidence, Finding
+from threeregime.advice.calibration import CANNOT_TELL
+from threeregime.advice.judgement import BY_HEART, DenseErrors, Evidence, Finding
 from threeregime.analysis import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
 
@@ -48,8 +49,9 @@ class Advice:
         turn: the change of the temperature before pruning: "hotter", "colder", "stay", or "cannot
             tell".
         reason: why it cannot be told, and what would settle it; else empty.
-        probabilities: probability of each regime; None if no known nets have similar LMC and CKA.
-        basis: source of the probabilities, or of the regime if there are none.
+        probabilities: probability that hotter, colder or neither gives a better pruned net; None
+            if no net whose truth is known looked like this one.
+        basis: source of the probabilities, or of the direction if there are none.
         findings: problems that were seen; with one that ``blocks``, there is no answer.
         notes: what was done to the copy of the net, or assumed.
         chosen: name of the net to prune.
@@ -111,19 +113,24 @@ class Advice:
         """Return which of several nets to prune, and why."""
         if not self.rule:
             return []
-        split = "test" if self.dense[self.chosen].test is not None else "training"
+        split = "test" if self.dense[self.chosen].test is not None else "held-out"
         lines = [f"Prune {self.chosen} ({self.rule})."]
-        if split == "training":
-            lines.append("There are no test data: dense nets are compared by their training error.")
+        if any(finding.name == BY_HEART and finding.blocks for finding in self.findings):
+            lines = [f"Cannot tell which to prune: {self.rule} would choose {self.chosen}."]
+        if split == "held-out":
+            lines.append(
+                "There are no test data: the errors are those of training examples that were held "
+                "out from retraining, which the dense nets have seen."
+            )
         width = max(len(name) for name in self.dense)
         for name, dense in self.dense.items():
-            line = f"  {name:{width}}  dense {split} error {_percent(dense.error)}"
+            line = f"  {name:{width}}  dense {split} error {_percent(dense.unseen)}"
             evidence = self.evidence.get(name)
             if evidence is None:
                 line += "; not retrained"
             else:
                 line += f"; pruned LMC {evidence.lmc:+.3f}, CKA {evidence.cka:.3f}"
-                line += f", {split} error {_percents(evidence.errors)}"
+                line += f", {split} error {_percents(evidence.unseen)}"
             lines.append(line)
         return [*lines, ""]
 
@@ -135,11 +142,18 @@ class Advice:
             why = "" if told else f": {self.reason.rstrip('.')}"
             lines = [f"Cannot tell whether to train hotter or colder{why}."]
         else:
-            shares = self.probabilities
-            probability = "" if shares is None else f", probability {shares[self.regime]:.0%}"
-            first = f"Regime {self.regime}{probability}: {MEANINGS[self.regime]}."
-            lines = [first, RECOMMENDATIONS[self.turn]]
+            lines = [f"Regime {self.regime}: {MEANINGS[self.regime]}."]
+            lines.append(RECOMMENDATIONS[self.turn] + self._certainty())
         return lines + [f"Caution: {_sentence(f.text)}" for f in self.findings]
+
+    def _certainty(self) -> str:
+        """Return the probability of the direction as a sentence; empty if there is none."""
+        if self.probabilities is None:
+            return ""
+        others = ", ".join(
+            f"{name} {share:.0%}" for name, share in self.probabilities.items() if name != self.turn
+        )
+        return f" Probability {self.probabilities[self.turn]:.0%} ({others})."
 
     def _measurements(self) -> list[str]:
         evidence, dense = self.evidence[self.chosen], self.dense[self.chosen]
@@ -165,14 +179,13 @@ class Advice:
         kinds = ", ".join(f"{count} {kind}" for kind, count in pruned["kinds"].items())
         each = "of all" if pruned["method"] == "global" else "of each of"
         examples = f"{self._example_count('train')} training examples"
+        if self.examples["held_out"]:
+            examples += f", {self.examples['held_out']:,} held out from retraining"
         if self.examples["test"] is not None:
             examples += f", {self._example_count('test')} test examples"
         basis = f"No probability: {self.basis}."
         if self.probabilities is not None:
-            basis = (
-                f"The probability is {self.basis}: it is that of nets which looked alike, not of "
-                "nets like yours."
-            )
+            basis = f"The probability is {self.basis}; yours may be of another kind."
         return [
             f"Kept: the largest {100 * self.density:g} % of the weights {each} "
             f"{pruned['layers']} layers ({kinds}; {pruned['weights']:,} weights){kept}.",

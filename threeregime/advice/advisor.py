@@ -8,11 +8,8 @@ temperature (Sections 3.2 and 4.1). Given several checkpoints, it chooses the on
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,17 @@ from threeregime.advice.calibration import load_calibration
 from threeregime.advice.candidates import LiveTrials, UserTraining, random_state_kept
 from threeregime.advice.checkpoints import load_weights, read_weights
 from threeregime.advice.inspection import inspect_net
-from threeregime.advice.judgement import DataFacts, Evidence, Finding, find_problems, judge
+from threeregime.advice.judgement import (
+    MIN_EXAMPLES,
+    DataFacts,
+    Evidence,
+    Finding,
+    find_known_by_heart,
+    find_problems,
+    judge,
+)
 from threeregime.advice.model import Forward, PrunableNet, state_of
+from threeregime.advice.progress import announce, progress_bar
 from threeregime.advice.user_data import (
     MAX_EXAMPLES,
     Splits,
@@ -138,11 +144,14 @@ def advise(
         )
         states = _load_states(net, checkpoints)
         task = TensorTask("the given data", *splits, net.classes, loss)
+        # Without test data, the copies are judged on a fifth that they are not retrained on.
+        held_out = task.test is None and task.count >= MIN_EXAMPLES
+        task = task.hold_out() if held_out else task
         recipe = default_retraining(
             task.count, net.batch_norm, epochs, batch_size, optimizer, lr, weight_decay
         )
         settings = (density, recipe, copies, seed)
-        with _progress_bar(progress) as bar:
+        with progress_bar(progress) as bar:
             trials = LiveTrials(
                 net,
                 states,
@@ -151,9 +160,10 @@ def advise(
                 bar,
                 method=method,
                 training=retrain,
+                held_out=held_out,
                 rates=() if lr is not None or retrain else RATES[recipe.optimizer],
             )
-            _announce(trials)
+            announce(trials)
             decision = _apply_rule(trials)
         return _make_advice(trials, decision, start)
 
@@ -177,74 +187,6 @@ def _names(names: Sequence[str] | str) -> list[str]:
 def _resolve_device(name: str) -> torch.device:
     """Return a device with its index, e.g. cuda:0 for cuda."""
     return torch.zeros(1, device=resolve_device(name)).device
-
-
-@dataclass
-class _NoBar:
-    """A progress bar that shows nothing."""
-
-    total: float = 0
-    n: float = 0
-    disable: bool = True
-
-    def update(self, work: float) -> None:
-        """Do nothing."""
-
-    def set_description(self, text: str) -> None:
-        """Do nothing."""
-
-
-@contextmanager
-def _progress_bar(progress: bool | None) -> Iterator[Any]:
-    """Return a bar of the work, in a terminal or a notebook; it is cleared at the end."""
-    notebook = _in_notebook()
-    shown = notebook or sys.stderr.isatty() if progress is None else progress
-    if not shown:
-        yield _NoBar()
-        return
-    from tqdm import tqdm
-    from tqdm.auto import tqdm as notebook_tqdm
-
-    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
-    options: dict[str, Any] = {"leave": False, "bar_format": form, "mininterval": 0.3}
-    if notebook:
-        yield from _closed(notebook_tqdm(total=1, **options))
-    else:
-        yield from _closed(tqdm(total=1, file=sys.stderr, **options))
-
-
-def _closed(bar: Any) -> Iterator[Any]:
-    """Yield a bar, and close it."""
-    with bar:
-        yield bar
-
-
-def _in_notebook() -> bool:
-    """Return whether the caller is a cell of a notebook, whose output is no terminal."""
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    return type(shell).__name__ == "ZMQInteractiveShell"
-
-
-def _announce(trials: LiveTrials) -> None:
-    """Set the total of the bar, and print how long the work will take, if the bar is shown."""
-    if trials.bar.disable:
-        return
-    candidates = len(trials.candidates)
-    trials.bar.total = trials.work()
-    seconds = trials.work() * trials.seconds_per_work()
-    device = trials.task.train.inputs.device
-    whom = "your function, plus " if trials.training else ""
-    text = f"{trials.copies} copies x {trials.steps_per_copy:,} steps, then LMC and CKA"
-    several = f", up to {candidates} times that if copies are poorly connected"
-    trials.bar.write(
-        f"{text}: {whom}about {_duration(seconds)} on {device}{several if candidates > 1 else ''}",
-        file=sys.stderr,
-    )
-    trials.bar.reset(total=trials.work())
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _draw_splits(
@@ -301,9 +243,24 @@ def _apply_rule(trials: LiveTrials) -> Decision[str]:
         if np.isnan(trials.dense_error(candidate)):
             raise ThreeRegimeError(f"{candidate} has diverged: take an earlier state of it")
         return tune(trials, candidate, epochs=epochs)
+    if trials.held_out:
+        return _select_without_test_data(trials, epochs)
     if trials.task.test is not None:
         return select_by_error(trials, epochs=epochs)
     return select_by_similarity(trials, epochs=epochs)
+
+
+def _select_without_test_data(trials: LiveTrials, epochs: int) -> Decision[str]:
+    """Apply Algorithm 2.1, and retrain the net that is fitted least: it shows what can be learned.
+
+    :func:`find_known_by_heart` then tells whether the choice can be trusted.
+    """
+    decision = select_by_similarity(trials, epochs=epochs)
+    finite = [name for name in trials.candidates if np.isfinite(trials.dense_error(name))]
+    least = max(finite, key=trials.dense_error)
+    if least not in trials.evidence:
+        trials.retrain(least, epochs)
+    return decision
 
 
 def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> Advice:
@@ -311,7 +268,8 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
     chosen, recipe, task, net = decision.chosen, trials.recipe, trials.task, trials.net
     evidence = _evidence(trials, chosen)
     findings = _findings(trials, chosen)
-    judgement = judge(evidence, findings, load_calibration(trials.steps_per_copy))
+    calibration = load_calibration(trials.task.test is None or trials.held_out)
+    judgement = judge(evidence, trials.dense[chosen], trials.density, findings, calibration)
     return Advice(
         regime=judgement.regime,
         turn=judgement.turn,
@@ -343,8 +301,9 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
         examples={
             "train": task.count,
             "train_found": task.train.available,
-            "test": None if task.test is None else len(task.test.targets),
+            "test": None if task.test is None or trials.held_out else len(task.test.targets),
             "test_found": None if task.test is None else task.test.available,
+            "held_out": len(task.test.targets) if task.test is not None and trials.held_out else 0,
         },
         cost=Cost(
             epochs=trials.steps // max(1, task.count // recipe.batch_size),
@@ -356,13 +315,16 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
 
 
 def _findings(trials: LiveTrials, chosen: str) -> list[Finding]:
-    """Return the problems of the data, the chosen net and its copies."""
+    """Return the problems of the data, the nets and the copies of the chosen one."""
     train = trials.task.train
     known = train.targets[train.targets != IGNORED_TARGET]
     counts = tuple(known.bincount(minlength=trials.net.classes).tolist())
     stream = train.available is None
     facts = DataFacts(counts, stream, trials.net.module.probabilities)
-    return find_problems(trials.evidence[chosen], trials.dense[chosen], facts)
+    found = find_problems(trials.evidence[chosen], trials.dense[chosen], facts)
+    if trials.held_out and len(trials.candidates) > 1:
+        found += find_known_by_heart(trials.dense, trials.evidence, chosen)
+    return sorted(found, key=lambda finding: not finding.blocks)
 
 
 def _evidence(trials: LiveTrials, chosen: str) -> Evidence:

@@ -1,129 +1,156 @@
-"""Probabilities of the regimes, given LMC and CKA of a pair of copies, from the shipped tables.
+"""Probabilities of hotter, colder or stay, learned from nets whose truth is known by brute force.
 
-A pair is noisy, and a short retraining shows only part of a whole one. How far to trust LMC and CKA
-is learned from nets whose regime is known: those of the experiment ``diagnostics``, whose pairs
-were measured early in retraining and at its end, or those of ``figure_02``, measured at the end.
+The kinds of nets of the role "train" are learned from; those of the role "test" show how far the
+probabilities can be trusted (:mod:`threeregime.advice.accuracy`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from threeregime.analysis import REGIMES, Array, PhaseDiagram
-from threeregime.data import load_images
-from threeregime.errors import ThreeRegimeError
-from threeregime.experiments import load_experiment
-from threeregime.results import Results, load_results
+from threeregime.advice.known_nets import KNOWN_NETS, known_nets
+from threeregime.analysis import Array
 
-KNOWN_NETS = Path(__file__).with_name("known_nets.csv")
-EXPERIMENTS = ("diagnostics", "figure_02")
-SCALE = "clutter"
-MIN_CKA_DISTANCE = 1e-4
-"""Smaller values of 1 - CKA count as this, which bounds the logarithm."""
-NEIGHBOUR_DISTANCE = 0.3
-"""Distance of similar pairs, in standard deviations of the tables' pairs."""
-MIN_PAIRS = 400
-"""Tables with fewer pairs, as of a single dense run, are no ground for a probability."""
-MIN_NEIGHBOURS = 20
-"""With fewer similar pairs there is no probability."""
+DIRECTIONS = ("hotter", "stay", "colder")
+CANNOT_TELL = "cannot tell"
+MIN_ERROR = 0.003
+"""Smaller training errors count as this, which bounds the logarithm."""
+MIN_DISTANCE = 1e-4
+"""Smaller values of 1 - CKA count as this."""
+MAX_DISTANCE = 2.5
+"""Distance from all known nets, in their standard deviations, from which there is no ground."""
+SURE = 0.6
+"""A direction that is less probable is no answer."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Measurements of pruned nets, scalars or arrays [n]: what the direction is predicted from.
+
+    Attributes:
+        lmc: linear mode connectivity of two retrained copies (Equation 1).
+        cka: CKA of their outputs (Equation 2).
+        dense_train: training error of the dense net, a fraction.
+        dense_test: its error on test examples, or on those held out from the retraining.
+        train: training error of the copies.
+        test: their error on the examples of ``dense_test``.
+        density: fraction of the weights that is kept.
+    """
+
+    lmc: ArrayLike
+    cka: ArrayLike
+    dense_train: ArrayLike
+    dense_test: ArrayLike
+    train: ArrayLike
+    test: ArrayLike
+    density: ArrayLike
+
+    @classmethod
+    def of_table(cls, nets: pd.DataFrame, held_out: bool) -> Measures:
+        """Return the measurements of known nets, with test examples or with held-out ones."""
+        prefix = "held_" if held_out else ""
+
+        def mean(name: str) -> Array:
+            return nets[[f"{prefix}{name}_0", f"{prefix}{name}_1"]].mean(axis=1).to_numpy()
+
+        return cls(
+            lmc=nets[f"{prefix}lmc"],
+            cka=nets[f"{prefix}cka"],
+            dense_train=nets[f"{prefix}dense_train"],
+            dense_test=nets[f"{prefix}dense_test"],
+            train=mean("train"),
+            test=mean("test"),
+            density=nets["density"],
+        )
+
+    def features(self) -> Array:
+        """Return the features [n, 7]."""
+        train, dense_train = np.asarray(self.train), np.asarray(self.dense_train)
+        dense_test = np.asarray(self.dense_test)
+        distance = np.maximum(1 - np.asarray(self.cka), MIN_DISTANCE)
+        columns = (
+            np.clip(self.lmc, -0.5, 0.05),
+            np.log10(distance),
+            np.log10(np.maximum(dense_train, MIN_ERROR)),
+            train - dense_train,
+            dense_test - dense_train,
+            np.asarray(self.test) - dense_test,
+            np.log10(self.density),
+        )
+        return np.stack(np.broadcast_arrays(*map(np.atleast_1d, columns)), axis=1)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A classifier of regimes, and the pairs that it is fitted to.
+    """A classifier of directions, and the nets that it is fitted to.
 
     Attributes:
-        classifier: scikit-learn's, from :func:`features` to a regime.
-        experiment: the experiment that the pairs are from.
-        epoch: epoch of retraining at which the pairs were measured.
-        epochs: epochs of the whole retraining.
-        pairs: features of the pairs [n, 2].
+        classifier: scikit-learn's, from features to a direction.
+        known: features of these nets [n, 7].
+        nets: number of dense nets among them.
+        kinds: number of kinds of nets.
     """
 
     classifier: Any
-    experiment: str
-    epoch: int
-    epochs: int
-    pairs: Array
+    known: Array
+    nets: int
+    kinds: int
 
-    def probabilities(self, lmc: float, cka: float) -> dict[str, float] | None:
-        """Return the probability of each regime, or None with fewer than `MIN_NEIGHBOURS`."""
-        point = features(np.array([lmc]), np.array([cka]))
-        offsets = (self.pairs - point) / self.pairs.std(axis=0)
-        if (np.hypot(*offsets.T) < NEIGHBOUR_DISTANCE).sum() < MIN_NEIGHBOURS:
+    def probabilities(self, measures: Measures) -> dict[str, float] | None:
+        """Return the probability of each direction; None if no known net is similar."""
+        point = measures.features()
+        offsets = (self.known - point) / self.known.std(axis=0)
+        if np.linalg.norm(offsets, axis=1).min() > MAX_DISTANCE:
             return None
         values = self.classifier.predict_proba(point)[0].tolist()
-        by_regime = dict(zip(self.classifier.classes_.tolist(), values, strict=True))
-        return {regime: by_regime.get(regime, 0.0) for regime in REGIMES}
+        by_name = dict(zip(self.classifier.classes_.tolist(), values, strict=True))
+        return {name: by_name.get(name, 0.0) for name in DIRECTIONS}
 
     @property
     def words(self) -> str:
         """Source of the probabilities, as the end of a sentence."""
-        when = (
-            f"at the end of {self.epochs} epochs of retraining"
-            if self.epoch == self.epochs
-            else f"{self.epoch} epochs into retraining and judged after {self.epochs}"
-        )
-        return (
-            f"fitted to {len(self.pairs):,} pairs of small nets that read handwritten digits (this "
-            f"project's {self.experiment}), measured {when}"
-        )
+        return f"learned from {self.nets} small dense nets of {self.kinds} kinds"
 
 
-def features(lmc: Array, cka: Array) -> Array:
-    """Return the features of pairs [n, 2]: LMC and log10(1 - CKA)."""
-    return np.stack([lmc, np.log10(np.maximum(1 - cka, MIN_CKA_DISTANCE))], axis=1)
-
-
-def load_calibration(steps: int, *roots: Path) -> Calibration | None:
-    """Return the calibration for pairs after some steps of retraining.
-
-    Of the epochs at which the tables' pairs were measured, the one with the nearest number of steps
-    (by ratio) is used. The target is the regime of the pair's cell at the end of retraining, by the
-    mean over seeds (`PhaseDiagram`).
+@cache
+def load_calibration(held_out: bool = False, without: str = "") -> Calibration | None:
+    """Return the calibration for nets with test data, or with held-out training data.
 
     Args:
-        steps: number of training steps of one copy.
-        roots: folders of tables; by default the shipped ones.
+        held_out: whether errors are of examples that were held out from the retraining.
+        without: a kind that is not learned from.
 
     Returns:
-        None if there are no tables, or they hold few pairs or a single regime.
+        None if there is no table.
     """
-    for name in EXPERIMENTS:
-        experiment = load_experiment(name, SCALE)
-        try:
-            tables = load_results(experiment, *roots)
-        except ThreeRegimeError:
-            continue
-        recipe = experiment.protocol.retraining
-        steps_per_epoch = load_images(experiment.protocol.data.name).count // recipe.batch_size
-        final = tables.pairs.assign(epoch=recipe.epochs)
-        pairs = pd.concat([tables.early, final]) if len(tables.early) else final
-        epochs = np.unique(pairs["epoch"])
-        epoch = int(epochs[np.abs(np.log(epochs * steps_per_epoch / steps)).argmin()])
-        fit = _fit(tables, pairs[pairs["epoch"] == epoch])
-        if fit is not None:
-            return Calibration(fit[0], name, epoch, recipe.epochs, fit[1])
-    return None
+    if not KNOWN_NETS.exists():
+        return None
+    nets = known_nets().dropna(subset=["truth"])
+    return fit(nets.loc[(nets["role"] == "train") & (nets["kind"] != without)], held_out)
 
 
-def _fit(tables: Results, pairs: pd.DataFrame) -> tuple[Any, Array] | None:
-    """Return a classifier of pairs and their features [n, 2]; None for few or of one regime."""
+def fit(nets: pd.DataFrame, held_out: bool) -> Calibration:
+    """Return a logistic regression of the true direction, every kind with the same weight."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    axes = [tables.temperature, tables.load]
-    cells = PhaseDiagram.from_results(tables, bootstrap=0).cells
-    pairs = pairs.merge(cells[[*axes, "regime"]].dropna(), on=axes)
-    pairs = pairs[np.isfinite(pairs["lmc"]) & np.isfinite(pairs["cka_softmax"])]
-    if pairs["regime"].nunique() < 2 or len(pairs) < MIN_PAIRS:
-        return None
-    inputs = features(pairs["lmc"].to_numpy(float), pairs["cka_softmax"].to_numpy(float))
+    inputs = Measures.of_table(nets, held_out).features()
+    usable = np.flatnonzero(np.isfinite(inputs).all(axis=1))
+    nets, inputs = nets.iloc[usable], inputs[usable]
     classifier = make_pipeline(StandardScaler(), LogisticRegression())
-    return classifier.fit(inputs, pairs["regime"].to_numpy(str)), inputs
+    classifier.fit(inputs, nets["truth"].to_numpy(str))
+    dense = len(nets[["kind", "seed"]].drop_duplicates())
+    return Calibration(classifier, inputs, dense, nets["kind"].nunique())
+
+
+def direction(probabilities: dict[str, float]) -> str:
+    """Return the most probable direction, or "cannot tell" if it is not probable enough."""
+    best = max(probabilities, key=probabilities.__getitem__)
+    return best if probabilities[best] >= SURE else CANNOT_TELL

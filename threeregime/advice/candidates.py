@@ -30,12 +30,12 @@ from threeregime.metrics import measure_pairs
 from threeregime.protocol import Retraining
 from threeregime.pruning import Masks, prune_masks
 from threeregime.training import (
-    RANGE_STEPS,
     Callback,
     TrainingRun,
     evaluate_errors,
     evaluate_outputs,
     largest_good_rates,
+    range_steps,
     train,
 )
 
@@ -51,6 +51,8 @@ MAX_OUTPUTS = 10_000_000
 MAX_RENUMBERED = 1000
 """With more classes no numbers are compared."""
 
+Errors = tuple[float, ...]
+"""An error of each member of a fleet."""
 UserTraining = Callable[[nn.Module, int], Any]
 """A user's function that trains a net, in place, given a seed."""
 
@@ -81,6 +83,8 @@ class LiveTrials:
         bar: a tqdm bar of work, in passes of a net over an example.
         method: "uniform" (a share of each layer) or "global" (of all layers together).
         training: a user's training of a pruned net; None: the recipe.
+        held_out: whether the test split of the task is training data that the copies are not
+            retrained on.
         rates: learning rates for a range test; it is made once, and its result becomes the
             recipe's. None: the recipe has its rate.
         evidence: measurements of the candidates retrained so far.
@@ -98,6 +102,7 @@ class LiveTrials:
     bar: Any
     method: str = "uniform"
     training: UserTraining | None = None
+    held_out: bool = False
     rates: Sequence[float] = ()
     evidence: dict[str, Evidence] = field(default_factory=dict)
     dense: dict[str, DenseErrors] = field(default_factory=dict)
@@ -122,13 +127,18 @@ class LiveTrials:
         """Steps of the retraining of a copy."""
         return self.recipe.epochs * (self.task.count // self.recipe.batch_size)
 
+    @property
+    def range_steps(self) -> int:
+        """Steps of the range test that is still to be made."""
+        return len(self.rates) * range_steps(self.task, self.recipe)
+
     def dense_error(self, candidate: str) -> float:
-        """Return the error of the dense net on test data or, without these, on training data."""
+        """Return the error of the dense net on data that its copies are not retrained on."""
         if candidate not in self.dense:
             self.bar.set_description(f"{candidate}: dense error")
             with self._trial_settings():
                 fleet = self._fleet(candidate, 1)
-                (train_error,), test_errors = self._errors(fleet)
+                (train_error,), test_errors, held_out = self._errors(fleet)
                 outputs = self._outputs(fleet)[0]
             targets, classes = self._targets(len(outputs)), self.net.classes
             said = outputs.argmax(dim=-1)
@@ -138,8 +148,9 @@ class LiveTrials:
                 tuple(said.bincount(minlength=classes).tolist()),
                 float(outputs.softmax(dim=-1).amax(dim=-1).mean()),
                 _renumbered_error(said, targets, classes),
+                None if held_out is None else held_out[0],
             )
-        return self.dense[candidate].error
+        return self.dense[candidate].unseen
 
     def retrain(self, candidate: str, epochs: int) -> Measurement:
         """Prune a candidate, retrain and measure its copies; NaN if the candidate diverged."""
@@ -151,8 +162,7 @@ class LiveTrials:
             self._train(fleet, candidate, epochs)
             evidence = self._measure(fleet, self.dense[candidate].classes)
         self.evidence[candidate] = evidence
-        error = np.nan if evidence.test is None else float(np.mean(evidence.test))
-        return Measurement(error, evidence.lmc, evidence.cka)
+        return Measurement(float(np.mean(evidence.unseen)), evidence.lmc, evidence.cka)
 
     def work(self) -> int:
         """Return the work of one candidate, in passes of a net over an example."""
@@ -162,7 +172,7 @@ class LiveTrials:
         line = LINE_POINTS * self.task.count * (2 if self.net.batch_norm else 1) * pairs
         training = self.steps_per_copy * self.recipe.batch_size * self.copies * BACKWARD
         cka = min(CKA_EXAMPLES, self.task.count) * pairs
-        training += len(self.rates) * RANGE_STEPS * self.recipe.batch_size * BACKWARD
+        training += self.range_steps * self.recipe.batch_size * BACKWARD
         training = 0 if self.training else training
         return evaluation * (1 + self.copies) + line + cka + training
 
@@ -236,7 +246,7 @@ class LiveTrials:
             threads=None,
             on_step=lambda: self.bar.update(work),
         )
-        self.steps += RANGE_STEPS * len(self.rates)
+        self.steps += self.range_steps
         self.recipe, self.rates = replace(self.recipe, lr=rate), ()
 
     def _train_as_user(
@@ -279,12 +289,15 @@ class LiveTrials:
             pairs = measure_pairs(
                 fleet, members, self.task, LINE_POINTS, CKA_EXAMPLES, threads=None
             )
+        train_errors, test_errors, held_out = self._errors(fleet)
         return Evidence(
             float(pairs.lmc.mean()),
             float(pairs.cka_softmax.mean()),
             tuple(tuple(curve) for curve in pairs.curve.tolist()),
-            *self._errors(fleet),
+            train_errors,
+            test_errors,
             self._lost_classes(fleet, dense_classes),
+            held_out,
         )
 
     def _lost_classes(self, fleet: Fleet, dense_classes: Sequence[int]) -> tuple[int, ...]:
@@ -296,13 +309,14 @@ class LiveTrials:
         counts = enumerate(zip(there, dense_classes, fewest, strict=False))
         return tuple(n for n, (data, dense, least) in counts if data and dense and not least)
 
-    def _errors(self, fleet: Fleet) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
-        """Return training and test errors of the members; None without test data."""
+    def _errors(self, fleet: Fleet) -> tuple[Errors, Errors | None, Errors | None]:
+        """Return training, test and held-out errors of the members; None for what is not there."""
         self._members = fleet.members
         train_errors = tuple(evaluate_errors(fleet, self.task, train=True).tolist())
         if self.task.test is None:
-            return train_errors, None
-        return train_errors, tuple(evaluate_errors(fleet, self.task, train=False).tolist())
+            return train_errors, None, None
+        errors = tuple(evaluate_errors(fleet, self.task, train=False).tolist())
+        return (train_errors, None, errors) if self.held_out else (train_errors, errors, None)
 
     @contextlib.contextmanager
     def _trial_settings(self) -> Iterator[None]:

@@ -1,20 +1,20 @@
 """The judgement of a pruned net: what its retrained copies show, and whether that is an answer.
 
-:func:`judge` decides on hotter, colder or stay. :func:`find_problems` names what makes the
-measurements meaningless, such as copies at chance: then the answer is "cannot tell".
+:func:`judge` decides on hotter, colder or stay, by the nets whose truth is known.
+:func:`find_problems` names what makes the measurements meaningless, such as copies at chance: then
+the answer is "cannot tell".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from threeregime.advice.calibration import Calibration
+from threeregime.advice.calibration import CANNOT_TELL, Calibration, Measures, direction
 from threeregime.analysis import LMC_THRESHOLD, PhaseDiagram
 
-MIN_PROBABILITY = 0.6
-"""A regime that is less probable leaves the answer open."""
 MIN_EXAMPLES = 40
 """With fewer examples, an error moves in steps that are too large to show a barrier of 0.05."""
 CHANCE_MARGIN = 0.03
@@ -29,11 +29,15 @@ UNTRAINED_ERROR = 0.5
 """A dense net with a larger training error may not be trained yet."""
 RENUMBERED_SHARE = 0.5
 """Labels are of other numbers if new ones leave at most this share of the error."""
-SURE = 0.5
+CONFIDENT = 0.5
 """A net whose predictions are more probable on average was trained."""
+BY_HEART = "known by heart"
+"""Name of the finding that a choice without test data cannot be trusted."""
+MAX_MEMORY = 0.1
+"""A net that errs less, by more than this, on examples than copies that did not see them may know
+their labels by heart."""
 LOST_SHARE = 0.05
 """Share of the examples whose classes the copies may lose before there is no answer."""
-CANNOT_TELL = "cannot tell"
 TURNS = {"I": "hotter", "II-A": "colder", "II-B": "stay"}
 
 
@@ -47,6 +51,8 @@ class DenseErrors:
         classes: number of training examples that it puts into each class.
         confidence: mean probability of its predictions.
         renumbered: training error if its classes are renumbered as fits the labels best.
+        held_out: error on the training examples that the copies are not retrained on, which the
+            net itself was trained on; None with test data.
     """
 
     train: float
@@ -54,11 +60,17 @@ class DenseErrors:
     classes: tuple[int, ...] = ()
     confidence: float = 0.0
     renumbered: float = 1.0
+    held_out: float | None = None
 
     @property
     def error(self) -> float:
         """Test error or, without test data, training error."""
         return self.train if self.test is None else self.test
+
+    @property
+    def unseen(self) -> float:
+        """Error on test data, on held-out examples or, without either, on training data."""
+        return self.error if self.held_out is None else self.held_out
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,8 @@ class Evidence:
         train: training error of each copy, a fraction.
         test: test error of each copy; None without test data.
         lost: classes of training examples that the dense net predicts and a copy never does.
+        held_out: error of each copy on training examples that it was not retrained on; None with
+            test data.
     """
 
     lmc: float
@@ -80,11 +94,17 @@ class Evidence:
     train: tuple[float, ...]
     test: tuple[float, ...] | None
     lost: tuple[int, ...] = ()
+    held_out: tuple[float, ...] | None = None
 
     @property
     def errors(self) -> tuple[float, ...]:
         """Test errors or, without test data, training errors."""
         return self.train if self.test is None else self.test
+
+    @property
+    def unseen(self) -> tuple[float, ...]:
+        """Errors on test data, on held-out examples or, without either, on training data."""
+        return self.errors if self.held_out is None else self.held_out
 
 
 @dataclass(frozen=True)
@@ -145,8 +165,8 @@ class Judgement:
     Attributes:
         regime: "I", "II-A" or "II-B", by the thresholds.
         turn: "hotter", "colder", "stay" or "cannot tell".
-        probabilities: of each regime; None if there is no ground for a number.
-        basis: source of the probabilities, or of the regime if there are none.
+        probabilities: of each direction; None if there is no ground for a number.
+        basis: source of the probabilities, or of the direction if there are none.
         reason: why it cannot tell, and what would settle it; else empty.
     """
 
@@ -158,47 +178,92 @@ class Judgement:
 
 
 def judge(
-    evidence: Evidence, findings: Sequence[Finding], calibration: Calibration | None
+    evidence: Evidence,
+    dense: DenseErrors,
+    density: float,
+    findings: Sequence[Finding],
+    calibration: Calibration | None,
 ) -> Judgement:
-    """Decide whether hotter or colder training is better, or that it cannot be told."""
-    regime, probabilities, basis = classify_copies(evidence, calibration)
+    """Decide whether hotter or colder training is better, or that it cannot be told.
+
+    The most probable direction is the answer if it is likely enough. Without known nets that looked
+    like this one, it is the paper's rule: the direction that belongs to the regime.
+    """
+    regime = regime_of(evidence.lmc, evidence.cka)
     blocking = [finding for finding in findings if finding.blocks]
     if blocking:
-        return Judgement(regime, CANNOT_TELL, None, basis, blocking[0].text)
-    if probabilities is not None and probabilities[regime] < MIN_PROBABILITY:
-        ranking = sorted(probabilities.items(), key=lambda item: -item[1])
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in ranking)
-        reason = (
-            f"LMC and CKA put it into Regime {regime}; of nets which looked like it the shares "
-            f"were {shares}. Ask again with more copies (copies=4) or a longer retraining."
-        )
-        return Judgement(regime, CANNOT_TELL, probabilities, basis, reason)
-    return Judgement(regime, TURNS[regime], probabilities, basis)
-
-
-def classify_copies(
-    evidence: Evidence, calibration: Calibration | None
-) -> tuple[str, dict[str, float] | None, str]:
-    """Return the regime, the probability of each regime, and the basis of these.
-
-    The paper's threshold of LMC separates I from II. Of II-A and II-B the more probable one is
-    taken or, without probabilities, the one on this side of the paper's threshold of CKA.
-    """
-    poor = evidence.lmc < LMC_THRESHOLD
-    reason = "no tables of this project are here to tell it"
+        return Judgement(regime, CANNOT_TELL, None, "there is no answer", blocking[0].text)
+    known = None
     if calibration is not None:
-        probabilities = calibration.probabilities(evidence.lmc, evidence.cka)
-        if probabilities is not None:
-            well_connected = max(("II-A", "II-B"), key=probabilities.__getitem__)
-            return "I" if poor else well_connected, probabilities, calibration.words
-        reason = "none of this project's own nets looked like this"
-    threshold = PhaseDiagram.from_reference().cka_threshold
-    basis = (
-        f"{reason}; regimes are split at LMC {LMC_THRESHOLD:g} and CKA {threshold:.3f}, as the "
-        "paper's"
+        known = calibration.probabilities(measures_of(evidence, dense, density))
+    if calibration is None or known is None:
+        basis = "no known net looked like this one, so the answer is the paper's rule"
+        return Judgement(regime, TURNS[regime], None, basis)
+    turn = direction(known)
+    if turn != CANNOT_TELL:
+        return Judgement(regime, turn, known, calibration.words)
+    ranking = sorted(known.items(), key=lambda item: -item[1])
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in ranking)
+    reason = (
+        f"of nets that looked like it, the better direction was {shares}. Ask again with more "
+        "copies (copies=4), or with a hotter and a colder checkpoint, which are then tried"
     )
-    well_connected = "II-A" if evidence.cka < threshold else "II-B"
-    return "I" if poor else well_connected, None, basis
+    return Judgement(regime, turn, known, calibration.words, reason)
+
+
+def regime_of(lmc: float, cka: float) -> str:
+    """Return the regime by the paper's thresholds of LMC and CKA."""
+    if lmc < LMC_THRESHOLD:
+        return "I"
+    return "II-A" if cka < PhaseDiagram.from_reference().cka_threshold else "II-B"
+
+
+def measures_of(evidence: Evidence, dense: DenseErrors, density: float) -> Measures:
+    """Return the measurements that the direction is predicted from."""
+    return Measures(
+        evidence.lmc,
+        evidence.cka,
+        dense.train,
+        dense.unseen,
+        sum(evidence.train) / len(evidence.train),
+        sum(evidence.unseen) / len(evidence.unseen),
+        density,
+    )
+
+
+def known_by_heart(dense: Mapping[Any, float], copies: Mapping[Any, float]) -> list[Any]:
+    """Return the nets that know more of the held-out labels than can be learned from the others.
+
+    Without test data a net that has learned wrong labels looks better than one that has not. What
+    can be learned shows in the copies of the net that is fitted least: they were not retrained on
+    the held-out examples, and their net has little memory of them.
+
+    Args:
+        dense: error of each net on the held-out examples before pruning, a fraction.
+        copies: mean error of its retrained copies on them; NaN if they diverged.
+    """
+    finite = [name for name, error in copies.items() if math.isfinite(error)]
+    if not finite:
+        return []
+    learned = copies[max(finite, key=lambda name: dense[name])]
+    return [name for name in finite if dense[name] < learned - MAX_MEMORY]
+
+
+def find_known_by_heart(
+    dense: Mapping[str, DenseErrors], evidence: Mapping[str, Evidence], chosen: str
+) -> list[Finding]:
+    """Return whether candidates know the labels by heart; if the chosen one does, all do."""
+    copies = {name: sum(seen.unseen) / len(seen.unseen) for name, seen in evidence.items()}
+    known = known_by_heart({name: dense[name].unseen for name in copies}, copies)
+    if not known:
+        return []
+    verb = "errs" if len(known) == 1 else "err"
+    text = (
+        f"{', '.join(known)} {verb} less on held-out training examples, which the dense nets were "
+        "trained on, than can be learned from the others: wrong labels may be known by heart. Give "
+        "test data to be sure"
+    )
+    return [Finding(BY_HEART, text, blocks=chosen in known)]
 
 
 def find_problems(evidence: Evidence, dense: DenseErrors, data: DataFacts) -> list[Finding]:
@@ -248,7 +313,7 @@ def _dense_problems(dense: DenseErrors, data: DataFacts) -> list[Finding]:
     if not data.at_chance(dense.train):
         return []
     chance = f"the dense net errs on {error} of its training data, no better than chance"
-    if dense.confidence > max(SURE, 2 / len(data.counts)):
+    if dense.confidence > max(CONFIDENT, 2 / len(data.counts)):
         text = (
             f"{chance}, though it is sure of what it predicts: labels or inputs (their "
             "normalization, channels) are not those that it was trained with"

@@ -142,9 +142,12 @@ def select_best_dense(trials: Trials[Candidate]) -> Decision[Candidate]:
     return _decision(trials, "best dense net", chosen, {}, np.nan, 0)
 
 
-def grid_search(trials: Trials[Candidate]) -> Decision[Candidate]:
-    """Grid search: retrain every pruned candidate to the end, choose the lowest test error."""
-    epochs = trials.retraining_epochs
+def grid_search(trials: Trials[Candidate], epochs: int | None = None) -> Decision[Candidate]:
+    """Grid search: retrain every pruned candidate, choose the lowest test error.
+
+    ``epochs`` of retraining, None: all of them.
+    """
+    epochs = trials.retraining_epochs if epochs is None else epochs
     evidence = {c: trials.retrain(c, epochs) for c in trials.candidates}
     chosen = _highest({c: -m.test_error for c, m in evidence.items()})
     return _decision(trials, "grid search", chosen, evidence, np.nan, epochs)

@@ -3,15 +3,14 @@
 from threeregime.training.evaluation import evaluate_errors, evaluate_outputs
 from threeregime.training.loop import Callback, train
 from threeregime.training.retraining import (
-    RANGE_STEPS,
     RATES,
     default_retraining,
     largest_good_rates,
+    range_steps,
 )
 from threeregime.training.run import TrainingRun
 
 __all__ = [
-    "RANGE_STEPS",
     "RATES",
     "Callback",
     "TrainingRun",
@@ -19,5 +18,6 @@ __all__ = [
     "evaluate_errors",
     "evaluate_outputs",
     "largest_good_rates",
+    "range_steps",
     "train",
 ]

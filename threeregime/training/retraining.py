@@ -22,7 +22,7 @@ BATCH_SIZE = 32
 RATES = {"sgd": (0.01, 0.02, 0.05, 0.1, 0.2, 0.4), "adam": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
 """Learning rates that the range test tries, by optimizer."""
 RANGE_STEPS = 50
-"""Training steps at each rate."""
+"""Training steps at each rate, or those of the whole training if these are fewer."""
 EXAMPLES = 512
 """Training examples, or positions, that the losses are measured on."""
 TOLERANCE = 1.1
@@ -87,7 +87,7 @@ def largest_good_rates(
 ) -> list[float]:
     """Return the largest learning rate at which each member of a fleet still learns well.
 
-    Every member is trained for `RANGE_STEPS` steps at each rate, from the same start. Large rates
+    Every member is trained for :func:`range_steps` at each rate, from the same start. Large rates
     are wanted since retraining that is too cold leaves all copies of a net where they began, so
     that they are connected and alike whatever the net.
 
@@ -113,17 +113,22 @@ def largest_good_rates(
             """Tell the caller."""
             on_step()
 
-    ascending, losses = sorted(rates), []
+    ascending, losses, steps = sorted(rates), [], range_steps(task, recipe)
     for rate in ascending:
         with torch.random.fork_rng(devices=[]):  # building a net draws its weights
             trial = fleet.with_state(fleet.state())
-        short = replace(recipe, lr=rate, milestones=(), epochs=1, iterations=RANGE_STEPS)
+        short = replace(recipe, lr=rate, milestones=(), epochs=1, iterations=steps)
         train(trial, task, short, seeds, masks=masks, threads=threads, callback=Steps())
         losses.append(_training_losses(trial, task))
     table = torch.stack(losses)  # [rates, M]
     good = table.isfinite() & (table <= TOLERANCE * table.amin(dim=0) + SLACK)
     last = (torch.arange(len(ascending))[:, None] * good).amax(dim=0)
     return [ascending[number] for number in last.tolist()]
+
+
+def range_steps(task: Task, recipe: Training) -> int:
+    """Return the steps of the range test at each rate: 50, or the whole training's if fewer."""
+    return min(RANGE_STEPS, recipe.steps(task.count // recipe.batch_size))
 
 
 def _training_losses(fleet: Fleet, task: Task) -> Tensor:

@@ -1,0 +1,232 @@
+"""The accuracy of `advise` on nets whose truth is known: its directions and its choices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from threeregime.advice.calibration import (
+    CANNOT_TELL,
+    DIRECTIONS,
+    Calibration,
+    Measures,
+    direction,
+    load_calibration,
+)
+from threeregime.advice.judgement import TURNS, known_by_heart, regime_of
+from threeregime.advice.known_nets import known_nets
+from threeregime.algorithms import (
+    Measurement,
+    grid_search,
+    select_best_dense,
+    select_by_error,
+    select_by_similarity,
+)
+from threeregime.analysis import interval_half_width
+
+
+def answer_known_nets(held_out: bool = False) -> pd.DataFrame:
+    """Return the answers about all known nets, a row each.
+
+    Nets of the role "test" are of kinds that nothing was learned from. Those of the role "train"
+    are answered by what is learned without their own kind.
+
+    Args:
+        held_out: whether errors are of held-out training examples instead of test examples.
+
+    Returns:
+        Columns of :func:`known_nets`, with the probabilities ``hotter``, ``stay`` and ``colder``
+        (NaN where no known net is similar) and the ``answer``, "cannot tell" included.
+    """
+    nets = known_nets().dropna(subset=["truth"])
+    parts = []
+    for kind, part in nets.groupby("kind", sort=False):
+        own = str(kind) if part["role"].iloc[0] == "train" else ""
+        calibration = load_calibration(held_out, without=own)
+        assert calibration is not None
+        parts.append(part.assign(**_predictions(calibration, part, held_out)))
+    return pd.concat(parts)
+
+
+def _predictions(calibration: Calibration, nets: pd.DataFrame, held_out: bool) -> dict[str, Any]:
+    """Return probabilities and answers about some nets, as columns."""
+    rows = [
+        calibration.probabilities(Measures.of_table(nets.iloc[[number]], held_out))
+        for number in range(len(nets))
+    ]
+    unknown = dict.fromkeys(DIRECTIONS, np.nan)
+    columns = {name: [(row or unknown)[name] for row in rows] for name in DIRECTIONS}
+    answers = [direction(row) if row else CANNOT_TELL for row in rows]
+    return {**columns, "answer": answers}
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of answers about nets whose truth is known.
+
+    Attributes:
+        right: share of right answers among those given, the mean over dense nets.
+        half_width: half of its 95 % interval (Student's t over dense nets).
+        unanswered: share of "cannot tell".
+        nets: number of dense nets.
+        answers: number of answers given.
+    """
+
+    right: float
+    half_width: float
+    unanswered: float
+    nets: int
+    answers: int
+
+
+def accuracy_of(answers: pd.DataFrame, column: str = "answer") -> Accuracy:
+    """Return the accuracy of the answers in a column of :func:`answer_known_nets`."""
+    given = answers[answers[column] != CANNOT_TELL]
+    right = (given[column] == given["truth"]).astype(float)
+    by_net = right.groupby([given["kind"], given["seed"]]).mean()
+    return Accuracy(
+        right=float(by_net.mean()),
+        half_width=interval_half_width(np.asarray(by_net, dtype=np.float64)),
+        unanswered=1 - len(given) / len(answers),
+        nets=len(answers[["kind", "seed"]].drop_duplicates()),
+        answers=len(given),
+    )
+
+
+def direction_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Return truth and answers by kind of net, and how often blind rules are right.
+
+    Args:
+        answers: as returned by :func:`answer_known_nets`.
+
+    Returns:
+        A row per kind: its role, how many of its nets are better hotter, colder or as they are,
+        the share of right answers among those given, the share of "cannot tell", and the share
+        that is right by the paper's rule and by always saying the same.
+    """
+    rows = []
+    for (role, kind), nets in answers.groupby(["role", "kind"], sort=False):
+        truth = nets["truth"].value_counts()
+        regimes = [regime_of(*pair) for pair in nets[["lmc", "cka"]].to_numpy()]
+        papers = nets["truth"] == [TURNS[regime] for regime in regimes]
+        own = accuracy_of(nets)
+        rows.append(
+            {
+                "role": role,
+                "kind": kind,
+                **{f"truly {name}": int(truth.get(name, 0)) for name in DIRECTIONS},
+                "right": own.right,
+                "cannot tell": own.unanswered,
+                "paper's rule": float(papers.mean()),
+                **{f"always {name}": float((nets["truth"] == name).mean()) for name in DIRECTIONS},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass
+class KnownTrials:
+    """The stops of one dense run at one density, as trials that are looked up.
+
+    Attributes:
+        nets: rows of :func:`known_nets`, one per stop.
+        held_out: whether errors are of held-out training examples instead of test examples.
+    """
+
+    nets: pd.DataFrame
+    held_out: bool
+    retraining_epochs: int = 20
+    copies: int = 2
+
+    def __post_init__(self) -> None:
+        measures = Measures.of_table(self.nets, self.held_out)
+        columns = (measures.dense_test, measures.test, measures.lmc, measures.cka)
+        rows = zip(self.nets["epochs"], *map(np.asarray, columns), strict=True)
+        self._rows = {int(stop): tuple(map(float, values)) for stop, *values in rows}
+
+    @property
+    def candidates(self) -> Sequence[int]:
+        """The stops."""
+        return list(self._rows)
+
+    def dense_error(self, candidate: int) -> float:
+        """Return the error of the dense net."""
+        return self._rows[candidate][0]
+
+    def retrain(self, candidate: int, epochs: int) -> Measurement:
+        """Return what was measured of its copies."""
+        return Measurement(*self._rows[candidate][1:])
+
+
+def _unless_known_by_heart(trials: KnownTrials) -> int | None:
+    """Return the choice of Algorithm 2.1; None if it cannot be trusted without test data."""
+    chosen = select_by_similarity(trials, epochs=trials.retraining_epochs).chosen
+    stops = trials.candidates
+    copies = {stop: trials.retrain(stop, trials.retraining_epochs).test_error for stop in stops}
+    known = known_by_heart({stop: trials.dense_error(stop) for stop in stops}, copies)
+    return None if chosen in known else chosen
+
+
+Choice = Callable[[KnownTrials], int | None]
+CHOICES: dict[str, Choice] = {
+    "Algorithm 2": lambda trials: select_by_error(trials, epochs=trials.retraining_epochs).chosen,
+    "grid search": lambda trials: grid_search(trials).chosen,
+    "best dense net": lambda trials: select_best_dense(trials).chosen,
+    "last checkpoint": lambda trials: trials.candidates[-1],
+}
+"""Ways to choose a checkpoint with test data."""
+CHOICES_HELD_OUT: dict[str, Choice] = {
+    "Algorithm 2.1, if it can be trusted": _unless_known_by_heart,
+    "Algorithm 2.1": lambda trials: (
+        select_by_similarity(trials, epochs=trials.retraining_epochs).chosen
+    ),
+    "last checkpoint": CHOICES["last checkpoint"],
+}
+"""Ways to choose a checkpoint without test data."""
+
+
+def choose_known_nets(held_out: bool = False) -> pd.DataFrame:
+    """Return which stop each rule chooses of every dense run at every density, and what it loses.
+
+    Returns:
+        A row per kind, density, seed and rule: ``chosen`` (NaN for no choice), and ``lost``, the
+        true error of that stop minus that of the best one, both means over the dense seeds.
+    """
+    rows = []
+    groups = known_nets().groupby(["role", "kind", "density"], sort=False)
+    for (role, kind, density), nets in groups:
+        errors = nets.groupby("epochs")["error"].mean()
+        for seed, run in nets.groupby("seed"):
+            trials = KnownTrials(run, held_out)
+            for rule, choose in (CHOICES_HELD_OUT if held_out else CHOICES).items():
+                chosen = choose(trials)
+                lost = np.nan if chosen is None else float(errors[chosen] - errors.min())
+                rows.append((role, kind, density, seed, rule, chosen, lost))
+    columns = ["role", "kind", "density", "seed", "rule", "chosen", "lost"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def choice_table(choices: pd.DataFrame) -> pd.DataFrame:
+    """Return by role and rule how much the choices lose, in points, and how often at most one.
+
+    Args:
+        choices: as returned by :func:`choose_known_nets`.
+    """
+    rows = []
+    for (role, rule), part in choices.groupby(["role", "rule"], sort=False):
+        lost = part["lost"].dropna()
+        rows.append(
+            {
+                "role": role,
+                "rule": rule,
+                "no choice": 1 - len(lost) / len(part),
+                "mean loss": 100 * float(lost.mean()),
+                "largest loss": 100 * float(lost.max()),
+                "at most a point": float((lost <= 0.01).mean()),
+            }
+        )
+    return pd.DataFrame(rows)
