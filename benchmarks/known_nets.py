@@ -206,7 +206,8 @@ class Checkpoints(Callback):
 
 def train_dense(kind: Kind, task: TensorTask) -> Fleet:
     """Return the dense nets, in the order of epochs and then of seeds."""
-    backend = "grouped" if kind.batch_norm else "vmapped"
+    convolutions = any(isinstance(layer, nn.Conv2d) for layer in kind.build().modules())
+    backend = "grouped" if convolutions else "vmapped"
     fleet = Fleet.initial(kind.build, list(SEEDS), backend=backend)
     recipe = Dense(
         lr=kind.lr, weight_decay=kind.weight_decay, batch_size=BATCH_SIZE, epochs=max(EPOCHS),

@@ -99,3 +99,14 @@ def test_a_state_is_that_of_plain_nets_whatever_the_layout(backend: str) -> None
             assert torch.equal(state[name][member], tensor), name
     turned = fleet.select([2, 0, 2, 1]).state()
     assert all(torch.equal(turned[name], tensor[[2, 0, 2, 1]]) for name, tensor in state.items())
+
+
+def test_group_norm_of_each_member_is_its_own() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 3))
+
+    images = torch.rand(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    together = Fleet.initial(build, [1, 2, 3], backend="grouped")
+    separate = Fleet.initial(build, [1, 2, 3], backend="separate")
+    outputs = [fleet.logits(fleet.broadcast(images)) for fleet in (together, separate)]
+    torch.testing.assert_close(*outputs)

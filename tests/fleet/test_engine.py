@@ -105,7 +105,7 @@ class Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 4, 3)
-        self.norm = nn.GroupNorm(2, 4)
+        self.norm = nn.InstanceNorm2d(4, affine=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(x)).mean(dim=(2, 3))

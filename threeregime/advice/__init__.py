@@ -1,6 +1,26 @@
 """Advice for any net: train hotter or colder before it is pruned?"""
 
+from threeregime.advice.accuracy import (
+    Accuracy,
+    accuracy_of,
+    answer_known_nets,
+    choice_table,
+    choose_known_nets,
+    direction_table,
+)
 from threeregime.advice.advice import Advice, Cost
 from threeregime.advice.advisor import advise
+from threeregime.advice.known_nets import known_nets
 
-__all__ = ["Advice", "Cost", "advise"]
+__all__ = [
+    "Accuracy",
+    "Advice",
+    "Cost",
+    "accuracy_of",
+    "advise",
+    "answer_known_nets",
+    "choice_table",
+    "choose_known_nets",
+    "direction_table",
+    "known_nets",
+]

@@ -1,9 +1,9 @@
 """Advice on any net: train it hotter or colder before it is pruned?
 
-`advise` prunes a copy of the net, retrains two copies of that for a few epochs, and compares them
-by LMC (Equation 1) and CKA (Equation 2), as the paper does. These give the regime and the change of
-temperature (Sections 3.2 and 4.1). Given several checkpoints, it chooses the one to prune (Section
-4.2, Algorithms 2 and 2.1).
+`advise` prunes a copy of the net, retrains two copies of that for some hundred steps, and compares
+them by LMC (Equation 1) and CKA (Equation 2), as the paper does. These give the regime (Section
+3.2); the direction is learned from nets whose truth is known by brute force. Given several
+checkpoints, it chooses the one to prune (Section 4.2, Algorithms 2 and 2.1).
 """
 
 from __future__ import annotations
@@ -97,16 +97,17 @@ def advise(
             the path of a folder of images ``train/CLASS/IMAGE`` and optionally
             ``test/CLASS/IMAGE`` (or ``val``, ``valid``).
         density: fraction of the weights to keep, in (0, 1].
-        test_data: like ``train_data``. Without it, checkpoints are compared by training error and
-            CKA (Algorithm 2.1).
+        test_data: like ``train_data``. Without it, a fifth of the training data is held out from
+            the retraining, and checkpoints are compared by CKA (Algorithm 2.1).
         checkpoints: candidates by name: state_dicts, or paths of their files. None: the model.
         method: "uniform" prunes to the density in each layer (UniformMP, Section 2.3), "global"
             over all layers together.
         keep: names or patterns (``stem.*``) of layers that stay dense.
         prune: names or patterns of the layers to prune; None: all but the classifier.
-        epochs, batch_size, optimizer, lr, weight_decay: retraining. By default it makes about 300
-            steps (from 2 to 20 epochs) in batches of 64 examples, or fewer if there are few
-            examples, by SGD with momentum if the net has batch norm, otherwise by Adam.
+        epochs, batch_size, optimizer, lr, weight_decay: retraining. By default it makes about 500
+            steps (from 2 to 20 epochs) in batches of 32 examples, or fewer if there are few
+            examples, by SGD with momentum if the net has batch norm, otherwise by Adam, at the
+            largest rate that is good in a range test.
         retrain: function ``retrain(net, seed)`` that trains a pruned net in place, in an order of
             the examples that depends on the seed; pruned weights stay zero. None: as above.
         forward: function ``forward(net, inputs)`` that returns the outputs, for nets that are

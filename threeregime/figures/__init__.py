@@ -10,6 +10,7 @@ from threeregime.figures.diagrams import (
 )
 from threeregime.figures.forest_plots import forest, headline_forest
 from threeregime.figures.regime_separation import boundary_search, local_metrics, separation
+from threeregime.figures.reliability import reliability
 from threeregime.figures.speed import step_times
 from threeregime.figures.style import COLOURS, axis_label
 
@@ -28,6 +29,7 @@ __all__ = [
     "local_metrics",
     "phase_diagram",
     "regime_map",
+    "reliability",
     "sam_radius",
     "selection",
     "separation",

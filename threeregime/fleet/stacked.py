@@ -27,6 +27,12 @@ def _norm(plain: nn.Module, members: int) -> nn.Module:
     return norm
 
 
+def _group_norm(plain: nn.Module, members: int) -> nn.Module:
+    assert isinstance(plain, nn.GroupNorm)
+    groups, channels = plain.num_groups * members, plain.num_channels * members
+    return nn.GroupNorm(groups, channels, plain.eps, plain.affine)
+
+
 def _grouped_conv(plain: nn.Module, members: int) -> nn.Module:
     assert isinstance(plain, nn.Conv2d)
     conv = copy.copy(plain)
@@ -69,6 +75,7 @@ class _GroupedLinear(nn.Module):
 GROUPED: Layers = {
     nn.Conv2d: _grouped_conv,
     nn.BatchNorm2d: _norm,
+    nn.GroupNorm: _group_norm,
     nn.Linear: _GroupedLinear,
     Concat: _GroupedConcat,
 }

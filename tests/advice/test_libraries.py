@@ -1,0 +1,75 @@
+"""Nets of torchvision and timm, with random weights, on small pictures: an answer in minutes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from tests.advice.examples import CLASSES, ask
+from threeregime.advice import Advice
+
+TORCHVISION = (
+    ("alexnet", 64),
+    ("densenet121", 32),
+    ("efficientnet_b0", 32),
+    ("googlenet", 32),
+    ("mnasnet0_5", 32),
+    ("mobilenet_v3_small", 32),
+    ("regnet_y_400mf", 32),
+    ("resnet18", 32),
+    ("shufflenet_v2_x0_5", 32),
+    ("squeezenet1_1", 64),
+)
+TIMM = (
+    ("convnext_atto", 32),
+    ("deit_tiny_patch16_224", 224),
+    ("dla46_c", 32),
+    ("ghostnet_050", 32),
+    ("lcnet_050", 32),
+    ("mixer_s32_224", 224),
+    ("mobilenetv4_conv_small_050", 32),
+    ("pvt_v2_b0", 32),
+    ("resnet10t", 32),
+    ("test_vit", 160),
+)
+SECONDS = 360
+"""Processor time of three minutes on two cores."""
+
+
+def advise_on_pictures(net: Any, size: int) -> Advice:
+    """Return the default advice on a net, on 48 pictures of noise."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randn((48, 3, size, size), generator=generator)
+    start = time.process_time()
+    answer = ask(net, (pictures, torch.arange(48) % CLASSES), density=0.1, epochs=None)
+    assert time.process_time() - start < SECONDS
+    return answer
+
+
+def check(answer: Advice) -> None:
+    """The answer is whole, and honest about a net that was never trained."""
+    assert answer.open
+    assert answer.pruned["layers"] > 5
+    assert answer.pruned["classifier"]
+    assert str(answer).startswith("Pruned to 10 % of its weights")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), TORCHVISION)
+def test_nets_of_torchvision(name: str, size: int) -> None:
+    from torchvision import models
+
+    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    check(advise_on_pictures(models.get_model(name, num_classes=CLASSES, **options), size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), TIMM)
+def test_nets_of_timm(name: str, size: int) -> None:
+    import timm
+
+    net = timm.create_model(name, num_classes=CLASSES)
+    check(advise_on_pictures(net, size))
