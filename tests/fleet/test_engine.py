@@ -163,7 +163,7 @@ def test_a_transformer_is_vmapped(untimed: None, lines: Callable[[], list[str]])
 @needs_compiler
 @pytest.mark.parametrize(
     ("build", "backend", "operation"),
-    [(silu_net, "grouped", "silu"), (Scaled, "separate", "group_norm")],
+    [(silu_net, "grouped", "silu"), (Scaled, "separate", "instance_norm")],
 )
 def test_a_net_with_another_operation_runs_uncompiled_and_one_line_says_why(
     build: Callable[[], nn.Module],
