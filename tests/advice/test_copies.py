@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from tests.advice.examples import (
 )
 from threeregime.advice import advisor
 from threeregime.advice.candidates import LiveTrials
-from threeregime.advice.judgement import Evidence
+from threeregime.advice.judgement import DenseErrors, Evidence
 from threeregime.data.task import stream_seed
 from threeregime.errors import ThreeRegimeError
 from threeregime.training import RATES
@@ -189,6 +190,24 @@ def test_in_regime_i_all_are_retrained_and_the_rule_decides(
     assert advice.chosen == list(advice.evidence)[-1]
     assert advice.turn == "hotter"
     assert "unknown (diverged)" in str(advice)
+
+
+def test_checkpoints_that_were_tried_tell_the_direction() -> None:
+    data = pictures()
+    states = trained(mlp, data, (1, 4, 16))
+    model = build_net(mlp)
+    answer = ask(model, data, test_data=pictures(seed=1), checkpoints=states, density=0.5)
+    trials = SimpleNamespace(held_out=False, task=SimpleNamespace(test=data))
+    dense = {"hot": 0.4, "mid": 0.2, "cold": 0.1}
+    errors = {"hot": 0.3, "mid": 0.2, "cold": 0.25}
+    some = answer.evidence[answer.chosen]
+    trials.dense = {name: DenseErrors(error, 0.1) for name, error in dense.items()}
+    trials.evidence = {name: replace(some, test=(error,) * 2) for name, error in errors.items()}
+    cast_trials: Any = trials
+    assert advisor._tried(cast_trials, "mid") == {"hotter", "colder"}
+    assert advisor._tried(cast_trials, "cold") == {"hotter"}
+    trials.held_out = True
+    assert advisor._tried(cast_trials, "mid") == set()
 
 
 def test_without_test_data_a_net_that_knows_its_labels_by_heart_is_not_recommended(

@@ -80,7 +80,7 @@ class Known:
         ((0.5, 0.45, 0.05), CANNOT_TELL),
         ((0.0, 0.59, 0.41), CANNOT_TELL),
         ((0.02, 0.02, 0.96), "colder"),
-        ((0.2, 0.7, 0.1), "stay"),
+        ((0.2, 0.75, 0.05), "stay"),
     ],
 )
 def test_the_most_probable_direction_is_the_answer_if_it_is_likely(
@@ -89,8 +89,21 @@ def test_the_most_probable_direction_is_the_answer_if_it_is_likely(
     known: Any = Known(*chances)
     judgement = judge(evidence(-0.2), DENSE, 0.1, [], known)
     assert (judgement.regime, judgement.turn) == ("I", turn)
-    assert judgement.probabilities == known.given
+    assert judgement.probabilities == pytest.approx(known.given)
     assert bool(judgement.reason) == (turn == CANNOT_TELL)
+
+
+def test_a_direction_that_was_tried_is_no_answer() -> None:
+    known: Any = Known(0.5, 0.45, 0.05)
+    judgement = judge(evidence(-0.2), DENSE, 0.1, [], known, {"hotter"})
+    assert judgement.turn == "stay"
+    assert judgement.probabilities == {
+        "hotter": 0,
+        "stay": pytest.approx(0.9),
+        "colder": pytest.approx(0.1),
+    }
+    assert judge(evidence(-0.2), DENSE, 0.1, [], None, {"hotter"}).turn == "stay"
+    assert judge(evidence(-0.2), DENSE, 0.1, [], None, {"colder"}).turn == "hotter"
 
 
 def test_the_direction_is_judged_by_what_the_nets_have_not_seen() -> None:

@@ -270,7 +270,14 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
     evidence = _evidence(trials, chosen)
     findings = _findings(trials, chosen)
     calibration = load_calibration(trials.task.test is None or trials.held_out)
-    judgement = judge(evidence, trials.dense[chosen], trials.density, findings, calibration)
+    judgement = judge(
+        evidence,
+        trials.dense[chosen],
+        trials.density,
+        findings,
+        calibration,
+        _tried(trials, chosen),
+    )
     return Advice(
         regime=judgement.regime,
         turn=judgement.turn,
@@ -313,6 +320,21 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
             device=str(task.train.inputs.device),
         ),
     )
+
+
+def _tried(trials: LiveTrials, chosen: str) -> set[str]:
+    """Return the directions of which a checkpoint was retrained that is worse on test data.
+
+    Of two checkpoints of one training, the hotter one fits its training data less.
+    """
+    if trials.held_out or trials.task.test is None:
+        return set()
+    own, tried = trials.dense[chosen].train, set()
+    for name, evidence in trials.evidence.items():
+        if sum(evidence.errors) >= sum(trials.evidence[chosen].errors):
+            other = trials.dense[name].train
+            tried |= {"hotter"} if other > own else {"colder"} if other < own else set()
+    return tried
 
 
 def _findings(trials: LiveTrials, chosen: str) -> list[Finding]:

@@ -8,7 +8,7 @@ the answer is "cannot tell".
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,11 +183,20 @@ def judge(
     density: float,
     findings: Sequence[Finding],
     calibration: Calibration | None,
+    tried: Collection[str] = (),
 ) -> Judgement:
     """Decide whether hotter or colder training is better, or that it cannot be told.
 
     The most probable direction is the answer if it is likely enough. Without known nets that looked
     like this one, it is the paper's rule: the direction that belongs to the regime.
+
+    Args:
+        evidence: measurements of the retrained copies.
+        dense: errors of the net before pruning.
+        density: fraction of the weights that is kept.
+        findings: problems that were seen.
+        calibration: what is known of other nets; None: nothing.
+        tried: "hotter", "colder" or both, if such checkpoints were tried and are worse.
     """
     regime = regime_of(evidence.lmc, evidence.cka)
     blocking = [finding for finding in findings if finding.blocks]
@@ -198,7 +207,10 @@ def judge(
         known = calibration.probabilities(measures_of(evidence, dense, density))
     if calibration is None or known is None:
         basis = "no known net looked like this one, so the answer is the paper's rule"
-        return Judgement(regime, TURNS[regime], None, basis)
+        turn = "stay" if TURNS[regime] in tried else TURNS[regime]
+        return Judgement(regime, turn, None, basis)
+    known = {name: 0.0 if name in tried else share for name, share in known.items()}
+    known = {name: share / sum(known.values()) for name, share in known.items()}
     turn = direction(known)
     if turn != CANNOT_TELL:
         return Judgement(regime, turn, known, calibration.words)
