@@ -108,7 +108,7 @@ def test_no_answer_is_told_with_its_reason() -> None:
 def test_notes_and_probabilities_are_told() -> None:
     sure = answer(chances=CHANCES, notes=("stem was frozen",))
     assert "SAM with a larger rho. Probability 90% (stay 7%, colder 3%).\n" in str(sure)
-    assert "The probability is made up; yours may be of another kind." in str(sure)
+    assert "The probability is made up. Yours may be of another kind." in str(sure)
     assert "Probability" not in str(answer())
     assert "\nNote: stem was frozen.\n" in str(sure)
 

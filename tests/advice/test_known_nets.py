@@ -144,6 +144,9 @@ def test_probabilities_are_of_nets_that_look_alike(held_out: bool, table: pd.Dat
     assert sum(chances.values()) == pytest.approx(1)
     assert fit.probabilities(Measures(-0.5, 0.5, 0.0, 0.9, 0.9, 0.0, 1e-4)) is None
     assert "small dense nets of" in fit.words
+    both = load_calibration(held_out, similarity=True)
+    assert both is not None
+    assert both.known.shape[1] == fit.known.shape[1] + 2
 
 
 def test_without_a_table_there_is_no_calibration(
@@ -166,7 +169,9 @@ def test_kinds_of_the_role_test_teach_nothing(monkeypatch: pytest.MonkeyPatch) -
             return None
 
     monkeypatch.setattr(
-        accuracy, "load_calibration", lambda held_out, without: asked.append(without) or Silent()
+        accuracy,
+        "load_calibration",
+        lambda held_out, without, similarity: asked.append(without) or Silent(),
     )
     answers = accuracy.answer_known_nets()
     roles = [kind.role for kind in benchmark.KINDS]

@@ -29,7 +29,7 @@ from threeregime.algorithms import (
 from threeregime.analysis import interval_half_width
 
 
-def answer_known_nets(held_out: bool = False) -> pd.DataFrame:
+def answer_known_nets(held_out: bool = False, similarity: bool = False) -> pd.DataFrame:
     """Return the answers about all known nets, a row each.
 
     Nets of the role "test" are of kinds that nothing was learned from. Those of the role "train"
@@ -37,6 +37,7 @@ def answer_known_nets(held_out: bool = False) -> pd.DataFrame:
 
     Args:
         held_out: whether errors are of held-out training examples instead of test examples.
+        similarity: whether LMC and CKA are used, too.
 
     Returns:
         Columns of :func:`known_nets`, with the probabilities ``hotter``, ``stay`` and ``colder``
@@ -46,7 +47,7 @@ def answer_known_nets(held_out: bool = False) -> pd.DataFrame:
     parts = []
     for kind, part in nets.groupby("kind", sort=False):
         own = str(kind) if part["role"].iloc[0] == "train" else ""
-        calibration = load_calibration(held_out, without=own)
+        calibration = load_calibration(held_out, own, similarity)
         assert calibration is not None
         parts.append(part.assign(**_predictions(calibration, part, held_out)))
     return pd.concat(parts)

@@ -185,7 +185,7 @@ class Advice:
             examples += f", {self._example_count('test')} test examples"
         basis = f"No probability: {self.basis}."
         if self.probabilities is not None:
-            basis = f"The probability is {self.basis}; yours may be of another kind."
+            basis = f"The probability is {self.basis}. Yours may be of another kind."
         return [
             f"Kept: the largest {100 * self.density:g} % of the weights {each} "
             f"{pruned['layers']} layers ({kinds}; {pruned['weights']:,} weights){kept}.",

@@ -25,11 +25,12 @@ MIN_DISTANCE = 1e-4
 """Smaller values of 1 - CKA count as this."""
 MAX_DISTANCE = 2.5
 """Distance from all known nets, in their standard deviations, from which there is no ground."""
-SURE = 0.7
+SURE = 0.65
 """A direction that is less probable is no answer."""
-STRENGTH = 0.1
-"""Inverse strength of the regression's L2 penalty. This and `SURE` were chosen on the kinds that
-are learned from, each answered without itself, before the other kinds were computed."""
+NEIGHBOURS = 40
+"""Number of the most similar known nets that the probabilities are shares of. This, `SURE` and the
+features were chosen on the kinds that are learned from, each answered without itself, before the
+other kinds were computed."""
 
 
 @dataclass(frozen=True)
@@ -72,42 +73,49 @@ class Measures:
             density=nets["density"],
         )
 
-    def features(self) -> Array:
-        """Return the features [n, 7]."""
+    def features(self, similarity: bool = False) -> Array:
+        """Return the features [n, 6], with LMC and CKA [n, 8]."""
         train, dense_train = np.asarray(self.train), np.asarray(self.dense_train)
-        dense_test = np.asarray(self.dense_test)
-        distance = np.maximum(1 - np.asarray(self.cka), MIN_DISTANCE)
-        columns = (
-            np.clip(self.lmc, -0.5, 0.05),
-            np.log10(distance),
+        test, dense_test = np.asarray(self.test), np.asarray(self.dense_test)
+        columns = [
             np.log10(np.maximum(dense_train, MIN_ERROR)),
             train - dense_train,
             dense_test - dense_train,
-            np.asarray(self.test) - dense_test,
+            test - dense_test,
+            test - train,
             np.log10(self.density),
-        )
+        ]
+        if similarity:
+            distance = np.maximum(1 - np.asarray(self.cka), MIN_DISTANCE)
+            columns += [np.clip(self.lmc, -0.5, 0.05), np.log10(distance)]
         return np.stack(np.broadcast_arrays(*map(np.atleast_1d, columns)), axis=1)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A classifier of directions, and the nets that it is fitted to.
+    """The known nets that a net is compared with.
 
     Attributes:
-        classifier: scikit-learn's, from features to a direction.
-        known: features of these nets [n, 7].
+        classifier: scikit-learn's, from features to shares of directions.
+        known: features of the known nets [n, features].
         nets: number of dense nets among them.
         kinds: number of kinds of nets.
+        similarity: whether LMC and CKA are among the features.
     """
 
     classifier: Any
     known: Array
     nets: int
     kinds: int
+    similarity: bool = False
 
     def probabilities(self, measures: Measures) -> dict[str, float] | None:
-        """Return the probability of each direction; None if no known net is similar."""
-        point = measures.features()
+        """Return the probability of each direction; None if no known net is similar.
+
+        It is the share of the nets where it is the true one, among the `NEIGHBOURS` most similar,
+        those that are more similar with more weight.
+        """
+        point = measures.features(self.similarity)
         offsets = (self.known - point) / self.known.std(axis=0)
         if np.linalg.norm(offsets, axis=1).min() > MAX_DISTANCE:
             return None
@@ -118,16 +126,22 @@ class Calibration:
     @property
     def words(self) -> str:
         """Source of the probabilities, as the end of a sentence."""
-        return f"learned from {self.nets} small dense nets of {self.kinds} kinds"
+        return (
+            f"that of the {NEIGHBOURS} most similar of {len(self.known)} pruned nets whose truth is "
+            f"known (from {self.nets} small dense nets of {self.kinds} kinds)"
+        )
 
 
 @cache
-def load_calibration(held_out: bool = False, without: str = "") -> Calibration | None:
+def load_calibration(
+    held_out: bool = False, without: str = "", similarity: bool = False
+) -> Calibration | None:
     """Return the calibration for nets with test data, or with held-out training data.
 
     Args:
         held_out: whether errors are of examples that were held out from the retraining.
         without: a kind that is not learned from.
+        similarity: whether LMC and CKA are among the features.
 
     Returns:
         None if there is no table.
@@ -135,22 +149,24 @@ def load_calibration(held_out: bool = False, without: str = "") -> Calibration |
     if not KNOWN_NETS.exists():
         return None
     nets = known_nets().dropna(subset=["truth"])
-    return fit(nets.loc[(nets["role"] == "train") & (nets["kind"] != without)], held_out)
+    nets = nets.loc[(nets["role"] == "train") & (nets["kind"] != without)]
+    return fit(nets, held_out, similarity)
 
 
-def fit(nets: pd.DataFrame, held_out: bool) -> Calibration:
-    """Return a logistic regression of the true direction, fitted to nets whose truth is known."""
-    from sklearn.linear_model import LogisticRegression
+def fit(nets: pd.DataFrame, held_out: bool, similarity: bool = False) -> Calibration:
+    """Return the calibration by known nets, rows of :func:`known_nets` with their truth."""
+    from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    inputs = Measures.of_table(nets, held_out).features()
+    inputs = Measures.of_table(nets, held_out).features(similarity)
     usable = np.flatnonzero(np.isfinite(inputs).all(axis=1))
     nets, inputs = nets.iloc[usable], inputs[usable]
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH))
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(nets)), weights="distance")
+    classifier = make_pipeline(StandardScaler(), neighbours)
     classifier.fit(inputs, nets["truth"].to_numpy(str))
     dense = len(nets[["kind", "seed"]].drop_duplicates())
-    return Calibration(classifier, inputs, dense, nets["kind"].nunique())
+    return Calibration(classifier, inputs, dense, nets["kind"].nunique(), similarity)
 
 
 def direction(probabilities: dict[str, float]) -> str:
