@@ -127,8 +127,8 @@ class Calibration:
     def words(self) -> str:
         """Source of the probabilities, as the end of a sentence."""
         return (
-            f"that of the {NEIGHBOURS} most similar of {len(self.known)} pruned nets whose truth is "
-            f"known (from {self.nets} small dense nets of {self.kinds} kinds)"
+            f"that of the {NEIGHBOURS} most similar of {len(self.known)} pruned nets whose truth "
+            f"is known (from {self.nets} small dense nets of {self.kinds} kinds)"
         )
 
 

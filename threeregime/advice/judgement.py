@@ -217,8 +217,8 @@ def judge(
     ranking = sorted(known.items(), key=lambda item: -item[1])
     shares = ", ".join(f"{name} {share:.0%}" for name, share in ranking)
     reason = (
-        f"of known nets that looked like it, the better direction was {shares}. Ask again with more "
-        "copies (copies=4), or with a hotter and a colder checkpoint, which are then tried"
+        f"of known nets that looked like it, the better direction was {shares}. Ask again with "
+        "more copies (copies=4), or with a hotter and a colder checkpoint, which are then tried"
     )
     return Judgement(regime, turn, known, calibration.words, reason)
 
