@@ -7,6 +7,7 @@ from threeregime.advice.accuracy import (
     choice_table,
     choose_known_nets,
     direction_table,
+    paper_accuracy,
 )
 from threeregime.advice.advice import Advice, Cost
 from threeregime.advice.advisor import advise
@@ -23,4 +24,5 @@ __all__ = [
     "choose_known_nets",
     "direction_table",
     "known_nets",
+    "paper_accuracy",
 ]

@@ -112,8 +112,6 @@ def direction_table(answers: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (role, kind), nets in answers.groupby(["role", "kind"], sort=False):
         truth = nets["truth"].value_counts()
-        regimes = [regime_of(*pair) for pair in nets[["lmc", "cka"]].to_numpy()]
-        papers = nets["truth"] == [TURNS[regime] for regime in regimes]
         own = accuracy_of(nets)
         rows.append(
             {
@@ -122,11 +120,21 @@ def direction_table(answers: pd.DataFrame) -> pd.DataFrame:
                 **{f"truly {name}": int(truth.get(name, 0)) for name in DIRECTIONS},
                 "right": own.right,
                 "cannot tell": own.unanswered,
-                "paper's rule": float(papers.mean()),
+                "paper's rule": paper_accuracy(nets),
                 **{f"always {name}": float((nets["truth"] == name).mean()) for name in DIRECTIONS},
             }
         )
     return pd.DataFrame(rows)
+
+
+def paper_accuracy(answers: pd.DataFrame) -> float:
+    """Return the share of nets whose direction is the one that belongs to their regime.
+
+    Args:
+        answers: as returned by :func:`answer_known_nets`.
+    """
+    regimes = [regime_of(*pair) for pair in answers[["lmc", "cka"]].to_numpy()]
+    return float((answers["truth"] == [TURNS[regime] for regime in regimes]).mean())
 
 
 @dataclass
