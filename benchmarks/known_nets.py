@@ -78,16 +78,16 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """A Transformer encoder whose tokens are the rows of an 8x8 picture."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.embed, self.place = nn.Linear(8, width), nn.Parameter(0.1 * torch.randn(8, width))
-        self.blocks = nn.Sequential(Block(width, 4, 64), Block(width, 4, 64))
+        self.block = Block(width, heads=2, hidden=32)
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [batch, 10] of pictures [batch, 1, 8, 8]."""
         tokens = self.embed(x.flatten(1, 2)) + self.place
-        return self.head(self.norm(self.blocks(tokens)).mean(dim=1))
+        return self.head(self.norm(self.block(tokens)).mean(dim=1))
 
 
 def mlp(inputs: int, *widths: int) -> nn.Module:

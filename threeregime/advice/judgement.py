@@ -216,9 +216,10 @@ def judge(
         return Judgement(regime, turn, known, calibration.words)
     ranking = sorted(known.items(), key=lambda item: -item[1])
     shares = ", ".join(f"{name} {share:.0%}" for name, share in ranking)
+    wanted = "test data, " if evidence.test is None else ""
     reason = (
         f"of known nets that looked like it, the better direction was {shares}. Ask again with "
-        "more copies (copies=4), or with a hotter and a colder checkpoint, which are then tried"
+        f"{wanted}a hotter and a colder checkpoint: the best one is then chosen"
     )
     return Judgement(regime, turn, known, calibration.words, reason)
 
