@@ -157,15 +157,15 @@ KINDS = (
     Kind("CNN, batch norm, 20 % noise", "train", lambda: cnn(1, "batch", 8, 16, 16), "sgd", 0.05,
          1e-4, noise=0.2),
     Kind("CNN, group norm", "train", lambda: cnn(1, "group", 8, 16), "adam", 2e-3),
-    Kind("Transformer", "train", Encoder, "adam", 1e-3),
-    Kind("wide MLP, 15 % noise", "test", lambda: mlp(64, 200, 200, 200), "sgd", 0.05, noise=0.15),
+    Kind("Transformer", "train", Encoder, "adam", 1e-3, examples=400),
+    Kind("wide MLP, 15 % noise", "test", lambda: mlp(64, 150, 150), "sgd", 0.05, noise=0.15),
     Kind("MLP, few examples", "test", lambda: mlp(64, 100), "adam", 3e-3, examples=300),
     Kind("CNN on clutter, batch norm", "test", lambda: cnn(3, "batch", 8, 16, 16), "sgd", 0.1,
          1e-4, clutter=True),
     Kind("CNN, group norm, 30 % noise", "test", lambda: cnn(1, "group", 8, 16), "adam", 1e-3,
          noise=0.3),
     Kind("CNN without norm", "test", lambda: cnn(1, "none", 12, 24, 24), "sgd", 0.02),
-    Kind("Transformer, 20 % noise", "test", Encoder, "adam", 1e-3, noise=0.2),
+    Kind("Transformer, 20 % noise", "test", Encoder, "adam", 1e-3, noise=0.2, examples=400),
 )  # fmt: skip
 
 
