@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from threeregime.data.folders import open_split
 from threeregime.data.images import Dataset, ImageBatches, plain_images
-from threeregime.data.registry import DATASETS, load_images
+from threeregime.data.registry import DATASETS, dataset_from_arrays, load_images
 from threeregime.data.task import stream_seed
 from threeregime.errors import ThreeRegimeError
 
@@ -447,3 +449,39 @@ def test_svhn_is_read_as_it_lies_on_disk(tmp_path: Path, monkeypatch: pytest.Mon
     assert made.train_images[2, 1, 5, 6] == pixels[5, 6, 1, 2]
     assert made.train_labels.tolist() == [1, 0, 2, 0]  # the published files call a zero 10
     assert made.classes == 10
+
+
+def test_a_channel_that_is_the_same_everywhere_is_zero_in_the_inputs() -> None:
+    """Divided by its std of 0 it would be no number, and no net could learn."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 3, 4, 4), dtype=np.uint8)
+    images[:, 1] = 77
+    labels = np.arange(12) % 4
+    made = dataset_from_arrays("grey", images, labels, images, labels, classes=4)
+    assert made.std[1] == 1
+    inputs = plain_images(made, made.train_images, torch.float32)
+    assert inputs.isfinite().all()
+    assert inputs[:, 1].abs().max() < 1e-6
+    assert inputs[:, 0].std() > 0.9
+
+
+def test_images_that_are_all_the_same_are_refused() -> None:
+    images, labels = np.full((8, 1, 4, 4), 9, dtype=np.uint8), np.arange(8) % 2
+    images[:, 0, 1, 1] = 200
+    with pytest.raises(ThreeRegimeError, match="blank: all training images are the same"):
+        dataset_from_arrays("blank", images, labels, images, labels, classes=2)
+
+
+def test_a_crop_in_which_nothing_may_be_left_is_refused() -> None:
+    digits = load_images("digits")
+    assert digits.augmented(7, False).crop == 7
+    with pytest.raises(ThreeRegimeError, match=r"data.crop = 8 is not allowed: less than a side"):
+        digits.augmented(8, False)
+
+
+def test_a_pipe_among_the_pictures_is_not_read(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (2, 2)).save(tmp_path / name / "1.png")
+    os.mkfifo(tmp_path / "a" / "2.png")
+    assert len(open_split(tmp_path).files) == 2

@@ -174,7 +174,9 @@ def open_split(path: Path, classes: Sequence[str] | None = None) -> FolderSplit:
 
     def is_visible(file: str) -> bool:
         parts = Path(file).relative_to(path).parts
-        return file.lower().endswith(IMG_EXTENSIONS) and not any(p.startswith(".") for p in parts)
+        hidden = any(part.startswith(".") for part in parts)
+        # A named pipe, or a device without an end, would be read for ever.
+        return file.lower().endswith(IMG_EXTENSIONS) and not hidden and os.path.isfile(file)
 
     try:
         folder = VisibleImages(str(path), is_valid_file=is_visible)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from threeregime._fields import require
 from threeregime.data.task import Batches, Draws, Task
 from threeregime.errors import ThreeRegimeError
 
@@ -92,7 +93,14 @@ class Dataset(Task):
         return torch.empty(batch, *self.train_images.shape[1:])
 
     def augmented(self, crop: int, flip: bool) -> Dataset:
-        """Return the same dataset, its training images cropped and flipped at random."""
+        """Return the same dataset, its training images cropped and flipped at random.
+
+        Raises:
+            ThreeRegimeError: a crop in which nothing of the image may be left.
+        """
+        height, width = self.train_images.shape[2:]
+        allowed = f"less than a side of the {height} x {width} images"
+        require(crop == 0 or crop < min(height, width), "data.crop", crop, allowed)
         return replace(self, crop=crop, flip=flip)
 
     def loader(self, seeds: Sequence[int], batch_size: int) -> ImageBatches:

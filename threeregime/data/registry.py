@@ -211,8 +211,17 @@ def dataset_from_arrays(
     """Make a dataset whose mean and std are measured on its training images.
 
     Images are uint8 [count, channels, height, width], labels integers [count] below ``classes``.
+    The std of a channel that is the same everywhere counts as 1, so that it is 0 in all inputs.
+
+    Raises:
+        ThreeRegimeError: all training images are the same.
     """
+    if (train == train[:1]).all():
+        raise ThreeRegimeError(
+            f"{name}: all training images are the same, there is nothing to learn"
+        )
     scaled = train / 255
+    std = scaled.std(axis=(0, 2, 3))
     return Dataset(
         name,
         torch.from_numpy(train),
@@ -220,6 +229,11 @@ def dataset_from_arrays(
         torch.from_numpy(test),
         torch.from_numpy(test_labels).long(),
         mean=tuple(scaled.mean(axis=(0, 2, 3)).tolist()),
-        std=tuple(scaled.std(axis=(0, 2, 3)).tolist()),
+        std=tuple(np.where(_is_constant(train), 1.0, std).tolist()),
         classes=classes,
     )
+
+
+def _is_constant(images: np.ndarray) -> np.ndarray:
+    """Return of which channels all pixels are the same, [channels]; rounding hides it in a std."""
+    return images.min(axis=(0, 2, 3)) == images.max(axis=(0, 2, 3))
