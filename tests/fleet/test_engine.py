@@ -455,6 +455,16 @@ def test_fleets_are_as_large_as_memory_allows(
     assert memory.max_members(protocol, place, 100) == 1
 
 
+def test_a_net_that_no_memory_holds_is_refused(
+    place: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = place.experiment.protocol
+    each = memory.net_bytes(protocol, 32, place)
+    monkeypatch.setattr(memory, "free_memory", lambda _: int(0.9 * each))
+    with pytest.raises(ThreeRegimeError, match=r"net.width = 0.375 .* take a smaller net or batch"):
+        memory.max_members(protocol, place, 1)
+
+
 def test_memory_grows_with_net_image_and_batch(place: JobContext) -> None:
     protocol = place.experiment.protocol
     wide = protocol.replace("net.width", 2 * protocol.net.width)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from threeregime._fields import shorten
 from threeregime.errors import ThreeRegimeError
 from threeregime.kernels import processor_field
 
@@ -28,9 +29,14 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        # PyTorch knows more devices, and numbers the CPU as well; no engine runs on them.
+        if name != "cpu" and torch.device(name).type != "cuda":
+            raise RuntimeError
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError):
-        raise ThreeRegimeError(f"device = {name!r} is not available: use cpu or auto") from None
+        raise ThreeRegimeError(
+            f"device = {shorten(name)} is not available: use cpu or auto"
+        ) from None
     return name
 
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from threeregime.protocol import Net
 
 
+MAX_DEPTH = 1300
+"""Most layers of a net; merely to list them takes seconds. The deepest published ResNet has 1202
+(He et al., 2016)."""
+
+
 @dataclass(frozen=True)
 class NetKind:
     """One kind of net: ``build(depth, width, *task.net_sizes)``, depths, and the kind of examples.
@@ -42,6 +47,7 @@ class NetKind:
     def check_depth(self, depth: int) -> None:
         """Refuse a depth that the net cannot have with a ThreeRegimeError."""
         require(self.allows_depth(depth), "net.depth", depth, self.depths)
+        require(depth <= MAX_DEPTH, "net.depth", depth, f"at most {MAX_DEPTH} layers")
 
 
 NETS: dict[str, NetKind] = {
