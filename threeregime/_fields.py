@@ -1,6 +1,7 @@
-"""Conversion between sections of fields and the plain tables of TOML.
+"""Conversion between sections of fields and the plain tables of TOML, and the values they allow.
 
-A section is a frozen dataclass; its table holds the values of its fields by name.
+A section is a frozen dataclass; its table holds the values of its fields by name. Experiment files,
+``--set`` and the parameters of notebooks all come this way, so that the same values are allowed.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import tomllib
 from collections.abc import Mapping
 from typing import Any, ClassVar, get_type_hints
 
@@ -15,6 +17,11 @@ from threeregime.errors import ThreeRegimeError
 
 Tables = dict[str, dict[str, Any]]
 """Values of fields by section and name."""
+
+INTEGER_BOUND = 2**63
+"""Whole numbers are below it, and above its negative: tables hold integers of 64 bits."""
+SHOWN_CHARACTERS = 80
+"""Longest value that an error repeats in full."""
 
 # Cached, since resolving hints dominates the time to make a protocol, of which a plan has hundreds.
 _hints = functools.cache(get_type_hints)
@@ -27,7 +34,34 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
         ThreeRegimeError: one line with the name, the value and what is allowed.
     """
     if not ok:
-        raise ThreeRegimeError(f"{name} = {value!r} is not allowed: {allowed}")
+        raise ThreeRegimeError(f"{name} = {shorten(value)} is not allowed: {allowed}")
+
+
+def shorten(value: object) -> str:
+    """Return a value as an error repeats it: on one line, and not longer than a line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # Python refuses to print integers of thousands of digits and lists that are too deep.
+        text = f"a very long {type(value).__name__}"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 4]} ..."
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        ValueError: it is not TOML, or has integers or a nesting that are refused for their size.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number that tables can hold; true and false are not."""
+    return type(value) is int and abs(value) < INTEGER_BOUND
 
 
 class Section:
@@ -79,16 +113,19 @@ def _make_section(cls: type, section: str, values: Mapping[str, Any]) -> Any:
 def _convert(name: str, hint: Any, value: Any) -> Any:
     """Check a TOML value against the type of its field, and convert whole numbers to floats."""
     if hint == tuple[int, ...]:
-        whole = isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
+        whole = isinstance(value, (list, tuple)) and all(map(is_whole, value))
         require(whole, name, value, "a list of whole numbers")
         return tuple(value)
     if hint == int | None:
-        require(value is None or type(value) is int, name, value, "a whole number")
+        require(value is None or is_whole(value), name, value, "a whole number")
         return value
     if hint is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        require(number and math.isfinite(value), name, value, "a finite number")
+        number = is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+        require(number, name, value, "a finite number")
         return float(value)
-    allowed = {int: "a whole number", bool: "true or false", str: "a text"}
+    if hint is int:
+        require(is_whole(value), name, value, "a whole number")
+        return value
+    allowed = {bool: "true or false", str: "a text"}
     require(type(value) is hint, name, value, allowed[hint])
     return value

@@ -8,12 +8,11 @@ import importlib
 import importlib.util
 import re
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from threeregime._fields import require
+from threeregime._fields import parse_toml, require, shorten
 from threeregime.errors import ThreeRegimeError
 
 
@@ -21,7 +20,7 @@ def split_pair(text: str) -> tuple[str, str]:
     """Split NAME=VALUE into name and value."""
     name, equals, value = text.partition("=")
     if not (name.strip() and equals and value.strip()):
-        raise ThreeRegimeError(f"{text!r} is not of the form NAME=VALUE")
+        raise ThreeRegimeError(f"{shorten(text)} is not of the form NAME=VALUE")
     return name.strip(), value.strip()
 
 
@@ -29,12 +28,12 @@ def parse_fields(pairs: list[str]) -> dict[str, Any]:
     """Parse SECTION.FIELD=VALUE, with a TOML value or a bare word, into values by path."""
     fields = {}
     for path, value in map(split_pair, pairs):
-        if path.count(".") != 1:
-            raise ThreeRegimeError(f"{path!r} is not of the form SECTION.FIELD, e.g. net.width")
         try:
-            fields[path] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            fields[path] = value
+            table = parse_toml(f"value = {value}")
+        except ValueError:
+            table = {}
+        # More than one entry: the value has lines of its own, and is no TOML value.
+        fields[path] = table["value"] if len(table) == 1 else value
     return fields
 
 
@@ -46,23 +45,24 @@ def parse_cells(texts: str | Sequence[str] | None) -> dict[str, list[float]]:
         try:
             cells.setdefault(name, []).append(float(value))
         except ValueError:
-            raise ThreeRegimeError(f"{name} = {value!r} is not allowed: a number") from None
+            require(False, name, value, "a number")
     return cells
 
 
 def parse_seeds(text: str) -> tuple[int, int]:
     """Parse 3x3 into numbers of dense and retraining seeds."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip())
     if not match:
-        raise ThreeRegimeError(f"seeds = {text!r} is not allowed: DENSExRETRAINING, e.g. 3x3")
+        allowed = "DENSExRETRAINING, e.g. 3x3"
+        raise ThreeRegimeError(f"seeds = {shorten(text)} is not allowed: {allowed}")
     return int(match[1]), int(match[2])
 
 
 def parse_duration(text: str) -> float:
     """Parse 90s, 9m or 2h into seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", text.strip())
     if not match or not float(match[1]):
-        raise ThreeRegimeError(f"time budget {text!r} is not allowed: e.g. 90s, 9m or 2h")
+        raise ThreeRegimeError(f"time budget {shorten(text)} is not allowed: e.g. 90s, 9m or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
@@ -99,6 +99,10 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
         paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern), key=_number_key)
         if not paths:
             raise ThreeRegimeError(f"{pattern} is missing: name a file of weights, or several")
+        for path in paths:
+            # A named pipe, or a device without an end, would be read for ever.
+            if not Path(path).is_file():
+                raise ThreeRegimeError(f"{path} is not a file: name a file of weights, or several")
         files |= dict.fromkeys(map(Path, paths))
     return list(files)
 
@@ -157,9 +161,10 @@ def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
             raise ValueError
         options = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
         return node.func.id, [ast.literal_eval(a) for a in node.args], options
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the latter: nested too deeply
         raise ThreeRegimeError(
-            f"{text!r} is no call of a function with numbers or words, e.g. build(classes=10)"
+            f"{shorten(text)} is no call of a function with numbers or words, "
+            "e.g. build(classes=10)"
         ) from None
 
 

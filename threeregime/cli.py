@@ -7,6 +7,7 @@ import time
 START = time.time()  # a time budget includes the imports below
 
 import errno  # noqa: E402
+import io  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -352,6 +353,10 @@ def _need_checkout(what: str) -> None:
 
 def main() -> None:
     """Run the command line; print a user's error as one line, with exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # Titles and file names may have characters that the terminal's encoding lacks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
@@ -360,7 +365,8 @@ def main() -> None:
             print(f"threeregime: {line} (--help lists what there is)", file=sys.stderr)
     except ThreeRegimeError as error:
         status = 2
-        print(f"threeregime: {error}", file=sys.stderr)
+        # The name of a file may have several lines.
+        print(f"threeregime: {' '.join(str(error).splitlines())}", file=sys.stderr)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from threeregime._fields import Section, Tables, from_tables, to_table
+from threeregime._fields import Section, Tables, from_tables, shorten, to_table
+from threeregime.errors import ThreeRegimeError
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Data(Section):
         self.check(self.size is None or self.size > 0, "size", "1 or more pixels")
 
 
+MAX_WIDTH = 1000
+"""Largest width factor: the weights of a single layer would take hundreds of gigabytes."""
+
+
 @dataclass(frozen=True)
 class Net(Section):
     """The architecture: an entry of :data:`threeregime.models.NETS`, its depth and width factor."""
@@ -55,7 +60,8 @@ class Net(Section):
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        self.check(self.width > 0, "width", "a factor above 0")
+        allowed = f"a factor above 0, at most {MAX_WIDTH}"
+        self.check(0 < self.width <= MAX_WIDTH, "width", allowed)
 
 
 OPTIMIZERS = ("sgd", "adam")
@@ -248,9 +254,18 @@ class Protocol:
         return self.update({path: value})
 
     def update(self, fields: Mapping[str, Any]) -> Protocol:
-        """Return a copy with several fields, by path, changed at once."""
+        """Return a copy with several fields, by path, changed at once.
+
+        Raises:
+            ThreeRegimeError: a path is not SECTION.FIELD, an unknown section or field, a value of
+                the wrong type or range.
+        """
         tables = self.to_dict()
         for path, value in fields.items():
+            if path.count(".") != 1:
+                raise ThreeRegimeError(
+                    f"{shorten(path)} is not of the form SECTION.FIELD, e.g. net.width"
+                )
             section, _, name = path.partition(".")
             tables.setdefault(section, {})[name] = value
         return self.from_dict(tables)

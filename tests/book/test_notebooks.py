@@ -111,7 +111,16 @@ def test_texts_become_values(annotation: str, text: object, value: object) -> No
 
 @pytest.mark.parametrize(
     ("annotation", "text"),
-    [("int", "3.5"), ("float", "a"), ("bool", "maybe"), ("list[int]", "1,b")],
+    [
+        ("int", "3.5"),
+        ("float", "a"),
+        ("bool", "maybe"),
+        ("list[int]", "1,b"),
+        ("list[int]", "[[1], [2]]"),
+        ("list[int]", "[[1, 2]]"),
+        ("int", "9" * 30),
+        ("int", "9" * 5000),
+    ],
 )
 def test_wrong_texts_are_refused(annotation: str, text: str) -> None:
     with pytest.raises(ThreeRegimeError, match="x = "):

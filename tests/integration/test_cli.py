@@ -96,6 +96,24 @@ SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
         (f"{SMOKE} --workers -1", "0 or more"),
         (f"{SMOKE} --workers two", "--workers"),
         (f"{SMOKE} --workers 2 --dask tcp://host:8786", "not allowed with a Dask cluster"),
+        (f"{SMOKE} --only self=1", "'self' is not an axis of figure_02: epochs or density"),
+        (f"{SMOKE} --only density={'9' * 500}", "density = inf is not allowed: a number"),
+        (f"{SMOKE} --seeds 999999999x2", "at most 100000 can be planned"),
+        (f"{SMOKE} --seeds {'9' * 5000}x2", "DENSExRETRAINING"),
+        (f"{SMOKE} --time-budget {'9' * 5000}h", "90s, 9m or 2h"),
+        (f"{SMOKE} --set pruning.density=0.5", "pruning.density is an axis of figure_02"),
+        (f"{SMOKE} --set dense.epochs={'9' * 5000}", "dense.epochs = '999"),
+        (f"{SMOKE} --set dense.epochs={10**30}", "is not allowed: a whole number"),
+        (f"{SMOKE} --set dense.lr=1{'0' * 400}", "is not allowed: a finite number"),
+        (f"{SMOKE} --set net.width={'[' * 5000}", "is not allowed: a finite number"),
+        (f"{SMOKE} --set dense.milestones=[[1]]", "is not allowed: a list of whole numbers"),
+        (f"{SMOKE} --set dense.epochs=true", "dense.epochs = True is not allowed: a whole number"),
+        (f"{SMOKE} --set net.width=900", "takes about"),
+        (f"{SMOKE} --set net.width=1e12", "net.width = 1000000000000.0 is not allowed"),
+        (f"{SMOKE} --set net.depth=60000002", "net.depth = 60000002 is not allowed: at most"),
+        (f"{SMOKE} --set data.crop=1000000", "data.crop = 1000000 is not allowed: less than"),
+        (f"{SMOKE} --device cpu:1", "device = 'cpu:1' is not available: use cpu or auto"),
+        (f"{SMOKE} --device meta", "device = 'meta' is not available: use cpu or auto"),
         (f"{SMOKE} --device tpu", "device = 'tpu' is not available: use cpu or auto"),
         (f"{SMOKE} --device cuda:99", "device = 'cuda:99' is not available: use cpu or auto"),
         (f"{SMOKE} --colour red", "--colour"),
@@ -120,6 +138,10 @@ SMOKE = "sweep figure_02 --scale smoke --device cpu --dry-run"
             ]
         ),
         ("run figure_99", "notebook 'figure_99' is not known: one of"),
+        (
+            "run figure_02 -p densities=[[0.07],[0.3]]",
+            "densities = '[[0.07],[0.3]]' is not allowed",
+        ),
         ("run figure_02 -p epochs", "'epochs' is not of the form NAME=VALUE"),
         ("sweep figure_99", "experiment 'figure_99' is not known: one of diagnostics, figure_02"),
         ("sweep", "experiment"),
@@ -136,7 +158,25 @@ def test_a_mistake_is_answered_in_one_line_with_status_2(
     assert got.err.startswith("threeregime: ")
     assert words in got.err
     assert "no engine can run" not in got.err
+    assert len(got.err) < 800
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_name_of_two_lines_is_shown_on_one(run: Runner) -> None:
+    got = run("sweep", "no such\nfile.toml")
+    assert got.status == 2
+    assert len(got.err.splitlines()) == 1
+
+
+def test_a_title_that_the_terminal_cannot_show_is_no_error(tmp_path: Path) -> None:
+    """With an encoding that lacks some of its characters."""
+    words = ["threeregime", "sweep", "schön ✓.toml", "--out", str(tmp_path)]
+    code = f"import sys; sys.argv = {words!r}; from threeregime.cli import main; main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "sch\xf6n \\u2713.toml".encode("latin-1") in done.stderr
 
 
 def test_missing_data_are_named(run: Runner, tmp_path: Path) -> None:

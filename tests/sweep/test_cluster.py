@@ -282,9 +282,10 @@ def test_no_scheduler(tiny: Experiment, tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_scheduler_file(tiny: Experiment, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{}", "[1]", '{"a', "5", "[" * 100_000])
+def test_a_file_that_is_no_scheduler_file(content: str, tiny: Experiment, tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
-    file.write_text("{}")
+    file.write_text(content)
     assert f"no Dask scheduler answers at {file}" in line(
         lambda: compute(tiny, tmp_path, str(file))
     )

@@ -13,6 +13,7 @@ from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from threeregime._fields import is_whole, require
 from threeregime._paths import ROOT
 from threeregime.book.kernel_server import KernelManager
 from threeregime.errors import ThreeRegimeError
@@ -78,12 +79,19 @@ def convert(name: str, annotation: str, value: Any) -> Any:
     if not isinstance(value, str) or annotation in ("str", "None"):
         return value
     if element := re.fullmatch(r"list\[(\w+)\]", annotation):
-        parts = [part.strip().strip("'\"") for part in value.strip("[] ").split(",")]
+        inner = re.fullmatch(r"\[([^][]*)\]|([^][]*)", value.strip())
+        # Lists within the list would be taken for one long list.
+        require(inner is not None, name, value, f"{annotation}, e.g. 5,6,7")
+        assert inner is not None
+        parts = [part.strip().strip("'\"") for part in (inner[1] or inner[2] or "").split(",")]
         return [convert(name, element[1], part) for part in parts if part]
     try:
-        return CONVERTERS[annotation](value)
+        number = CONVERTERS[annotation](value)
+        if annotation == "int" and not is_whole(number):
+            raise ValueError
     except (KeyError, ValueError):
-        raise ThreeRegimeError(f"{name} = {value!r} is not allowed: {annotation}") from None
+        require(False, name, value, annotation)
+    return number
 
 
 def execute(

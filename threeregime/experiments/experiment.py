@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
+import numbers
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from threeregime._fields import require
+from threeregime._fields import is_whole, require
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments.axes import AXES
 from threeregime.experiments.validate import validate
 from threeregime.protocol import Protocol
 
 Key = tuple[str, int, tuple[int, ...]]
+
+MAX_NETS = 100_000
+"""Most nets and pairs of an experiment, which its plan lists one by one. The largest one of the
+catalogue has a fiftieth of them."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,10 @@ class Experiment:
         variants: fields to change, by name of the variant; each variant is a diagram.
         error: meaning of 100 times the test error.
         selected: cells (temperature, load) of the grid to compute; None: all.
+
+    Raises:
+        ThreeRegimeError: a value twice on an axis or among seeds, a seed that tables cannot hold,
+            variants that are the same or set the field of an axis, or more than `MAX_NETS` nets.
     """
 
     name: str
@@ -62,6 +72,40 @@ class Experiment:
     variants: dict[str, dict[str, Any]]
     error: str = "%"
     selected: frozenset[tuple[float, float]] | None = None
+
+    def __post_init__(self) -> None:
+        for axis, values in ((self.temperature, self.temperatures), (self.load, self.loads)):
+            _check_distinct(axis, values)
+        self._check_size(len(self.dense_seeds), len(self.retrain_seeds))
+        for name in ("dense_seeds", "retrain_seeds"):
+            for seed in getattr(self, name):
+                fits = is_whole(seed) and seed >= 0
+                require(fits, name, seed, "whole numbers from 0 to below 2**63")
+            _check_distinct(name, getattr(self, name))
+        self._check_variants()
+
+    def _check_size(self, dense: int, retrain: int) -> None:
+        """Refuse more nets and pairs than a plan can list, by numbers of seeds."""
+        cells = len(self.variants) * len(self.temperatures) * len(self.loads)
+        # A unit has its nets, and a pair of every two of them.
+        nets = cells * dense * (retrain + math.comb(retrain, 2))
+        if nets > MAX_NETS:
+            raise ThreeRegimeError(
+                f"seeds = {dense}x{retrain} is not allowed: with {cells} cells that makes {nets} "
+                f"nets and pairs, and at most {MAX_NETS} can be planned"
+            )
+
+    def _check_variants(self) -> None:
+        """Refuse variants that are the same, since their cells would be, and fields of axes."""
+        names: dict[Protocol, str] = {}
+        for name, fields in self.variants.items():
+            self._refuse_axes(fields)
+            other = names.setdefault(self.protocol.update(fields), name)
+            if other != name:
+                raise ThreeRegimeError(
+                    f"the variants {other!r} and {name!r} of {self.name} are the same: change "
+                    "fields in one of them, or leave it out"
+                )
 
     def units(self) -> list[Unit]:
         """Return all units, in an order in which the first ones show the whole diagram.
@@ -107,7 +151,7 @@ class Experiment:
         fields = {axis: AXES[axis].field for axis in (self.temperature, self.load)}
         return {a: protocol.get(f) for a, f in fields.items() if f.partition(".")[0] in sections}
 
-    def with_values(self, **values: Sequence[float]) -> Experiment:
+    def with_values(self, /, **values: Sequence[float]) -> Experiment:
         """Return the experiment with other values of its axes, on its grid or off it.
 
         Raises:
@@ -159,6 +203,7 @@ class Experiment:
                 f"seeds = {dense}x{retrain} is not allowed: at least 1 dense and 2 retraining "
                 "seeds, since LMC and CKA compare two copies"
             )
+        self._check_size(dense, retrain)
         starts = ((self.dense_seeds[0], dense), (self.retrain_seeds[0], retrain))
         dense_seeds, retrain_seeds = (tuple(range(first, first + n)) for first, n in starts)
         return replace(self, dense_seeds=dense_seeds, retrain_seeds=retrain_seeds)
@@ -169,13 +214,25 @@ class Experiment:
         Raises:
             ThreeRegimeError: the field of an axis, or a value that is not allowed.
         """
+        axes = [AXES[axis].field for axis in (self.temperature, self.load)]
+        others = {field: value for field, value in fields.items() if field not in axes}
+        try:
+            protocol = self.protocol.update(others)
+        except ThreeRegimeError:
+            # Quantization needs some number of bits before the axis has its values.
+            protocol = self.protocol.update(fields)
+        else:
+            self._refuse_axes(fields)
+        return replace(self, protocol=validate(protocol))
+
+    def _refuse_axes(self, fields: Mapping[str, Any]) -> None:
+        """Refuse fields of axes: the values of the axis would replace theirs."""
         for axis in (self.temperature, self.load):
             if AXES[axis].field in fields:
                 raise ThreeRegimeError(
-                    f"{AXES[axis].field} is an axis of {self.name}: choose its values by "
-                    f"--only {axis}=VALUE"
+                    f"{AXES[axis].field} is an axis of {self.name}: choose its values by {axis} "
+                    f"in its file, or by --only {axis}=VALUE"
                 )
-        return replace(self, protocol=validate(self.protocol.update(fields)))
 
 
 def _levels(values: Sequence[float]) -> dict[float, int]:
@@ -194,14 +251,26 @@ def axis_value(axis: str, value: Any) -> float:
     """Return a value of an axis in the type of its field.
 
     Raises:
-        ThreeRegimeError: not a number, or not a whole number for an axis of these.
+        ThreeRegimeError: not a finite number, or not a whole number for an axis of these.
     """
     kind = AXES[axis].kind
-    try:
-        number = kind(value)
-        if float(number) != float(value):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        allowed = "a whole number" if kind is int else "a number"
-        raise ThreeRegimeError(f"{axis} = {value!r} is not allowed: {allowed}") from None
+    allowed = "a whole number" if kind is int else "a number"
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    require(is_number and _is_finite(value), axis, value, allowed)
+    require(kind is float or int(value) == value, axis, value, allowed)
+    number: float = kind(value)
+    require(kind is float or is_whole(number), axis, value, allowed)
     return number
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # of an integer beyond the range of floats
+        return False
+
+
+def _check_distinct(name: str, values: Sequence[float]) -> None:
+    """Refuse a value that is given twice: its cells, or its nets, would be the same."""
+    distinct = len(set(values)) == len(values) > 0
+    require(distinct, name, list(values), "one or more values, each once")

@@ -84,11 +84,11 @@ def connect_workers(address: str) -> Iterator[Any]:
     _silence_dask()
     try:
         file = Path(address)
-        scheduler = str(json.loads(file.read_text())["address"]) if file.is_file() else address
+        scheduler = _read_address(file) if file.is_file() else address
         client = _open_client(scheduler)
     except ThreeRegimeError:
         raise
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise ThreeRegimeError(
             f"no Dask scheduler answers at {address}: start one with `dask scheduler`, "
             "and give the address that it prints, or its scheduler file"
@@ -107,6 +107,11 @@ def connect_workers(address: str) -> Iterator[Any]:
             yield client
         except CommClosedError as error:
             raise _resumable_error(f"the scheduler at {address} is gone") from error
+
+
+def _read_address(scheduler_file: Path) -> str:
+    """Return the address in the file that ``dask scheduler --scheduler-file`` writes."""
+    return str(json.loads(scheduler_file.read_text(encoding="utf-8"))["address"])
 
 
 def _open_client(scheduler: str) -> Any:
