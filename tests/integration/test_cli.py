@@ -198,14 +198,21 @@ def test_missing_sentences_are_named_and_nothing_is_fetched(run: Runner, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_table_is_named(smoke: Path, run: Runner, tmp_path: Path) -> None:
+def test_a_damaged_table_is_named_and_computed_again(
+    smoke: Path, run: Runner, tmp_path: Path
+) -> None:
     shutil.copytree(smoke / "figure_02", tmp_path / "figure_02")
     (path, *_) = sorted(tmp_path.rglob("nets-*.parquet"))
     path.write_bytes(b"PAR1 no more")
-    got = run("sweep figure_02 --scale smoke --device cpu --out", tmp_path)
-    assert got.status == 2
-    assert len(got.err.splitlines()) == 1
-    assert str(path) in got.err
+    got = run(f"{SMOKE} --fleet 8 --out", tmp_path)
+    assert got.status == 0
+    assert "8 retrainings in 1 fleets" in got.out
+    (line,) = [line for line in got.err.splitlines() if str(path) in line]
+    assert "is not a results table" in line
+    assert run("sweep figure_02 --scale smoke --device cpu --fleet 8 --out", tmp_path).status == 0
+    assert path.with_name(f"{path.name}.broken").read_bytes() == b"PAR1 no more"
+    got = run(f"{SMOKE} --fleet 8 --out", tmp_path)
+    assert (got.out.splitlines()[-1], got.err) == ("nothing to do: all is there already", "")
 
 
 def test_a_mistake_at_a_real_terminal(tmp_path: Path) -> None:

@@ -7,16 +7,20 @@ import itertools
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from tests.helpers import comparing
+from tests.helpers.made_rows import complete_rows
 from threeregime.data import registry
 from threeregime.data.images import ImageBatches, plain_images
 from threeregime.data.task import stream_seed
@@ -32,16 +36,18 @@ from threeregime.pruning import magnitude
 from threeregime.results import (
     KINDS,
     NUMBERS,
+    DamagedTable,
     atomic_write,
     load_results,
     read_shard,
     reference,
+    shards,
     tables,
     write_shard,
 )
 from threeregime.results.tables import Results
 from threeregime.sweep import compute as sweep
-from threeregime.sweep.plan import RetrainJob, make_plan
+from threeregime.sweep.plan import DenseJob, RetrainJob, make_plan
 from threeregime.training import run as training
 from threeregime.training.evaluation import evaluate_errors
 
@@ -129,7 +135,18 @@ def finish(job: RetrainJob, at: Path, kinds: tuple[str, ...] = ("nets", "pairs")
         ]
     )
     for kind in kinds:
-        write_shard(at / f"{kind}-{job.fleet}.parquet", rows, {"fleet": job.fleet})
+        table = complete_rows(kind, rows)
+        if kind == "pairs":
+            table["seed_a"] = range(len(table))
+        write_shard(at / f"{kind}-{job.fleet}.parquet", table, {"fleet": job.fleet})
+
+
+def finish_dense(job: DenseJob, at: Path) -> None:
+    """Put the table of a dense fleet in place as if it had been trained."""
+    places = list(itertools.product(job.stops, job.seeds))
+    rows = pd.DataFrame(places, columns=["epochs", "dense_seed"])
+    rows = complete_rows("dense", rows.assign(base=job.base, fleet=job.fleet))
+    write_shard(at / f"dense-{job.fleet}.parquet", rows, {"fleet": job.fleet})
 
 
 @pytest.mark.parametrize("finished", list(itertools.product([False, True], repeat=4)))
@@ -140,6 +157,7 @@ def test_fleets_do_not_depend_on_what_is_finished(
     first = make_plan(experiment, tmp_path, members=10)
     # what is left could be spread otherwise: 14 units would make fleets of 5, 4 and 5
     assert [len(job.units) for job in first.retrain] == [4, 5, 5, 4]
+    finish_dense(first.dense[0], first.folder)
     for job, is_done in zip(first.retrain, finished, strict=True):
         if is_done:
             finish(job, first.folder)
@@ -161,6 +179,7 @@ def test_nets_without_their_pairs_are_not_finished(experiment: Experiment, tmp_p
 def test_results_in_other_folders_count_as_finished(experiment: Experiment, tmp_path: Path) -> None:
     shipped, own = tmp_path / "shipped", tmp_path / "own"
     shipped_plan = make_plan(experiment, shipped, FLEET)
+    finish_dense(shipped_plan.dense[0], shipped_plan.folder)
     for job in shipped_plan.retrain:
         finish(job, shipped_plan.folder)
     assert make_plan(experiment, own, FLEET, other_roots=[shipped]).jobs == ()
@@ -492,12 +511,11 @@ def test_another_protocol_is_kept_apart_in_the_same_folder(
 def test_of_the_same_row_in_two_folders_the_first_counts(tiny: Experiment, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     compute(tiny, first)
-    at = first / "figure_02" / "smoke"
-    for path in at.glob("nets-*.parquet"):
+    shutil.copytree(first, second)
+    for path in (second / "figure_02" / "smoke").glob("nets-*.parquet"):
         rows, origin = read_shard(path)
         rows["test_error"] = 0.125
-        shard = second / "figure_02" / "smoke" / path.name
-        write_shard(shard, rows, origin)
+        write_shard(path, rows, origin)
     assert (load_results(tiny, second, first).nets["test_error"] == 0.125).all()
     assert (load_results(tiny, first, second).nets["test_error"] != 0.125).all()
 
@@ -596,22 +614,121 @@ def damaged(smoke: Path, tmp_path: Path, kind: str) -> Path:
     return sorted(at.glob(f"{kind}-*.parquet"))[0]
 
 
+def flip_bit(path: Path) -> None:
+    """Change one bit in the values of a table."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 8] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Change the rows of a shard, whose checksum then is right."""
+    rows, record = read_shard(path)
+    write_shard(path, change(rows), record)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:500]),
+    "empty": lambda path: path.write_bytes(b""),
+    "foreign": lambda path: pd.DataFrame({"a": [1]}).to_parquet(path),
+    "flipped": flip_bit,
+    "a column is missing": lambda path: rewrite(path, lambda rows: rows.drop(columns="variant")),
+    "a row twice": lambda path: rewrite(path, lambda rows: pd.concat([rows, rows[:1]])),
+    "an identity is empty": lambda path: rewrite(path, lambda rows: rows.assign(base=None)),
+    "another fleet": lambda path: rewrite(path, lambda rows: rows.assign(fleet="0123456789ab")),
+    "words for seeds": lambda path: rewrite(path, lambda rows: rows.assign(dense_seed="0")),
+}
+
+
 @pytest.mark.parametrize("kind", ["dense", "nets", "pairs"])
-@pytest.mark.parametrize("damage", ["cut off", "empty", "foreign"])
-def test_a_damaged_shard_is_named_in_one_line(
-    kind: str, damage: str, experiment: Experiment, smoke: Path, tmp_path: Path
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_named_set_aside_and_computed_again(
+    kind: str,
+    damage: str,
+    experiment: Experiment,
+    smoke: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = damaged(smoke, tmp_path, kind)
-    if damage == "foreign":
-        pd.DataFrame({"a": [1]}).to_parquet(path)
-    else:
-        path.write_bytes(b"" if damage == "empty" else path.read_bytes()[:500])
-    with pytest.raises(ThreeRegimeError) as caught:
-        load_results(experiment, tmp_path)
-    message = str(caught.value)
-    assert str(path) in message
-    assert "delete it and run the sweep again" in message
-    assert "\n" not in message
+    fleet = path.stem.partition("-")[2]
+    DAMAGES[damage](path)
+    results = load_results(experiment, tmp_path)  # of all other fleets
+    assert fleet not in {*results.dense.get("fleet", ()), *results.nets["fleet"]}
+    assert len(results.nets) == (24 if kind == "dense" else 16)
+    assert len(results.pairs) == (12 if kind == "dense" else 8)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"threeregime: {path} is not a results table (")
+    assert "run the sweep again" in line
+    assert [job.fleet for job in make_plan(experiment, tmp_path, FLEET).jobs] == [fleet]
+    assert path.exists()  # a plan changes nothing
+    if damage == "flipped":
+        assert compute(experiment, tmp_path).id == load_results(experiment, smoke).id
+        assert path.with_name(f"{path.name}.broken").exists()
+        assert comparing.tables(experiment, tmp_path) == comparing.tables(experiment, smoke)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"commit": "--output=/tmp/x"},
+        {"commit": "master"},
+        {"commit": 5},
+        {"device": "two\nlines"},
+        {"device": "x" * 1000},
+        {"seconds": "long"},
+        {"protocols": {"a": 5}},
+        {"protocols": []},
+    ],
+)
+def test_provenance_that_no_sweep_writes_is_damage(
+    change: dict[str, object], experiment: Experiment, smoke: Path, tmp_path: Path
+) -> None:
+    path = damaged(smoke, tmp_path, "nets")
+    rows, record = read_shard(path)
+    write_shard(path, rows, {**record, **change})
+    with pytest.raises(DamagedTable, match="its provenance"):
+        read_shard(path)
+    assert len(load_results(experiment, tmp_path).nets) == 16
+
+
+def test_tables_of_before_there_were_checksums_are_read(
+    experiment: Experiment, smoke: Path, tmp_path: Path
+) -> None:
+    path = damaged(smoke, tmp_path, "nets")
+    table = pq.read_table(path)
+    metadata = {k: v for k, v in table.schema.metadata.items() if k != shards.CHECKSUM_KEY}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    assert comparing.tables(experiment, tmp_path) == comparing.tables(experiment, smoke)
+
+
+def test_a_lost_dense_table_is_computed_again(
+    experiment: Experiment, smoke: Path, tmp_path: Path
+) -> None:
+    """Though all retrained nets are there."""
+    path = damaged(smoke, tmp_path, "dense")
+    path.unlink()
+    assert compute(experiment, tmp_path).dense.equals(load_results(experiment, smoke).dense)
+    assert make_plan(experiment, tmp_path, FLEET).jobs == ()
+
+
+def test_two_fleets_with_the_same_nets_count_once(tiny: Experiment, tmp_path: Path) -> None:
+    """As two sweeps leave them that pack fleets of other sizes: one fleet gives all the rows."""
+    compute(tiny, tmp_path)
+    at = tmp_path / "figure_02" / "smoke"
+    for kind in ("nets", "pairs"):
+        (path,) = at.glob(f"{kind}-*.parquet")
+        rows, record = read_shard(path)
+        metric = "test_error" if kind == "nets" else "lmc"
+        rows = rows.assign(fleet="0" * 12, **{metric: 0.25})
+        write_shard(at / f"{kind}-{'0' * 12}.parquet", rows, {**record, "fleet": "0" * 12})
+    got = load_results(tiny, tmp_path)
+    assert len(got.nets) == 2
+    assert (got.nets["test_error"] == 0.25).all()
+    assert (got.pairs["lmc"] == 0.25).all()
+    (at / f"pairs-{'0' * 12}.parquet").unlink()  # without its pairs it gives none of them
+    assert (load_results(tiny, tmp_path).nets["test_error"] != 0.25).all()
 
 
 def test_a_deleted_shard_is_planned_again(

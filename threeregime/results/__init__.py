@@ -15,6 +15,7 @@ from threeregime.results.provenance import (
 )
 from threeregime.results.shards import (
     KINDS,
+    DamagedTable,
     atomic_write,
     read_shard,
     shard_path,
@@ -23,6 +24,7 @@ from threeregime.results.shards import (
 )
 from threeregime.results.shipped import ShippedTables, shipped_tables
 from threeregime.results.status import experiment_list, status_table
+from threeregime.results.stored import set_aside_damaged
 from threeregime.results.tables import (
     DETERMINES,
     Results,
@@ -36,6 +38,7 @@ from threeregime.results.tables import (
 
 __all__ = [
     "DETERMINES",
+    "DamagedTable",
     "KINDS",
     "NUMBERS",
     "OutputFacts",
@@ -57,6 +60,7 @@ __all__ = [
     "read_outputs",
     "read_shard",
     "reference",
+    "set_aside_damaged",
     "shard_path",
     "shipped_tables",
     "status_table",

@@ -16,8 +16,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from threeregime.errors import ThreeRegimeError
-from threeregime.results.shards import Record, atomic_write, damaged, read_table
+from threeregime.results.provenance import Record, check_record
+from threeregime.results.shards import (
+    CHECKSUM_KEY,
+    DamagedTable,
+    atomic_write,
+    check_rows,
+    checksum,
+    read_table,
+)
 
 # The order of columns; before them are the variant and the axes.
 SEEDS = ("dense_seed", "retrain_seed", "seed_a", "seed_b")
@@ -43,14 +50,13 @@ def read_packed(at: Path, kind: str) -> pa.Table | None:
     """Read the packed table of one kind; None where a folder has none.
 
     Raises:
-        ThreeRegimeError: the file is damaged.
+        DamagedTable: the file is damaged.
     """
     path = packed_path(at, kind)
     if not path.exists():
         return None
     table = read_table(path)
-    if "fleet" not in table.column_names:
-        raise damaged(path, KeyError("fleet"))
+    check_rows(path, kind, table)
     return table
 
 
@@ -68,6 +74,7 @@ def write_packed(at: Path, kind: str, tables: Sequence[pa.Table]) -> None:
     names = sorted(table.column_names, key=lambda name: _rank(name, order))
     keys = [name for name in names if name in (*axes, *SEEDS, "epoch", "fleet")]
     table = table.select(names).sort_by([(name, "ascending") for name in keys]).combine_chunks()
+    table = table.replace_schema_metadata({CHECKSUM_KEY: checksum(table)})
 
     def write(path: Path) -> None:
         pq.write_table(table, path, compression="zstd", compression_level=COMPRESSION_LEVEL)
@@ -96,25 +103,26 @@ def read_provenance(at: Path) -> dict[str, Record]:
     """Read the records of a folder's packed fleets; empty where it has no packed tables.
 
     Raises:
-        ThreeRegimeError: the file is damaged, or a protocol in it does not have its hash.
+        DamagedTable: the file is damaged, or a protocol in it does not have its hash.
     """
     path = provenance_path(at)
-    if not path.exists():
-        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         protocols = content["protocols"]
         if wrong := [name for name, protocol in protocols.items() if _hash(protocol) != name]:
             raise ValueError(f"protocol {wrong[0]} was changed")
-        return {
+        records = {
             fleet: {**record, "protocols": {n: protocols[h] for n, h in record["protocols"].items()}}
             for fleet, record in content["fleets"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ThreeRegimeError(
-            f"{path} is not the provenance of packed tables ({error}); restore it, or delete "
-            "its folder and run the sweep again"
-        ) from error
+        for record in records.values():
+            check_record(record)
+        return records
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        reason = f"provenance of packed tables: {type(error).__name__}: {error}"
+        raise DamagedTable(path, reason) from error
 
 
 def write_provenance(at: Path, records: Mapping[str, Record]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from threeregime.errors import ThreeRegimeError
 from threeregime.results.packed import write_packed, write_provenance
-from threeregime.results.shards import Record
+from threeregime.results.provenance import Record
 from threeregime.results.stored import StoredTables
 
 
@@ -54,6 +54,8 @@ def pack_folder(at: Path) -> int:
     """
     with _locked(at):
         stored = StoredTables(at)
+        for error in stored.damaged():
+            raise error
         complete = stored.complete()
         merged = {
             kind: {f: path for f, path in paths.items() if kind == "dense" or f in complete}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
 import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -18,6 +20,43 @@ Raise it by one when a change of the code changes any number in a table of resul
 it with every fleet, so that tables made before the change are known to be stale. The golden table
 (``tests/helpers/golden.py``) fails when numbers change and this does not.
 """
+
+Record = dict[str, Any]
+"""Provenance of one fleet, as plain values."""
+
+COMMIT = re.compile(r"[0-9a-f]{7,40}\+?|unknown")
+"""What :func:`commit` returns. Whoever passes a commit to git passes it after ``--`` all the same."""
+LONGEST_TEXT = 200
+TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("experiment", "scale", "fleet", "commit", "device", "engine", "created"), str),
+    **dict.fromkeys(("protocols", "seeds", "versions"), dict),
+    "nets": int,
+    "numbers": int,
+    "seconds": (int, float),
+}
+"""Types of the entries of a record."""
+
+
+def check_record(record: object) -> None:
+    """Check the types of a record's entries, and that its texts are what a sweep writes.
+
+    Records come with files of tables, which may be anybody's: nothing in them is trusted.
+
+    Raises:
+        ValueError: the first entry that is not allowed.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("it is no record of a fleet")
+    for name, value in record.items():
+        if not isinstance(value, TYPES.get(name, object)):
+            raise ValueError(f"{name} is not allowed")
+        if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST_TEXT):
+            raise ValueError(f"{name} is not a text of one line")
+    for protocol in record.get("protocols", {}).values():
+        if not isinstance(protocol, dict) or not all(isinstance(s, dict) for s in protocol.values()):
+            raise ValueError("protocols is not allowed")
+    if not COMMIT.fullmatch(record.get("commit", "unknown")):
+        raise ValueError("commit is none")
 
 
 @functools.cache

@@ -13,7 +13,8 @@ import pandas as pd
 from threeregime._paths import REFERENCE, RESULTS
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment, Unit
-from threeregime.results.shards import KINDS, Record, tables_folder
+from threeregime.results.provenance import Record
+from threeregime.results.shards import KINDS, tables_folder
 from threeregime.results.stored import StoredTables
 
 ROOT = RESULTS
@@ -113,14 +114,21 @@ def load_results(experiment: Experiment, *roots: Path) -> Results:
 
     Args:
         experiment: what is wanted.
-        roots: folders to look in, the shipped :data:`ROOT` if none is named; where two hold the
-            same row, the first one's counts.
+        roots: folders to look in, the shipped :data:`ROOT` if none is named.
+
+    Rows of fleets that are not complete, and of damaged files, are left out. Where two fleets have
+    the same row, that of the first folder counts, and in one folder that of the fleet whose name
+    comes first; this holds for all tables alike, so that the pairs are of the same nets.
 
     Raises:
         ThreeRegimeError: nothing has been computed; says the command that does.
+        DamagedTable: all that was computed is in damaged files.
     """
-    results = select_results(experiment, stored_tables(experiment, *roots))
+    stored = stored_tables(experiment, *roots)
+    results = select_results(experiment, stored)
     if results is None:
+        for error in (error for one in stored for error in one.damaged()):
+            raise error
         raise ThreeRegimeError(
             f"no results of {experiment.name} at scale {experiment.scale} in "
             f"{' or '.join(map(str, roots or (ROOT,)))}: run "

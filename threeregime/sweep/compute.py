@@ -18,7 +18,14 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import Experiment
 from threeregime.fleet import Engine, resolve_device
 from threeregime.protocol import Protocol
-from threeregime.results import Results, duration, load_results, tables, tables_folder
+from threeregime.results import (
+    Results,
+    duration,
+    load_results,
+    set_aside_damaged,
+    tables,
+    tables_folder,
+)
 from threeregime.sweep import cost
 from threeregime.sweep.dask_workers import (
     checked_workers,
@@ -98,6 +105,9 @@ def run_sweep(
         experiment, folder, data_dir.absolute(), download, device, deadline, engine=engine
     )
 
+    if not dry_run:
+        set_aside_damaged(folder)
+
     def plan_for(device: str, max_members: Callable[[Protocol], int]) -> Plan:
         members = fleet or (CPU_MEMBERS if device == "cpu" else GPU_MEMBERS)
         return make_plan(experiment, root, members, other_roots, max_members)
@@ -169,7 +179,7 @@ def _run_on_this_machine(
     if not workers:
         available = context.deadline - time.time() if context.deadline else seconds
         max_workers = 1 if min(seconds, available) < SHORT_SECONDS else max_workers
-    workers = min(max_workers, len(plan.retrain))
+    workers = min(max_workers, max(1, len(plan.retrain)))
     print(f"about {duration(seconds / workers)} in {workers} process(es) on {context.device}")
     if dry_run:
         return plan.jobs
@@ -203,7 +213,7 @@ def _run_on_cluster(
         # A single worker opens all data sets first, and downloads missing ones for all workers.
         seconds, epoch_seconds = run_on_worker(client, cost.plan_seconds, plan, context)
         context = replace(context, epoch_seconds=epoch_seconds)
-        workers, fleets = len(client.nthreads()), len(plan.retrain)
+        workers, fleets = len(client.nthreads()), max(1, len(plan.retrain))
         about = duration(seconds / min(workers, fleets))
         print(f"about {about} on {workers} worker(s) at {dask}, device {context.device}")
         if workers > fleets:

@@ -235,23 +235,24 @@ def make_plan(
     """
     folder = tables_folder(root, experiment.name, experiment.scale)
     unfinished = _unfinished_units(experiment, (root, *other_roots))
-    if not unfinished:
+    rows = _missing_dense(experiment, (root, *other_roots))
+    if not unfinished and not rows:
         return Plan(experiment, folder, (), ())
     keys = {unit.key for unit in unfinished}
     packed = _retrain_jobs(_pack(experiment.units(), members, max_members), keys)
     resumed = _resumed_jobs(folder, unfinished, {job.fleet for job in packed})
     keys -= {unit.key for job in resumed for unit in job.units}
     retrain = (*resumed, *_retrain_jobs((job.units for job in packed), keys))
-    recorded = finished_dense(experiment, root, *other_roots)
     # Dense runs get the stops of the whole grid, even if only some of its cells are selected.
     all_units = experiment.with_cells(None).units()
-    dense = tuple(_dense_jobs(experiment, all_units, unfinished, recorded, folder))
+    lacking = [unit for unit in unfinished if not unit_checkpoint(folder, unit).exists()]
+    dense = tuple(_dense_jobs(experiment, all_units, [*rows, *lacking]))
     return Plan(experiment, folder, dense, retrain)
 
 
 def is_complete(experiment: Experiment, *roots: Path) -> bool:
-    """Return whether every unit of an experiment is finished in one of the folders."""
-    return not _unfinished_units(experiment, roots)
+    """Return whether every unit of an experiment, and its dense run, is in one of the folders."""
+    return not _unfinished_units(experiment, roots) and not _missing_dense(experiment, roots)
 
 
 def _unfinished_units(experiment: Experiment, roots: Sequence[Path]) -> list[Unit]:
@@ -263,6 +264,19 @@ def _unfinished_units(experiment: Experiment, roots: Sequence[Path]) -> list[Uni
         return all((cell, dense_seed, seed) in finished for seed in retrain_seeds)
 
     return [unit for unit in experiment.units() if not is_finished(unit)]
+
+
+def _missing_dense(experiment: Experiment, roots: Sequence[Path]) -> list[Unit]:
+    """Return the units whose dense run has no row in the folders, whether finished or not."""
+    recorded = finished_dense(experiment, *roots)
+    # The row of a cell is the same for all seeds, apart from the seed.
+    rows = {cell.protocol: dense_row(experiment, cell) for cell in experiment.cells()}
+
+    def is_recorded(unit: Unit) -> bool:
+        base, _, *place = rows[unit.protocol]
+        return (base, unit.dense_seed, *place) in recorded
+
+    return [unit for unit in experiment.units() if not is_recorded(unit)]
 
 
 def _retrain_jobs(fleets: Iterable[Sequence[Unit]], keys: Set[Key]) -> list[RetrainJob]:
@@ -304,21 +318,18 @@ def _pack(
 
 
 def _dense_jobs(
-    experiment: Experiment,
-    units: Sequence[Unit],
-    unfinished: Sequence[Unit],
-    recorded: Set[tuple[object, ...]],
-    folder: Path,
+    experiment: Experiment, units: Sequence[Unit], lacking: Sequence[Unit]
 ) -> Iterable[DenseJob]:
-    """Yield the dense runs that lack a checkpoint or a row, with all stops of the experiment.
+    """Yield the dense runs of units that lack a checkpoint or a row, with all stops of ``units``.
 
     Rows are written last: a run without one is trained to its end with its whole fleet, even if
     some of its checkpoints exist.
     """
+    # In the order of units, on which the members of a fleet and its name depend.
+    keys = {unit.key for unit in lacking}
     missing: dict[str, list[int]] = defaultdict(list)
-    for unit in unfinished:
-        exists = unit_checkpoint(folder, unit).exists()
-        if not exists or dense_row(experiment, unit) not in recorded:
+    for unit in experiment.units():
+        if unit.key in keys:
             missing[unit.protocol.dense_hash].append(unit.dense_seed)
     for dense_hash, seeds in missing.items():
         family = [unit for unit in units if unit.protocol.dense_hash == dense_hash]
