@@ -162,7 +162,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(
         return stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards.os, "replace", stop(replace))
+        patch.setattr(os, "replace", stop(replace))
         patch.setattr(Path, "unlink", stop(unlink))
         if moment < 4 + 7:  # files written, shards removed
             with pytest.raises(Killed):

@@ -364,9 +364,11 @@ def test_a_job_that_fails_on_a_worker(pair: str, tiny: Experiment, tmp_path: Pat
     assert "no/such/train is missing" in line(lambda: compute(pictures, tmp_path, pair))
     plan = make_plan(tiny, tmp_path, FLEET)
     (plan.folder / "state").mkdir(parents=True, exist_ok=True)
-    (plan.folder / "state" / f"fleet-{plan.dense[0].fleet}.safetensors").write_bytes(b"junk")
+    damaged = plan.folder / "state" / f"fleet-{plan.dense[0].fleet}.safetensors"
+    damaged.write_bytes(b"junk")
+    (damaged.parent / f"{damaged.name}.broken").mkdir()  # in the way of setting it aside
     error = line(lambda: compute(tiny, tmp_path, pair))
-    assert "a fleet failed (SafetensorError: " in error
+    assert "a fleet failed (IsADirectoryError: " in error
     assert "its worker's log tells more; what is finished is kept" in error
 
 

@@ -20,7 +20,6 @@ from threeregime import cli
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.metrics import pairs as metrics
-from threeregime.results import shards
 from threeregime.sweep import compute as sweep
 from threeregime.sweep import jobs, resumable
 from threeregime.sweep.plan import MEASURE_FORWARDS, JobContext, make_plan
@@ -128,7 +127,7 @@ def stop_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if len(written) == writes:
             raise Killed
 
-    monkeypatch.setattr(shards.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     return written
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers import comparing
 from tests.helpers.made_rows import complete_rows
+from threeregime._files import atomic_write
 from threeregime.data import registry
 from threeregime.data.images import ImageBatches, plain_images
 from threeregime.data.task import stream_seed
@@ -37,7 +38,6 @@ from threeregime.results import (
     KINDS,
     NUMBERS,
     DamagedTable,
-    atomic_write,
     load_results,
     read_shard,
     reference,

@@ -14,6 +14,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from threeregime._fields import is_whole, require
+from threeregime._files import HeldError, claims
 from threeregime._paths import ROOT
 from threeregime.book.kernel_server import KernelManager
 from threeregime.errors import ThreeRegimeError
@@ -60,7 +61,13 @@ def run_notebook(
             raise ThreeRegimeError(f"{name} has no parameter {key!r}: {choice}")
         values[key] = convert(key, allowed[key]["inferred_type_name"], value)
     out = out or root / "runs" / f"{name}.ipynb"
-    execute(known[name], out, values, stderr_file=sys.stderr)  # it shows progress bars
+    try:
+        with claims([out.with_name(f".{out.name}.claim")]):
+            execute(known[name], out, values, stderr_file=sys.stderr)  # it shows progress bars
+    except HeldError as holder:
+        raise ThreeRegimeError(
+            f"{out} is written by {holder}: wait, or give another --out"
+        ) from None
     return out
 
 

@@ -16,7 +16,6 @@ from threeregime.results.provenance import (
 from threeregime.results.shards import (
     KINDS,
     DamagedTable,
-    atomic_write,
     read_shard,
     shard_path,
     tables_folder,
@@ -45,7 +44,6 @@ __all__ = [
     "Results",
     "ShippedTables",
     "TablesId",
-    "atomic_write",
     "attach_facts",
     "commit",
     "dense_row",

@@ -16,11 +16,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from threeregime._files import atomic_write
 from threeregime.results.provenance import Record, check_record
 from threeregime.results.shards import (
     CHECKSUM_KEY,
     DamagedTable,
-    atomic_write,
     check_rows,
     checksum,
     read_table,

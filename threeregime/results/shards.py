@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from threeregime._files import atomic_write
 from threeregime.errors import ThreeRegimeError
 from threeregime.results.provenance import Record, check_record
 
@@ -98,17 +97,6 @@ def shard_paths(at: Path, kind: str) -> dict[str, Path]:
     """Return the shards of one kind in a folder by their fleet, sorted; other files are ignored."""
     paths = sorted(at.glob(f"{kind}-*.parquet"))
     return {path.stem.removeprefix(f"{kind}-"): path for path in paths}
-
-
-def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write(temporary path)`` and rename: readers see the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_shard(path: Path, rows: pd.DataFrame, record: Mapping[str, Any]) -> None:

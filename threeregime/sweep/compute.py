@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from threeregime._fields import require
+from threeregime._files import HeldError, remove_partial, remove_stale
 from threeregime._paths import RUNS
 from threeregime.data import DATA_DIR
 from threeregime.errors import ThreeRegimeError
@@ -21,13 +22,16 @@ from threeregime.protocol import Protocol
 from threeregime.results import (
     Results,
     duration,
+    finished_nets,
     load_results,
     set_aside_damaged,
+    shard_path,
     tables,
     tables_folder,
 )
 from threeregime.sweep import cost
 from threeregime.sweep.dask_workers import (
+    RUN_TOKEN,
     checked_workers,
     connect_workers,
     is_dask_installed,
@@ -38,14 +42,18 @@ from threeregime.sweep.dask_workers import (
 from threeregime.sweep.jobs import run_job
 from threeregime.sweep.memory import max_members
 from threeregime.sweep.plan import (
+    CLAIM,
     CPU_MEMBERS,
     GPU_MEMBERS,
     Job,
     JobContext,
     Plan,
     RetrainJob,
+    checkpoint_units,
     is_complete,
+    is_finished,
     make_plan,
+    state_folder,
 )
 from threeregime.sweep.resumable import EPOCHS_BEFORE_DEADLINE, Progress
 
@@ -107,6 +115,7 @@ def run_sweep(
 
     if not dry_run:
         set_aside_damaged(folder)
+        _remove_leftovers(experiment, folder)
 
     def plan_for(device: str, max_members: Callable[[Protocol], int]) -> Plan:
         members = fleet or (CPU_MEMBERS if device == "cpu" else GPU_MEMBERS)
@@ -185,9 +194,7 @@ def _run_on_this_machine(
         return plan.jobs
     _warn_of_short_budget(context)
     if workers == 1:
-        return _run_with_bar(
-            plan, lambda progress: (job for job in plan.jobs if run_job(job, context, progress))
-        )
+        return _run_with_bar(plan, partial(_run_in_this_process, plan, context))
     start = time.time()
     with local_workers(workers) as client:
         if context.deadline is not None:
@@ -195,6 +202,39 @@ def _run_on_this_machine(
             context = replace(context, deadline=context.deadline - (time.time() - start))
         with checked_workers(client, context) as requirements:
             return _run_with_bar(plan, partial(run_plan, client, plan, context, requirements))
+
+
+def _run_in_this_process(plan: Plan, context: JobContext, progress: Progress) -> Iterator[Job]:
+    """Run a plan's jobs one after the other; yield the finished ones.
+
+    Jobs of which another process computes some nets come last, with those that depend on them.
+    """
+    held, unfinished = False, []
+    for job in plan.jobs:
+        try:
+            if run_job(job, context, progress, wait=False):
+                yield job
+                continue
+        except HeldError:
+            held = True
+        unfinished.append(job)
+    if held:
+        yield from (job for job in unfinished if run_job(job, context, progress))
+
+
+def _remove_leftovers(experiment: Experiment, folder: Path) -> None:
+    """Remove what killed processes left: partial files, claims, checkpoints of finished fleets."""
+    state = state_folder(folder)
+    for at in (folder, state):
+        remove_partial(at)
+    remove_stale([*state.glob(f"{CLAIM}*"), *state.glob(f"{RUN_TOKEN}*")])
+    checkpoints = list(state.glob("fleet-*.safetensors"))
+    finished = finished_nets(experiment, folder.parents[1]) if checkpoints else set()
+    for path in checkpoints:
+        units, fleet = checkpoint_units(path), path.stem.removeprefix("fleet-")
+        is_retrained = bool(units) and all(is_finished(unit, finished) for unit in units)
+        if is_retrained or shard_path(folder, "dense", fleet).exists():
+            path.unlink(missing_ok=True)
 
 
 def _run_on_cluster(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from threeregime._files import claims
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import resolve_device
 from threeregime.results.provenance import commit
@@ -37,6 +38,8 @@ GRACE_SECONDS = 2.0
 """How long to wait for workers after the deadline."""
 PROGRESS_SECONDS = 1.0
 """Shortest time between two progress events of a worker."""
+RUN_TOKEN = ".run-"
+"""Beginning of the name of the file by which workers show that they see the results folder."""
 CLOCK_SECONDS = 5.0
 """How far a worker's clock may be off if there is a deadline."""
 
@@ -317,10 +320,8 @@ def checked_workers(client: Any, context: JobContext) -> Iterator[WorkerRequirem
     Raises:
         ThreeRegimeError: a worker does not meet the requirements.
     """
-    token = state_folder(context.folder) / f".run-{uuid4().hex}"
-    token.parent.mkdir(parents=True, exist_ok=True)
-    token.touch()
-    try:
+    token = state_folder(context.folder) / f"{RUN_TOKEN}{uuid4().hex}"
+    with claims([token]):
         requirements = WorkerRequirements(
             token, code_version(), _common_device(client, context.device)
         )
@@ -329,8 +330,6 @@ def checked_workers(client: Any, context: JobContext) -> Iterator[WorkerRequirem
             if context.deadline is not None:
                 _check_clock(worker, clock, start, time.time())
         yield requirements
-    finally:
-        token.unlink(missing_ok=True)
 
 
 def _common_device(client: Any, name: str) -> str:

@@ -1,59 +1,119 @@
 """Jobs: train a dense or a pruned fleet, measure it, and write its tables.
 
 A job may be killed at any moment: it returns at once if its tables exist, and otherwise resumes
-from its last checkpoint.
+from its last checkpoint. While it runs, its process holds the claims of its nets, so that no other
+process computes them.
 """
 
 from __future__ import annotations
 
-import functools
 import gc
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 
+from threeregime._files import HeldError, claims
 from threeregime.data import Task, stream_seed
 from threeregime.errors import ThreeRegimeError, first_line
 from threeregime.fleet import Engine, Fleet, State, compute_settings, is_out_of_memory
 from threeregime.metrics import PairMetrics, measure_curvature, measure_pairs
 from threeregime.models import net_builder
 from threeregime.pruning import Masks, prune_masks
-from threeregime.results import atomic_write, write_shard
+from threeregime.results import finished_nets, write_shard
+from threeregime.sweep.checkpoints import (
+    DamagedCheckpoint,
+    EpochMeasurements,
+    read_state,
+    set_aside,
+    write_state,
+)
 from threeregime.sweep.cost import engine_for
-from threeregime.sweep.measurements import EpochMeasurements
 from threeregime.sweep.plan import (
     DenseJob,
     Job,
     JobContext,
     RetrainJob,
     dense_checkpoint,
+    is_finished,
     unit_checkpoint,
 )
 from threeregime.sweep.resumable import Progress, ResumableTraining, split_checkpoint
 from threeregime.sweep.rows import dense_rows, early_rows, net_rows, pair_rows, provenance
 from threeregime.training import TrainingRun, evaluate_errors, train
 
+WAITING_SECONDS = 1.0
+"""How often a process that waits for another one looks whether it has ended."""
 
-def run_job(job: Job, context: JobContext, progress: Progress = lambda cost: None) -> bool:
+
+def run_job(
+    job: Job, context: JobContext, progress: Progress = lambda cost: None, wait: bool = True
+) -> bool:
     """Run a job as far as the deadline allows; return whether it is finished.
 
-    A fleet that does not fit into memory is split in two.
+    What another process has computed meanwhile is not computed again. A fleet that does not fit
+    into memory is split in two.
 
     Args:
         job: the fleet.
         context: folder, device and deadline.
         progress: called with the work done since the last call, in net-epochs.
+        wait: whether to wait for a process that computes some of the same nets.
 
     Raises:
+        HeldError: another process computes some of the same nets, and ``wait`` is false.
         ThreeRegimeError: the smallest possible fleet does not fit into memory.
     """
-    if context.deadline is not None and time.time() > context.deadline:
-        return False
+    with _claimed(job, context, progress, wait) as is_claimed:
+        if not is_claimed:
+            return False
+        left = _unfinished_part(job, context)
+        if left is None:
+            progress(job.cost)
+            return True
+        return _run(left, context, progress)
+
+
+@contextmanager
+def _claimed(job: Job, context: JobContext, progress: Progress, wait: bool) -> Iterator[bool]:
+    """Hold the claims of a job; yield False if the deadline comes first."""
+    holder = ""
+    with ExitStack() as stack:
+        while context.deadline is None or time.time() <= context.deadline:
+            try:
+                stack.enter_context(claims(job.claims(context.folder)))
+            except HeldError as error:
+                if not wait:
+                    raise
+                if str(error) != holder:
+                    holder = str(error)
+                    print(f"waiting for {holder}, which computes the same nets", file=sys.stderr)
+            else:
+                yield True
+                return
+            progress(0.0)  # raises if a cluster has taken the job away meanwhile
+            time.sleep(WAITING_SECONDS)
+        yield False
+
+
+def _unfinished_part(job: Job, context: JobContext) -> Job | None:
+    """Return the part of a job that no process has finished; None if there is none."""
+    if isinstance(job, DenseJob):
+        return job
+    root = context.folder.parents[1]
+    finished = finished_nets(context.experiment, root)
+    left = tuple(unit for unit in job.units if not is_finished(unit.key, finished))
+    return RetrainJob(left) if left else None
+
+
+def _run(job: Job, context: JobContext, progress: Progress) -> bool:
+    """Run a claimed job; in two halves if it does not fit into memory."""
     total = 0.0
 
     def count(cost: float) -> None:
@@ -88,14 +148,14 @@ def _run_halves(job: Job, context: JobContext, progress: Progress, reason: str) 
             f"or a device with more ({reason})"
         )
     split_checkpoint(job, halves, context)
-    finished = [run_job(half, context, progress) for half in halves]
+    finished = [_run(half, context, progress) for half in halves]
     return all(finished)
 
 
 def _run_dense(job: DenseJob, context: JobContext, progress: Progress) -> bool:
     """Train dense nets; write a checkpoint and a row at every stop."""
     shard = context.folder / f"dense-{job.fleet}.parquet"
-    if shard.exists() and all(path.exists() for path in job.checkpoints(context.folder)):
+    if _set_aside_damaged(job.checkpoints(context.folder)) and shard.exists():
         progress(job.cost)
         return True
     recipe, task = job.training, context.load_task(job.protocol)
@@ -132,9 +192,19 @@ def _run_dense(job: DenseJob, context: JobContext, progress: Progress) -> bool:
 
 def _save_dense(job: DenseJob, context: JobContext, state: State, epoch: int) -> None:
     for member, seed in enumerate(job.seeds):
-        net = {name: tensor[member].contiguous() for name, tensor in state.items()}
-        path = dense_checkpoint(context.folder, job.protocol, seed, epoch)
-        atomic_write(path, functools.partial(save_file, net))
+        net = {name: tensor[member] for name, tensor in state.items()}
+        write_state(dense_checkpoint(context.folder, job.protocol, seed, epoch), net)
+
+
+def _set_aside_damaged(checkpoints: list[Path]) -> bool:
+    """Return whether all checkpoints are there; set those aside that are damaged."""
+    for path in checkpoints:
+        if path.exists():
+            try:
+                read_state(path)
+            except DamagedCheckpoint as error:
+                set_aside(error)
+    return all(path.exists() for path in checkpoints)
 
 
 def _run_retraining(job: RetrainJob, context: JobContext, progress: Progress) -> bool:
@@ -197,7 +267,7 @@ class _Retraining:
         """Load the dense checkpoints, one per member, and compute the masks."""
         protocol, task = job.protocol, context.load_task(job.protocol)
         engine = engine_for(context, protocol, job.training, job.nets)
-        nets = {path: load_file(path, device=context.device) for path in set(checkpoints)}
+        nets = {path: read_state(path, context.device) for path in set(checkpoints)}
         state = {
             name: torch.stack([nets[path][name] for path in checkpoints])
             for name in nets[checkpoints[0]]

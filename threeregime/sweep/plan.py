@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence, Set
@@ -11,12 +10,11 @@ from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from threeregime.data import Task, load_task
 from threeregime.experiments import Experiment, Key, Unit
 from threeregime.protocol import Protocol, Training
 from threeregime.results import DETERMINES, dense_row, finished_dense, finished_nets, tables_folder
+from threeregime.sweep.checkpoints import is_intact, read_about
 
 CPU_MEMBERS, GPU_MEMBERS = 48, 384
 """Most nets in a fleet by default. Larger fleets are no faster on a CPU; a GPU wants hundreds."""
@@ -26,6 +24,10 @@ MEASURE_FORWARDS = 2 / 3
 HESSIAN_EPOCHS = 3.0
 """Cost of one vector and one iteration of a net's Hessian in net-epochs on the digits; less on
 larger data sets, since the number of images for the Hessian is fixed."""
+
+
+CLAIM = "claim-"
+"""Beginning of the names of claims."""
 
 
 def _digest(*parts: object) -> str:
@@ -69,6 +71,11 @@ class DenseJob:
         middle = len(self.seeds) // 2
         parts = (self.seeds[:middle], self.seeds[middle:])
         return tuple(replace(self, seeds=part) for part in parts) if middle else ()
+
+    def claims(self, folder: Path) -> list[Path]:
+        """Return the claims that a process holds while it runs the job, one for each dense run."""
+        at, run = state_folder(folder), self.protocol.dense_hash
+        return [at / f"{CLAIM}{run}-{seed}" for seed in self.seeds]
 
     def checkpoints(self, folder: Path) -> list[Path]:
         """Return the paths of all checkpoints that the job leaves."""
@@ -137,6 +144,14 @@ class RetrainJob:
         """Work in net-epochs, measuring included."""
         early = len(self.protocol.metrics.early) * self.measuring
         return self.nets * self.protocol.retraining.epochs + early + self.last_measuring
+
+    def claims(self, folder: Path) -> list[Path]:
+        """Return the claims that a process holds while it runs the job, one for each unit.
+
+        So fleets of other sizes, in which some of the units are, exclude each other.
+        """
+        at = state_folder(folder)
+        return [at / f"{CLAIM}{_digest(unit.key)}" for unit in self.units]
 
     def halves(self) -> tuple[RetrainJob, ...]:
         """Return the same work as two fleets; empty for the copies of a single pruned net."""
@@ -245,7 +260,9 @@ def make_plan(
     retrain = (*resumed, *_retrain_jobs((job.units for job in packed), keys))
     # Dense runs get the stops of the whole grid, even if only some of its cells are selected.
     all_units = experiment.with_cells(None).units()
-    lacking = [unit for unit in unfinished if not unit_checkpoint(folder, unit).exists()]
+    starts = {unit_checkpoint(folder, unit) for unit in unfinished}
+    intact = {path for path in starts if is_intact(path)}
+    lacking = [unit for unit in unfinished if unit_checkpoint(folder, unit) not in intact]
     dense = tuple(_dense_jobs(experiment, all_units, [*rows, *lacking]))
     return Plan(experiment, folder, dense, retrain)
 
@@ -258,12 +275,13 @@ def is_complete(experiment: Experiment, *roots: Path) -> bool:
 def _unfinished_units(experiment: Experiment, roots: Sequence[Path]) -> list[Unit]:
     """Return the units without results, in the order to compute them in."""
     finished = finished_nets(experiment, *roots)
+    return [unit for unit in experiment.units() if not is_finished(unit.key, finished)]
 
-    def is_finished(unit: Unit) -> bool:
-        cell, dense_seed, retrain_seeds = unit.key
-        return all((cell, dense_seed, seed) in finished for seed in retrain_seeds)
 
-    return [unit for unit in experiment.units() if not is_finished(unit)]
+def is_finished(key: Key, finished: Set[tuple[str, int, int]]) -> bool:
+    """Return whether all nets of a unit are among those of :func:`results.finished_nets`."""
+    cell, dense_seed, retrain_seeds = key
+    return all((cell, dense_seed, seed) in finished for seed in retrain_seeds)
 
 
 def _missing_dense(experiment: Experiment, roots: Sequence[Path]) -> list[Unit]:
@@ -290,15 +308,19 @@ def _resumed_jobs(folder: Path, unfinished: Sequence[Unit], planned: Set[str]) -
     units = {unit.key: unit for unit in unfinished}
     jobs = []
     for path in sorted(state_folder(folder).glob("fleet-*.safetensors")):
-        try:
-            with safe_open(path, "pt") as file:
-                text = (file.metadata() or {}).get("units", "[]")
-        except SafetensorError:
-            continue  # if the fleet is in the plan, resuming it raises the error
-        keys: list[Key] = [(cell, seed, tuple(seeds)) for cell, seed, seeds in json.loads(text)]
+        keys = checkpoint_units(path)
         if path.stem.removeprefix("fleet-") not in planned and keys and set(keys) <= units.keys():
             jobs.append(RetrainJob(tuple(units.pop(key) for key in keys)))
     return jobs
+
+
+def checkpoint_units(path: Path) -> list[Key]:
+    """Return the units of the fleet of a checkpoint; empty for a dense one, or a damaged file."""
+    try:
+        units = read_about(path).get("units", [])
+        return [(str(cell), int(seed), tuple(map(int, seeds))) for cell, seed, seeds in units]
+    except (TypeError, ValueError):
+        return []
 
 
 def _pack(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from threeregime.fleet import State
-from threeregime.results import atomic_write
-from threeregime.sweep.measurements import EpochMeasurements
+from threeregime.sweep.checkpoints import (
+    DamagedCheckpoint,
+    EpochMeasurements,
+    read_state,
+    set_aside,
+    write_state,
+)
 from threeregime.sweep.plan import Job, JobContext, RetrainJob, fleet_checkpoint
 from threeregime.training import Callback, TrainingRun
 
@@ -57,20 +60,35 @@ class ResumableTraining(Callback):
         self.save_time = time.monotonic()
 
     def on_start(self, run: TrainingRun) -> None:
-        """Load the checkpoint into the run, if there is one."""
+        """Load the checkpoint into the run, if there is one; set a damaged one aside."""
         self.run = run
         # Costs are in epochs of the schedule, which is stretched where the recipe gives steps.
         self.schedule_epochs = run.recipe.epochs / run.epochs
         self.epoch_start = self.save_time = time.monotonic()
-        if not self.path.exists():
+        state = self._read(run)
+        if state is None:
             return
-        state = load_file(self.path, device=str(run.fleet.device))
         run.load(state)
         self.seconds = float(state["seconds"])
         self.slowest_epoch = float(state["slowest_epoch"])
         self.measurements = EpochMeasurements.from_tensors(state)
         measuring = sum(cost for epoch, cost in self.measuring_epochs.items() if epoch <= run.epoch)
         self.progress(self.job.nets * (run.epoch * self.schedule_epochs + measuring))
+
+    def _read(self, run: TrainingRun) -> State | None:
+        """Return the checkpoint of a run, if there is one that fits."""
+        if not self.path.exists():
+            return None
+        try:
+            state = read_state(self.path, run.fleet.device)
+            expected = {**run.state(), "seconds": torch.empty(()), "slowest_epoch": torch.empty(())}
+            for name, tensor in expected.items():
+                if name not in state or state[name].shape != tensor.shape:
+                    raise DamagedCheckpoint(self.path, f"{name} is missing or of another shape")
+        except DamagedCheckpoint as error:
+            set_aside(error)
+            return None
+        return state
 
     def may_continue(self, run: TrainingRun) -> bool:
         """Return whether the next epoch ends before the deadline; save a checkpoint if not."""
@@ -103,16 +121,13 @@ class ResumableTraining(Callback):
         state = {**self.run.state(), **self.measurements.to_tensors()}
         state["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         state["slowest_epoch"] = torch.tensor(self.slowest_epoch, dtype=torch.float64)
-        # safetensors requires contiguous tensors that share no memory.
-        state = {name: tensor.contiguous() for name, tensor in state.items()}
         write_checkpoint(self.path, self.job, state)
 
 
 def write_checkpoint(path: Path, job: Job, state: State) -> None:
     """Write a checkpoint; that of a retraining names its units, so that any plan can resume it."""
     units = [unit.key for unit in job.units] if isinstance(job, RetrainJob) else []
-    metadata = {"units": json.dumps(units)}
-    atomic_write(path, lambda temporary: save_file(state, temporary, metadata))
+    write_state(path, state, {"units": units})
 
 
 def split_checkpoint(job: Job, parts: Sequence[Job], context: JobContext) -> None:
@@ -120,7 +135,11 @@ def split_checkpoint(job: Job, parts: Sequence[Job], context: JobContext) -> Non
     path = fleet_checkpoint(context.folder, job)
     if not path.exists():
         return
-    state, net, pair = load_file(path), 0, 0
+    try:
+        state, net, pair = read_state(path), 0, 0
+    except DamagedCheckpoint as error:
+        set_aside(error)
+        return
     for part in parts:
         members = slice(net, net + part.nets)
         # Pairs are in the order of their units, as members are.

@@ -17,7 +17,7 @@ from threeregime.fleet import Engine, device_name
 from threeregime.metrics import Curvature, PairMetrics
 from threeregime.results import NUMBERS
 from threeregime.results.provenance import commit
-from threeregime.sweep.measurements import EARLY_METRICS, EpochMeasurements
+from threeregime.sweep.checkpoints import EARLY_METRICS, EpochMeasurements
 from threeregime.sweep.plan import DenseJob, Job, JobContext, RetrainJob
 
 

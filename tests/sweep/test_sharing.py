@@ -1,0 +1,141 @@
+"""Two sweeps in one folder: no net is computed twice, and the tables are those of one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.comparing import tables
+from threeregime._files import claims
+from threeregime.experiments import Experiment, load_experiment
+from threeregime.results import load_results, read_shard
+from threeregime.sweep import (
+    JobContext,
+    jobs,
+    make_plan,
+    resumable,
+    run_job,
+    run_sweep,
+    state_folder,
+)
+
+
+@pytest.fixture
+def small() -> Experiment:
+    """Six cells of a dense run, two copies each, on few images."""
+    fields: dict[str, Any] = {
+        "data.images": 160,
+        "dense.epochs": 3,
+        "dense.milestones": [2],
+        "retraining.epochs": 2,
+        "retraining.milestones": [1],
+        "metrics.points": 3,
+    }
+    experiment = load_experiment("figure_02", "smoke").with_fields(fields)
+    return experiment.with_values(epochs=[1, 2, 3], density=[0.2, 0.6]).with_seeds(1, 2)
+
+
+def sweep(experiment: Experiment, root: Path, fleet: int) -> bool:
+    return run_sweep(experiment, root, device="cpu", workers=1, fleet=fleet, engine="planned")
+
+
+def test_sweeps_with_fleets_of_other_sizes_share_the_work(
+    small: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "WAITING_SECONDS", 0.01)
+    sweep(small, tmp_path / "one", 4)
+    failures: list[BaseException] = []
+
+    def run(fleet: int) -> None:
+        try:
+            assert sweep(small, tmp_path / "two", fleet)
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(fleet,)) for fleet in (4, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    at = tmp_path / "two" / "figure_02" / "smoke"
+    nets = sum(len(read_shard(path)[0]) for path in at.glob("nets-*.parquet"))
+    assert nets == 12  # each once
+    assert len(list(at.glob("dense-*.parquet"))) == 1
+    assert not list(state_folder(at).glob("claim-*"))
+    first, second = (tables(small, tmp_path / name) for name in ("one", "two"))
+    for kind in first:
+        assert without_fleets(second[kind]) == without_fleets(first[kind])
+
+
+def without_fleets(rows: list[list[str]]) -> list[list[str]]:
+    column = rows[0].index("fleet") if rows[0] else None
+    return [[v for i, v in enumerate(row) if i != column] for row in rows]
+
+
+def test_a_fleet_that_another_process_computes_is_waited_for(
+    small: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """It comes last, and what the other one has finished is not computed again."""
+    monkeypatch.setattr(jobs, "WAITING_SECONDS", 0.01)
+    plan = make_plan(small, tmp_path, 4)
+    context = JobContext(small, plan.folder, tmp_path, engine="planned")
+    (dense,), (first, *_) = plan.dense, plan.retrain
+    assert run_job(dense, context)
+    other = claims(first.claims(plan.folder))
+    other.__enter__()
+    ran: list[str] = []
+    run, told = jobs._run, threading.Event()
+
+    def counted(job: Any, *arguments: Any) -> bool:
+        ran.append(job.fleet)
+        return run(job, *arguments)
+
+    monkeypatch.setattr(jobs, "_run", counted)
+
+    def sweep_to_the_end() -> None:
+        if sweep(small, tmp_path, 4):
+            told.set()
+
+    thread = threading.Thread(target=sweep_to_the_end)
+    thread.start()
+    while len(ran) < 2 or "waiting for" not in capsys.readouterr().err:
+        assert thread.is_alive()
+    assert set(ran) == {job.fleet for job in plan.retrain[1:]}
+    assert run(first, context, lambda cost: None)  # as the other process does
+    other.__exit__(None, None, None)
+    thread.join()
+    assert told.is_set()
+    assert len(ran) == 2
+    assert len(load_results(small, tmp_path).nets) == 12
+
+
+def test_the_deadline_ends_waiting(small: Experiment, tmp_path: Path) -> None:
+    plan = make_plan(small, tmp_path, 4)
+    context = JobContext(small, plan.folder, tmp_path, deadline=0.0)
+    with claims(plan.dense[0].claims(plan.folder)):
+        assert not run_job(plan.dense[0], context)
+
+
+def test_the_next_sweep_removes_what_killed_ones_left(small: Experiment, tmp_path: Path) -> None:
+    sweep(small, tmp_path, 4)
+    at = tmp_path / "figure_02" / "smoke"
+    state = state_folder(at)
+    before = sorted(at.rglob("*"))
+    plan = make_plan(small, tmp_path / "none", 4)
+    for job in plan.jobs:  # as if killed between its tables and the end
+        path = resumable.fleet_checkpoint(at, job)
+        resumable.write_checkpoint(path, job, {})
+    (state / "claim-0123456789ab").touch()
+    os.utime(state / "claim-0123456789ab", (0, 0))
+    (state / ".run-0123").touch()
+    os.utime(state / ".run-0123", (0, 0))
+    (at / ".nets-1.parquet.host-12").touch()
+    os.utime(at / ".nets-1.parquet.host-12", (0, 0))
+    assert len(list(at.rglob("*"))) > len(before)
+    assert sweep(small, tmp_path, 4)
+    assert sorted(at.rglob("*")) == before
