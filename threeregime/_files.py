@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -70,6 +71,42 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and a file in it, as a check before long computations.
+
+    Raises:
+        OSError: the folder, or a file in it, cannot be made; names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _clock(folder)
+
+
+def make_private(folder: Path) -> Path:
+    """Make a folder that this user alone may write to, and return it.
+
+    Raises:
+        OSError: it cannot be made, or it is a link or of another user, who could put files there.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        reason = "of another user, or a link: set XDG_CACHE_HOME to a folder of your own"
+        raise OSError(errno.EPERM, reason, str(folder))
+    if stat.S_IMODE(facts.st_mode) != 0o700:
+        folder.chmod(0o700)
+    return folder
+
+
+def is_private(path: Path) -> bool:
+    """Return whether a path is a file of this user that nobody else may write to."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return False
+    own = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid()
+    return own and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def remove_partial(folder: Path) -> None:

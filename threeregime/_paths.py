@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -24,5 +25,14 @@ RUNS = Path(os.environ.get("THREEREGIME_RUNS") or (ROOT / "runs" if CHECKOUT els
 
 
 def cache_folder() -> Path:
-    """Return the user's folder of compiled kernels and cached results."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threeregime"
+    """Return the user's folder of compiled kernels and cached results; it need not exist.
+
+    Without a home it is below the folder of temporary files.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(given):  # others are to be ignored: XDG Base Directory Specification
+        return Path(given) / "threeregime"
+    try:
+        return Path.home() / ".cache" / "threeregime"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"threeregime-{os.getuid()}"

@@ -309,6 +309,18 @@ def test_a_damaged_table_is_found_out_anew(cache: Path) -> None:
     assert user_cache.cached("speed", "facts", lambda: {"rate": 3}) == {"rate": 3}
 
 
+@pytest.mark.parametrize("content", ["[1]", "5", '{"rate": 7}', "{}", "[" * 100_000, "null"])
+def test_a_stored_table_of_another_shape_is_replaced(content: str, cache: Path) -> None:
+    def rates() -> dict[str, Any]:
+        return user_cache.cached("speed", "facts", lambda: {"engine": 1}, lambda t: "engine" in t)
+
+    assert rates() == {"engine": 1}
+    (path,) = cache.iterdir()
+    path.write_text(content)
+    assert rates() == {"engine": 1}
+    assert path.read_text() != content
+
+
 def test_where_nothing_fits_it_is_out_of_memory(cache: Path) -> None:
     full = dict.fromkeys(("grouped", "separate", "vmapped"), torch.OutOfMemoryError("full"))
     with pytest.raises(torch.OutOfMemoryError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from tests.helpers import sanitized_kernels
 from tests.helpers.small_nets import needs_compiler
+from threeregime import _paths
 from threeregime.errors import ThreeRegimeError
 from threeregime.kernels import find_compiler, library, processor_field
 
@@ -119,6 +123,113 @@ def test_a_folder_that_cannot_be_written_is_one_line(cache: Path, fresh: None) -
     cache.write_text("in the way")
     with pytest.raises(ThreeRegimeError, match=r"could not compile short.cpp"):
         library.load_library()
+
+
+def compiled(source: Path) -> Path:
+    compiler = find_compiler()
+    assert compiler
+    return library.compile_library(compiler, source=source)
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["cut off", "empty", "other bytes", "a link", "open to all"])
+def test_a_library_that_is_not_as_it_was_compiled_is_compiled_again(
+    damage: str, cache: Path, fresh: None, tmp_path: Path
+) -> None:
+    """Before anything of it runs: to load a library that is cut off is a bus error."""
+    path = compiled(library.KERNELS)
+    whole = path.read_bytes()
+    if damage == "a link":
+        path.rename(tmp_path / "elsewhere.so")
+        path.symlink_to(tmp_path / "elsewhere.so")
+    elif damage == "open to all":
+        path.chmod(0o777)
+    else:
+        changed = {"cut off": whole[:-100], "empty": b"", "other bytes": whole + b"x"}
+        path.write_bytes(changed[damage])
+    assert library.load_library().plan_bytes() in (32, 64)
+    (again,) = cache.iterdir()
+    assert not again.is_symlink()
+    assert again.stat().st_mode & 0o777 == 0o700
+
+
+@needs_compiler
+def test_a_library_of_another_system_is_compiled_again(cache: Path, fresh: None) -> None:
+    """The name says that it is whole, but the system does not load it."""
+    path = compiled(library.KERNELS)
+    junk = b"no library"
+    path.unlink()
+    digest = hashlib.sha256(junk).hexdigest()[:16]
+    (cache / f"{path.stem.rpartition('-')[0]}-{digest}.so").write_bytes(junk)
+    assert library.load_library().plan_bytes() in (32, 64)
+
+
+@needs_compiler
+def test_the_folder_is_the_users_own(
+    cache: Path, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.mkdir(mode=0o777)
+    cache.chmod(0o777)
+    compiled(library.KERNELS)
+    assert cache.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    with pytest.raises(ThreeRegimeError, match="of another user, or a link: set XDG_CACHE_HOME"):
+        library.load_library()
+
+
+def test_a_link_to_a_folder_is_not_trusted(cache: Path, fresh: None, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    cache.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ThreeRegimeError, match="or a link: set XDG_CACHE_HOME"):
+        library.load_library()
+
+
+@needs_compiler
+@pytest.mark.parametrize("words", ["env", "'{}'", "{} -O1", "  {}  "])
+def test_the_compiler_may_have_words_before_and_after(
+    words: str, cache: Path, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in CXX="ccache g++"."""
+    compiler = find_compiler()
+    assert compiler
+    command = words.format(compiler) if "{}" in words else f"{words} {compiler}"
+    monkeypatch.setenv("CXX", command)
+    assert library.load_library().plan_bytes() in (32, 64)
+
+
+def test_words_that_no_shell_understands_are_one_line(
+    cache: Path, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "g++ 'oops")
+    with pytest.raises(ThreeRegimeError, match="No closing quotation"):
+        library.load_library()
+
+
+def test_a_compiler_that_never_ends_is_ended(
+    cache: Path, fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the processes that it started, which hold its output open."""
+    script = tmp_path / "slow"
+    script.write_text("#!/bin/sh\nsleep 600 & sleep 600\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setattr(library, "COMPILER_SECONDS", 0.2)
+    start = time.monotonic()
+    with pytest.raises(ThreeRegimeError, match="it takes longer than 0 s"):
+        library.load_library()
+    assert time.monotonic() - start < 60
+    assert not list(cache.iterdir())
+
+
+def test_without_a_home_the_cache_is_among_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert _paths.cache_folder().parent == Path(tempfile.gettempdir())
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert _paths.cache_folder().parent == Path(tempfile.gettempdir())
 
 
 LOAD = """

@@ -148,9 +148,13 @@ def pick_gpu_engine(device: str, members: int, workload: str, timer: StepTimer) 
     """
     names = [engine.name for engine in GPU_ENGINES]
     key = (device_name(device), torch.__version__, members, workload, names)
-    return Engine.from_name(
-        cached("engine", key, lambda: _time_engines(GPU_ENGINES, timer))["engine"]
+    trial = cached(
+        "engine",
+        key,
+        lambda: _time_engines(GPU_ENGINES, timer),
+        is_valid=lambda stored: stored.get("engine") in names,
     )
+    return Engine.from_name(trial["engine"])
 
 
 def _time_engines(engines: list[Engine], timer: StepTimer) -> dict[str, object]:
