@@ -6,7 +6,6 @@ import time
 
 START = time.time()  # a time budget includes the imports below
 
-import errno  # noqa: E402
 import io  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
@@ -23,8 +22,6 @@ ENDING_SECONDS = 5.0
 """Part of a time budget that a process needs to save its state and end."""
 INTERRUPTED = 130  # exit status of typer and of shells after Ctrl-C
 SAVING = ("sweep", "study")  # commands that save what they compute, and continue it
-
-UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EPERM)  # another place would do
 
 EXTRAS = {  # which extra of the package brings a library
     **dict.fromkeys(("IPython", "anywidget", "papermill", "playwright", "yaml"), "book"),
@@ -358,6 +355,14 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        os.getcwd()
+    except OSError as error:
+        print(
+            f"threeregime: the current folder: {error.strerror}: change to another one",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    try:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
         status, line = error.exit_code, error.format_message()
@@ -367,11 +372,16 @@ def main() -> None:
         status = 2
         # The name of a file may have several lines.
         print(f"threeregime: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read the output has ended, e.g. `head`; without this, Python complains at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        status, place = 2, error.filename or "a file"
-        line = f"{place}: {error.strerror}: name another place with --out, or make room"
+        status, reason = 2, " ".join((error.strerror or str(error)).split())
+        # The system says what it refuses, and where: no line of code would say more.
+        line = (
+            f"{error.filename or 'a file'}: {reason}: name another place with --out, or make room"
+        )
         print(f"threeregime: {line}", file=sys.stderr)
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:

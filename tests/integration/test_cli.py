@@ -9,18 +9,20 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 import torch
 
-from threeregime import book, claims, cli, sweep
+from tests.helpers import comparing
+from threeregime import _files, book, claims, cli, sweep
 from threeregime._option_values import parse_cells, parse_duration, parse_fields, parse_seeds
 from threeregime.book import notebooks
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.results import load_results, tables
-from threeregime.sweep import dask_workers
+from threeregime.sweep import dask_workers, jobs
 
 
 class Outcome:
@@ -422,6 +424,75 @@ def test_a_place_that_cannot_be_written_is_named(
     assert got.err.splitlines() == [
         "threeregime: results/x: Read-only file system: name another place with --out, or make room"
     ]
+
+
+def unusable_places(tmp_path: Path) -> dict[str, Path]:
+    """Return folders of results that cannot be made, by what is in the way."""
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "at" / "all")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    names = ("file", "dangling", "loop", "x" * 300)
+    return {name: tmp_path / name for name in names} | {"device": Path("/dev/null")}
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling", "loop", "x" * 300, "device"])
+@pytest.mark.parametrize("dry_run", ["", " --dry-run"])
+def test_results_that_have_no_place_are_one_line_before_anything_is_computed(
+    dry_run: str, kind: str, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "run_job", lambda *arguments, **options: pytest.fail("computed"))
+    out = unusable_places(tmp_path)[kind]
+    got = run(f"sweep figure_02 --scale smoke --device cpu{dry_run} --out", out)
+    if dry_run and got.status == 0:
+        return  # a plan needs no place
+    assert got.status == 2
+    (line,) = got.err.splitlines()
+    assert line.startswith(f"threeregime: {out}")
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".safetensors"])
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    ending: str, run: Runner, tmp_path: Path, smoke: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = _files._write_partial
+
+    def refuse(path: Path, write_content: Any) -> None:
+        if path.suffix == ending:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, write_content)
+
+    words = "sweep figure_02 --scale smoke --device cpu --workers 1 --fleet 8 --out"
+    with monkeypatch.context() as patch:
+        patch.setattr(_files, "_write_partial", refuse)
+        got = run(words, tmp_path)
+    assert got.status == 2
+    line = [line for line in got.err.splitlines() if line.startswith("threeregime: ")][-1]
+    assert f"{ending}: No space left on device: name another place with --out, or make" in line
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    assert run(words, tmp_path).status == 0
+    experiment = catalogue.load_experiment("figure_02", "smoke")
+    assert comparing.tables(experiment, tmp_path) == comparing.tables(experiment, smoke)
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv.pop(1)); import threeregime.cli as cli;"
+        "os.rmdir(os.getcwd()); cli.main()"
+    )
+    words = [sys.executable, "-c", code, str(Path(cli.__file__).parents[1]), "experiments"]
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(words, cwd=tmp_path / "gone", capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("threeregime: the current folder: ")
+
+
+def test_a_reader_that_ends_early_is_no_error() -> None:
+    code = "import sys; from threeregime.cli import main; sys.argv[1:] = ['experiments']; main()"
+    command = f'{sys.executable} -c "{code}" | head -n 1'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.split()[0] == "scale"
+    assert done.stderr == ""
 
 
 def test_an_interrupt_of_what_is_not_saved_says_so(

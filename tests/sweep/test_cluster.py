@@ -369,7 +369,7 @@ def test_a_job_that_fails_on_a_worker(pair: str, tiny: Experiment, tmp_path: Pat
     (damaged.parent / f"{damaged.name}.broken").mkdir()  # in the way of setting it aside
     error = line(lambda: compute(tiny, tmp_path, pair))
     assert "a fleet failed (IsADirectoryError: " in error
-    assert "its worker's log tells more; what is finished is kept" in error
+    assert "; what is finished is kept, run it again to go on" in error
 
 
 def test_a_fleet_whose_workers_die(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from threeregime._fields import require
-from threeregime._files import HeldError, remove_partial, remove_stale
+from threeregime._files import HeldError, check_writable, remove_partial, remove_stale
 from threeregime._paths import RUNS
 from threeregime.data import DATA_DIR
 from threeregime.errors import ThreeRegimeError
@@ -114,6 +114,7 @@ def run_sweep(
     )
 
     if not dry_run:
+        check_writable(folder)
         set_aside_damaged(folder)
         _remove_leftovers(experiment, folder)
 

@@ -87,7 +87,8 @@ def connect_workers(address: str) -> Iterator[Any]:
     _silence_dask()
     try:
         file = Path(address)
-        scheduler = _read_address(file) if file.is_file() else address
+        is_file = file.is_file()
+        scheduler = str(json.loads(file.read_text("utf-8"))["address"]) if is_file else address
         client = _open_client(scheduler)
     except ThreeRegimeError:
         raise
@@ -110,11 +111,6 @@ def connect_workers(address: str) -> Iterator[Any]:
             yield client
         except CommClosedError as error:
             raise _resumable_error(f"the scheduler at {address} is gone") from error
-
-
-def _read_address(scheduler_file: Path) -> str:
-    """Return the address in the file that ``dask scheduler --scheduler-file`` writes."""
-    return str(json.loads(scheduler_file.read_text(encoding="utf-8"))["address"])
 
 
 def _open_client(scheduler: str) -> Any:
@@ -282,9 +278,9 @@ def _task_result(future: Any) -> Any:
             f"the scheduler is gone, or refused a fleet ({error_line(error)})"
         ) from error
     except Exception as error:
-        raise _resumable_error(
-            f"a fleet failed ({error_line(error)}); its worker's log tells more"
-        ) from error
+        # What the system refuses says where it did; of others the worker's log has the traceback.
+        more = "" if isinstance(error, OSError) else "; its worker's log tells more"
+        raise _resumable_error(f"a fleet failed ({error_line(error)}){more}") from error
 
 
 def _resumable_error(line: str) -> ThreeRegimeError:
