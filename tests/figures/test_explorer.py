@@ -221,7 +221,13 @@ def test_address_brings_the_state_back(browser: Any, page: Path, visit: Visit) -
 
 @pytest.mark.parametrize(
     "address",
-    ["#results", "#experiment=gone&density=0.1", "#experiment=figure_02/clutter&epochs=x"],
+    [
+        "#results",
+        "#experiment=gone&density=0.1",
+        "#experiment=figure_02/clutter&epochs=x",
+        "#experiment=%",
+        "#experiment=%E0%A4%A",
+    ],
 )
 def test_other_addresses_do_no_harm(browser: Any, page: Path, address: str) -> None:
     with Visit(browser, page, address) as visit:
@@ -324,10 +330,14 @@ def test_a_part_of_a_diagram_is_shown_with_gaps(browser: Any, smoke: Path, tmp_p
         assert visit.wrong == []
 
 
+@pytest.mark.parametrize("font", ["serif", "sans-serif", "DejaVu Sans"])
 @pytest.mark.parametrize("width", [320, 375, 768])
-def test_nothing_sticks_out(browser: Any, page: Path, box: explorer.Explorer, width: int) -> None:
+def test_nothing_sticks_out(
+    browser: Any, page: Path, box: explorer.Explorer, width: int, font: str
+) -> None:
     with Visit(browser, page, viewport={"width": width, "height": 800}) as visit:
         tab = visit.page
+        tab.add_style_tag(content=f"body {{ font-family: {font} }}")  # DejaVu is a wide one
         for shown in box.grid["diagrams"]:
             tab.locator("select").select_option(shown["key"])
             frames(visit)

@@ -153,7 +153,7 @@ function toAddress(grid, state) {
 /** The state that an address asks for; null where it speaks of something else. */
 function fromAddress(grid, text) {
   if (!text.startsWith("#experiment=")) return null;
-  const parts = new URLSearchParams(decodeURIComponent(text.slice(1)));
+  const parts = new URLSearchParams(decoded(text.slice(1)));
   const diagram = grid.diagrams.find((one) => one.key === parts.get("experiment"));
   if (!diagram) return null;
   const number = (name, otherwise) => {
@@ -170,6 +170,15 @@ function fromAddress(grid, text) {
     cka_threshold: within(number("cka", diagram.cka_threshold), 0, 1),
     paper: parts.get("paper") === "1" && comparable(grid, diagram),
   };
+}
+
+/** A part of an address without its escapes; as it is where these are not of an address. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 function nearest(values, wanted) {
