@@ -64,7 +64,7 @@ $(STAMP): requirements.lock pyproject.toml
 	    "$$python" -m venv --clear .venv || exit 1; \
 	fi; \
 	rm -f $@; \
-	if $(PIP) -r requirements.lock >.venv/install.log 2>&1 && \
+	if $(PIP) --require-hashes -r requirements.lock >.venv/install.log 2>&1 && \
 	    $(PIP) --no-build-isolation -e . >>.venv/install.log 2>&1; then \
 	    echo "$(CURDIR)" >$@; \
 	else \
@@ -78,7 +78,7 @@ $(STAMP): requirements.lock pyproject.toml
 lock: ## rewrite requirements.lock after a change of requirements.txt
 	@$(FIND_PYTHON); dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	"$$python" -m venv "$$dir" && "$$dir/bin/pip" --quiet install "$(UV)" && \
-	"$$dir/bin/uv" pip compile --quiet --universal --python-version 3.11 \
+	"$$dir/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-package docopt --custom-compile-command "make lock" requirements.txt --output-file requirements.lock
 
 clean: ## remove .venv, the built book and every cache

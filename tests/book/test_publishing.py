@@ -196,6 +196,7 @@ def test_binder_installs_the_lock_without_what_is_for_gpus() -> None:
     assert left_out
     lock = (ROOT / "requirements.lock").read_text().splitlines()
     gone = {line.partition("==")[0] for line in lock if re.match(left_out[1], line)}
+    gone = {name for name in gone if not name.startswith("    --hash=sha256:")}
     assert {"nvidia-cublas", "triton"} <= gone
     assert all(re.match(r"cuda-|nvidia-|triton$", name) for name in gone)
 
@@ -208,7 +209,26 @@ def test_workflow_gives_the_address_and_asks_for_no_more_than_it_needs() -> None
     assert "permissions" not in jobs["book"]
     assert jobs["deploy"]["permissions"] == {"pages": "write", "id-token": "write"}
     used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
-    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", action) for action in used)
+    assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action) for action in used)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")))
+def test_workflows_pin_their_actions_and_may_only_read(path: Path) -> None:
+    """A tag can be moved to other code; the version beside the commit is for readers."""
+    text = path.read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+    used = re.findall(r"uses: (.*)", text)
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action) for action in used)
+
+
+def test_dependencies_are_checked_on_a_schedule() -> None:
+    path = ROOT / ".github" / "workflows" / "dependencies.yml"
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # YAML reads the key `on` as true.
+    assert workflow[True]["schedule"]
+    (*_, audit) = workflow["jobs"]["audit"]["steps"]
+    assert "--requirement requirements.lock" in audit["run"]
 
 
 # --- the book on paper ----------------------------------------------------------------------------

@@ -30,8 +30,9 @@ PIN = re.compile(r"([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.!+]*)( ; .+)?")
 
 def pins(name: str) -> dict[str, str]:
     """Pinned versions by package; fails on a line that pins nothing."""
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    found = [(line, PIN.fullmatch(line)) for line in lines if line.split("#")[0].strip()]
+    text = re.sub(r" \\\n    --hash=sha256:[0-9a-f]{64}", "", (ROOT / name).read_text("utf-8"))
+    lines = [line.split("#")[0].rstrip() for line in text.splitlines()]
+    found = [(line, PIN.fullmatch(line)) for line in lines if line]
     loose = [line for line, match in found if not match]
     assert not loose, f"{name} does not pin exactly: {loose}"
     return {match[1].lower(): match[2] for _, match in found if match}
@@ -52,6 +53,14 @@ def test_lock_holds_every_pin() -> None:
     wanted, locked = pins("requirements.txt"), pins("requirements.lock")
     assert len(wanted) > 20
     assert wanted.items() <= locked.items(), "run `make lock`"
+
+
+def test_every_pin_of_the_lock_has_the_hashes_of_its_files() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    pinned = re.findall(r"^[\w.-]+==.*$", text, re.MULTILINE)
+    assert len(pinned) >= len(pins("requirements.lock")) > 200
+    assert all(line.endswith(" \\") for line in pinned)
+    assert "--require-hashes -r requirements.lock" in MAKEFILE
 
 
 @pytest.mark.parametrize(("package", "pinned"), pins("requirements.txt").items())

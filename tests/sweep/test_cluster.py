@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.helpers.comparing import checkpoints, tables
@@ -268,6 +269,37 @@ def line(compute: Callable[[], Any]) -> str:
         compute()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def listening() -> list[str]:
+    """Return the addresses at which this process and its children listen."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return [
+        str(connection.laddr.ip)
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+def test_local_workers_listen_to_this_machine_alone() -> None:
+    """Their dashboard and their scheduler do too: whoever reaches one could run code."""
+    before = set(listening())
+    with dask_workers.local_workers(1) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+        assert set(listening()) - before <= {"127.0.0.1"}
+        assert client.scheduler_info()["address"].split("://")[1].startswith("127.0.0.1:")
+
+
+def test_local_workers_accept_nobody_without_their_certificate() -> None:
+    pytest.importorskip("cryptography")
+    from distributed import Client
+
+    with dask_workers.local_workers(1) as client:
+        address = client.scheduler_info()["address"]
+        assert address.startswith("tls://")
+        with pytest.raises((OSError, TypeError)):
+            Client(address.replace("tls", "tcp"), timeout=2, set_as_default=False)
 
 
 def test_no_scheduler(tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

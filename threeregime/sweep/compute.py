@@ -113,12 +113,11 @@ def run_sweep(
         experiment, folder, data_dir.absolute(), download, device, deadline, engine=engine
     )
 
-    if not dry_run:
-        check_writable(folder)
-        set_aside_damaged(folder)
-        _remove_leftovers(experiment, folder)
-
     def plan_for(device: str, max_members: Callable[[Protocol], int]) -> Plan:
+        if not dry_run:
+            check_writable(folder)
+            set_aside_damaged(folder)
+            _remove_leftovers(experiment, folder)
         members = fleet or (CPU_MEMBERS if device == "cpu" else GPU_MEMBERS)
         return make_plan(experiment, root, members, other_roots, max_members)
 

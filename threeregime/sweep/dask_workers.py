@@ -32,6 +32,7 @@ SCHEDULER_SECONDS = 10.0
 """How long to wait for a scheduler to answer."""
 WORKER_SECONDS = 60.0
 """How long to wait for the first worker."""
+LOOPBACK = "127.0.0.1"
 START_ATTEMPTS = 3
 """Number of attempts to start Dask on a busy machine."""
 GRACE_SECONDS = 2.0
@@ -54,7 +55,11 @@ def is_dask_installed() -> bool:
 
 @contextmanager
 def local_workers(workers: int) -> Iterator[Any]:
-    """Start workers in processes of this machine; yield their client."""
+    """Start workers in processes of this machine; yield their client.
+
+    They listen on the loopback interface alone and, where the library ``cryptography`` is, accept
+    nobody without the certificate of this call: other users of the machine cannot give them jobs.
+    """
     from distributed import Client, LocalCluster
 
     _silence_dask()
@@ -62,7 +67,9 @@ def local_workers(workers: int) -> Iterator[Any]:
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            dashboard_address=":0",
+            host=LOOPBACK,
+            dashboard_address=f"{LOOPBACK}:0",
+            security=bool(importlib.util.find_spec("cryptography")) or None,
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
@@ -339,11 +346,7 @@ def _common_device(client: Any, name: str) -> str:
 
 
 def check_worker(requirements: WorkerRequirements, dask_worker: Any) -> float:
-    """Check the requirements, on a worker; return the time of its clock.
-
-    Raises:
-        ThreeRegimeError: the worker does not meet them.
-    """
+    """Check the requirements, on a worker, with a ThreeRegimeError; return its clock's time."""
     name = f"the worker {dask_worker.address} on {socket.gethostname()}"
     if not requirements.token.exists():
         raise ThreeRegimeError(
