@@ -114,8 +114,7 @@ def run_sweep(
     )
 
     def plan_for(device: str, max_members: Callable[[Protocol], int]) -> Plan:
-        if not dry_run:
-            check_writable(folder)
+        if not dry_run and folder.is_dir():
             set_aside_damaged(folder)
             _remove_leftovers(experiment, folder)
         members = fleet or (CPU_MEMBERS if device == "cpu" else GPU_MEMBERS)
@@ -192,6 +191,7 @@ def _run_on_this_machine(
     print(f"about {duration(seconds / workers)} in {workers} process(es) on {context.device}")
     if dry_run:
         return plan.jobs
+    check_writable(context.folder)
     _warn_of_short_budget(context)
     if workers == 1:
         return _run_with_bar(plan, partial(_run_in_this_process, plan, context))
@@ -260,6 +260,7 @@ def _run_on_cluster(
             print(f"work for {fleets} of them only: a smaller --fleet makes more fleets")
         if dry_run:
             return plan.jobs
+        check_writable(context.folder)
         _warn_of_short_budget(context)
         return _run_with_bar(plan, partial(run_plan, client, plan, context, requirements))
 
