@@ -207,19 +207,26 @@ def _run_on_this_machine(
 def _run_in_this_process(plan: Plan, context: JobContext, progress: Progress) -> Iterator[Job]:
     """Run a plan's jobs one after the other; yield the finished ones.
 
-    Jobs of which another process computes some nets come last, with those that depend on them.
+    Jobs of which another process computes some nets are tried again later, with those that depend
+    on them. Where nothing else is left, it waits for that process.
     """
-    held, unfinished = False, []
-    for job in plan.jobs:
-        try:
-            if run_job(job, context, progress, wait=False):
-                yield job
-                continue
-        except HeldError:
-            held = True
-        unfinished.append(job)
-    if held:
-        yield from (job for job in unfinished if run_job(job, context, progress))
+    unfinished, is_held = list(plan.jobs), True
+    while unfinished and is_held:
+        rest, is_held = [], False
+        for job in unfinished:
+            try:
+                if run_job(job, context, progress, wait=False):
+                    yield job
+                    continue
+            except HeldError:
+                is_held = True
+            rest.append(job)
+        if is_held and len(rest) == len(unfinished):
+            # The first one is a dense run, if there is any that others start from.
+            is_held = run_job(rest[0], context, progress)
+            if is_held:
+                yield rest.pop(0)
+        unfinished = rest
 
 
 def _remove_leftovers(experiment: Experiment, folder: Path) -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from threeregime.sweep.plan import (
     JobContext,
     RetrainJob,
     dense_checkpoint,
+    fleet_checkpoint,
     is_finished,
     unit_checkpoint,
 )
@@ -158,6 +159,7 @@ def _run_dense(job: DenseJob, context: JobContext, progress: Progress) -> bool:
     if _set_aside_damaged(job.checkpoints(context.folder)) and shard.exists():
         progress(job.cost)
         return True
+    _forget_lost_stops(job, context)
     recipe, task = job.training, context.load_task(job.protocol)
     engine = engine_for(context, job.protocol, recipe, job.nets)
     fleet = Fleet.initial(
@@ -194,6 +196,21 @@ def _save_dense(job: DenseJob, context: JobContext, state: State, epoch: int) ->
     for member, seed in enumerate(job.seeds):
         net = {name: tensor[member] for name, tensor in state.items()}
         write_state(dense_checkpoint(context.folder, job.protocol, seed, epoch), net)
+
+
+def _forget_lost_stops(job: DenseJob, context: JobContext) -> None:
+    """Remove the checkpoint of a dense fleet that is past a stop whose checkpoints are lost."""
+    path = fleet_checkpoint(context.folder, job)
+    if not path.exists():
+        return
+    try:
+        passed = EpochMeasurements.from_tensors(read_state(path)).test_error
+    except DamagedCheckpoint:
+        return  # it is set aside when the fleet resumes
+    stops = tuple(stop for stop in job.stops if stop in passed)
+    left = replace(job, stops=stops).checkpoints(context.folder)
+    if not all(checkpoint.exists() for checkpoint in left):
+        path.unlink()
 
 
 def _set_aside_damaged(checkpoints: list[Path]) -> bool:
