@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -136,6 +137,19 @@ def test_one_of_many_threads_at_a_time(tmp_path: Path) -> None:
         thread.join()
     assert most == 1
     assert turns > 0
+
+
+def test_a_fleet_may_have_more_claims_than_files_may_be_open(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("the system allows few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with claims(tmp_path / str(number) for number in range(500)):
+            assert len(list(tmp_path.iterdir())) == 500
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_partial_files_are_removed_when_they_are_old(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import socket
 import stat
 import threading
@@ -26,6 +27,8 @@ ABANDONED_SECONDS = 3600.0
 """A file that has been partial for this long is a dead process's: writing takes seconds."""
 HEARTBEAT_SECONDS = 15.0
 """How often a process renews its claims."""
+OTHER_FILES = 512
+"""Number of files that a process may have open besides its claims."""
 STALE_SECONDS = 120.0
 """A claim of another machine is stale if it was not renewed for this long."""
 
@@ -165,11 +168,13 @@ def claims(paths: Iterable[Path]) -> Iterator[None]:
     Raises:
         HeldError: another process holds one of them, or another context of this process.
     """
+    paths = sorted(paths)
+    _allow_open_files(len(paths))
     holder = _this_process()
     ended = threading.Event()
     with contextlib.ExitStack() as stack:
         # In order: of two processes that want the same claims, one gets the first and thereby all.
-        handles = [stack.enter_context(_claim(path, holder)) for path in sorted(paths)]
+        handles = [stack.enter_context(_claim(path, holder)) for path in paths]
         heartbeat = threading.Thread(target=_renew, args=(handles, ended), daemon=True)
         heartbeat.start()
         try:
@@ -177,6 +182,15 @@ def claims(paths: Iterable[Path]) -> Iterator[None]:
         finally:
             ended.set()
             heartbeat.join()
+
+
+def _allow_open_files(count: int) -> None:
+    """Let the process open this many more files, as far as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def remove_stale(paths: Iterable[Path]) -> None:
