@@ -191,8 +191,7 @@ def _run_on_this_machine(
     print(f"about {duration(seconds / workers)} in {workers} process(es) on {context.device}")
     if dry_run:
         return plan.jobs
-    check_writable(context.folder)
-    _warn_of_short_budget(context)
+    _check_start(context)
     if workers == 1:
         return _run_with_bar(plan, partial(_run_in_this_process, plan, context))
     start = time.time()
@@ -267,13 +266,18 @@ def _run_on_cluster(
             print(f"work for {fleets} of them only: a smaller --fleet makes more fleets")
         if dry_run:
             return plan.jobs
-        check_writable(context.folder)
-        _warn_of_short_budget(context)
+        _check_start(context)
         return _run_with_bar(plan, partial(run_plan, client, plan, context, requirements))
 
 
-def _warn_of_short_budget(context: JobContext) -> None:
-    """Print a warning if not one epoch fits before the deadline: no run would make progress."""
+def _check_start(context: JobContext) -> None:
+    """Check that results can be written, and print a warning if not one epoch can be computed.
+
+    Raises:
+        OSError: the folder cannot be made, or no file in it.
+    """
+    if context.deadline is None or time.time() < context.deadline:
+        check_writable(context.folder)
     seconds = EPOCHS_BEFORE_DEADLINE * context.epoch_seconds
     if context.deadline is not None and time.time() + seconds > context.deadline:
         about = duration(seconds)
