@@ -62,7 +62,7 @@ def test_second_run_reads_what_the_first_computed(folder: Path) -> None:
         ('temperature = "rate"', 'temperature = "rates"', "temperature must be one of epochs"),
         ('title = "Learning rate and density"\n', "", "title is missing"),
         ("density = [0.05, 0.2, 0.8]\n", "", r"density is missing in \[smoke\]"),
-        ("[smoke]", "[huge]", "one of smoke, clutter, mini, paper is missing"),
+        ("[smoke]", "[huge]", "'huge' is not known in the file: one of temperature, load"),
         ("[smoke]", "[smoke", "cannot be read"),
         ('load = "density"', 'load = ["density"]', "load must be one of epochs"),
         ('load = "density"', 'load = "epochs"', "load must be another axis than temperature"),
