@@ -22,7 +22,7 @@ from threeregime.training import RATES, default_retraining
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return known_nets.known_nets()
+    return known_nets.load_known_nets()
 
 
 # --- the truth
@@ -162,17 +162,17 @@ def test_without_a_table_there_is_no_calibration(
 
 
 def test_kinds_of_the_role_test_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str]] = []
+    asked: list[str] = []
 
     class Silent:
         def probabilities(self, measures: Any) -> None:
             return None
 
-    monkeypatch.setattr(
-        accuracy,
-        "load_calibration",
-        lambda held_out, without, similarity: asked.append(without) or Silent(),
-    )
+    def load(held_out: bool, without: str, similarity: bool) -> Silent:
+        asked.append(without)
+        return Silent()
+
+    monkeypatch.setattr(accuracy, "load_calibration", load)
     answers = accuracy.answer_known_nets()
     roles = [kind.role for kind in benchmark.KINDS]
     own = [kind.name if kind.role == "train" else "" for kind in benchmark.KINDS]

@@ -18,7 +18,7 @@ from threeregime.advice.calibration import (
     load_calibration,
 )
 from threeregime.advice.judgement import TURNS, known_by_heart, regime_of
-from threeregime.advice.known_nets import known_nets
+from threeregime.advice.known_nets import load_known_nets
 from threeregime.algorithms import (
     Measurement,
     grid_search,
@@ -40,10 +40,10 @@ def answer_known_nets(held_out: bool = False, similarity: bool = False) -> pd.Da
         similarity: whether LMC and CKA are used, too.
 
     Returns:
-        Columns of :func:`known_nets`, with the probabilities ``hotter``, ``stay`` and ``colder``
+        Columns of :func:`load_known_nets`, with the probabilities ``hotter``, ``stay`` and ``colder``
         (NaN where no known net is similar) and the ``answer``, "cannot tell" included.
     """
-    nets = known_nets().dropna(subset=["truth"])
+    nets = load_known_nets().dropna(subset=["truth"])
     parts = []
     for kind, part in nets.groupby("kind", sort=False):
         own = str(kind) if part["role"].iloc[0] == "train" else ""
@@ -142,7 +142,7 @@ class KnownTrials:
     """The stops of one dense run at one density, as trials that are looked up.
 
     Attributes:
-        nets: rows of :func:`known_nets`, one per stop.
+        nets: rows of :func:`load_known_nets`, one per stop.
         held_out: whether errors are of held-out training examples instead of test examples.
     """
 
@@ -206,7 +206,7 @@ def choose_known_nets(held_out: bool = False) -> pd.DataFrame:
         true error of that stop minus that of the best one, both means over the dense seeds.
     """
     rows = []
-    groups = known_nets().groupby(["role", "kind", "density"], sort=False)
+    groups = load_known_nets().groupby(["role", "kind", "density"], sort=False)
     for (role, kind, density), nets in groups:
         errors = nets.groupby("epochs")["error"].mean()
         for seed, run in nets.groupby("seed"):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from threeregime.advice.known_nets import KNOWN_NETS, known_nets
+from threeregime.advice.known_nets import KNOWN_NETS, load_known_nets
 from threeregime.analysis import Array
 
 DIRECTIONS = ("hotter", "stay", "colder")
@@ -148,13 +148,13 @@ def load_calibration(
     """
     if not KNOWN_NETS.exists():
         return None
-    nets = known_nets().dropna(subset=["truth"])
+    nets = load_known_nets().dropna(subset=["truth"])
     nets = nets.loc[(nets["role"] == "train") & (nets["kind"] != without)]
     return fit(nets, held_out, similarity)
 
 
 def fit(nets: pd.DataFrame, held_out: bool, similarity: bool = False) -> Calibration:
-    """Return the calibration by known nets, rows of :func:`known_nets` with their truth."""
+    """Return the calibration by known nets, rows of :func:`load_known_nets` with their truth."""
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -23,7 +23,7 @@ STANDARD_ERRORS = 2.0
 """.. and by this many standard errors."""
 
 
-def known_nets(path: Path = KNOWN_NETS) -> pd.DataFrame:
+def load_known_nets(path: Path = KNOWN_NETS) -> pd.DataFrame:
     """Return the table of known nets, a row per dense net, stop and density.
 
     Besides the columns of the file: ``error``, of a copy on average; ``gain_hotter`` and
