@@ -40,8 +40,8 @@ def answer_known_nets(held_out: bool = False, similarity: bool = False) -> pd.Da
         similarity: whether LMC and CKA are used, too.
 
     Returns:
-        Columns of :func:`load_known_nets`, with the probabilities ``hotter``, ``stay`` and ``colder``
-        (NaN where no known net is similar) and the ``answer``, "cannot tell" included.
+        Columns of :func:`load_known_nets`, with the probabilities ``hotter``, ``stay`` and
+        ``colder`` (NaN where no known net is similar) and the ``answer``, "cannot tell" included.
     """
     nets = load_known_nets().dropna(subset=["truth"])
     parts = []
