@@ -5,7 +5,7 @@ The table that :func:`threeregime.advise` learns from and is tested on,
 after 2 to 160 epochs; every dense net is pruned to three densities and retrained as in its dense
 run for 40 epochs, two copies each. Their errors on pictures that no rule sees are the truth:
 whether a hotter or a colder dense run gives a better pruned net. The same nets are put to the short
-retraining of ``advise``, with test pictures and without. Kinds of the role "test" are for testing
+retraining of ``advise``. Kinds of the role "test" are for testing
 alone: nothing was chosen by them.
 
 Finished kinds are kept: another call goes on with the others. Label noise replaces a share of the
@@ -158,12 +158,20 @@ KINDS = (
          1e-4, noise=0.2),
     Kind("CNN, group norm", "train", lambda: cnn(1, "group", 8, 16), "adam", 2e-3),
     Kind("Transformer", "train", Encoder, "adam", 1e-3, examples=400),
-    Kind("wide MLP, 15 % noise", "test", lambda: mlp(64, 150, 150), "sgd", 0.05, noise=0.15),
-    Kind("MLP, few examples", "test", lambda: mlp(64, 100), "adam", 3e-3, examples=300),
-    Kind("CNN on clutter, batch norm", "test", lambda: cnn(3, "batch", 8, 16, 16), "sgd", 0.1,
+    Kind("wide MLP, 15 % noise", "train", lambda: mlp(64, 150, 150), "sgd", 0.05, noise=0.15),
+    Kind("MLP, few examples", "train", lambda: mlp(64, 100), "adam", 3e-3, examples=300),
+    Kind("CNN on clutter, batch norm", "train", lambda: cnn(3, "batch", 8, 16, 16), "sgd", 0.1,
          1e-4, clutter=True),
-    Kind("CNN, group norm, 30 % noise", "test", lambda: cnn(1, "group", 8, 16), "adam", 1e-3,
+    Kind("CNN, group norm, 30 % noise", "train", lambda: cnn(1, "group", 8, 16), "adam", 1e-3,
          noise=0.3),
+    Kind("MLP, 25 % noise", "test", lambda: mlp(64, 120, 120), "sgd", 0.05, noise=0.25,
+         examples=500),
+    Kind("MLP on clutter, 20 % noise", "test", lambda: mlp(300, 80, 80, 80), "adam", 1e-3,
+         clutter=True, noise=0.2),
+    Kind("CNN, batch norm, few examples", "test", lambda: cnn(1, "batch", 8, 16, 16), "sgd", 0.1,
+         1e-4, examples=400),
+    Kind("CNN on clutter without norm", "test", lambda: cnn(3, "none", 8, 16), "adam", 2e-3,
+         clutter=True),
     Kind("CNN without norm", "test", lambda: cnn(1, "none", 12, 24, 24), "sgd", 0.02),
     Kind("Transformer, 20 % noise", "test", Encoder, "adam", 1e-3, noise=0.2, examples=400),
 )  # fmt: skip
@@ -253,10 +261,9 @@ def true_errors(
     return by_copy("error", evaluate_errors(fleet, task, train=False))
 
 
-def evidence(
-    kind: Kind, dense: Fleet, density: float, task: TensorTask, prefix: str
-) -> dict[str, np.ndarray]:
+def evidence(kind: Kind, dense: Fleet, density: float, whole: TensorTask) -> dict[str, np.ndarray]:
     """Return what `advise` measures of every net, as columns."""
+    task, held_out = whole.hold_out()
     fleet, masks = pruned_copies(dense, density, kind.build)
     recipe = default_retraining(task.count, kind.batch_norm)
     rates = RATES[recipe.optimizer]
@@ -275,16 +282,17 @@ def evidence(
     fleet.load(state)
     pairs = [(COPIES * net, COPIES * net + 1) for net in range(dense.members)]
     metrics = measure_pairs(fleet, pairs, task)
-    columns = {
+    return {
         "rate": np.array(best),
         "lmc": metrics.lmc.numpy(),
         "cka": metrics.cka_softmax.numpy(),
         "dense_train": evaluate_errors(dense, task, train=True).numpy(),
         "dense_test": evaluate_errors(dense, task, train=False).numpy(),
+        "dense_held_out": evaluate_errors(dense, held_out, train=False).numpy(),
         **by_copy("train", evaluate_errors(fleet, task, train=True)),
         **by_copy("test", evaluate_errors(fleet, task, train=False)),
+        **by_copy("held_out", evaluate_errors(fleet, held_out, train=False)),
     }
-    return {prefix + name: values for name, values in columns.items()}
 
 
 def rows(kind: Kind) -> pd.DataFrame:
@@ -301,8 +309,7 @@ def rows(kind: Kind) -> pd.DataFrame:
                 "epochs": np.repeat(EPOCHS, len(SEEDS)),
                 "seed": np.tile(SEEDS, len(EPOCHS)),
                 **true_errors(kind, dense, density, truth),
-                **evidence(kind, dense, density, task, ""),
-                **evidence(kind, dense, density, task.hold_out(), "held_"),
+                **evidence(kind, dense, density, task),
             }
         )
         parts.append(part)

@@ -113,20 +113,22 @@ def test_advise_measures_what_the_table_says(table: pd.DataFrame) -> None:
     net = KIND.build()
     net.load_state_dict({name: tensor[0] for name, tensor in dense.state().items()})
     adapted, splits = inspect_net(net, (task.train, task.test))
-    given = TensorTask("the same", *splits, 10)
+    given, held_out = TensorTask("the same", *splits, 10).hold_out()
     recipe = default_retraining(given.count, adapted.batch_norm)
     trials = LiveTrials(
         adapted, {"it": state_of(adapted.module)}, given, 0.3, recipe, 2, 0, Silent(),
-        rates=RATES["adam"],
+        rates=RATES["adam"], held_out=held_out,
     )  # fmt: skip
     trials.retrain("it", recipe.epochs)
-    expected = benchmark.evidence(KIND, dense, 0.3, task, "")
+    expected = benchmark.evidence(KIND, dense, 0.3, task)
     seen = trials.evidence["it"]
     assert trials.recipe.lr == expected["rate"][0]
     assert seen.lmc == pytest.approx(expected["lmc"][0], abs=0.02)
     assert seen.cka == pytest.approx(expected["cka"][0], abs=0.02)
     assert seen.test is not None
     assert seen.test == pytest.approx((expected["test_0"][0], expected["test_1"][0]), abs=0.03)
+    held = (expected["held_out_0"][0], expected["held_out_1"][0])
+    assert seen.held_out == pytest.approx(held, abs=0.03)
 
 
 # --- what is learned from it
@@ -142,7 +144,7 @@ def test_probabilities_are_of_nets_that_look_alike(held_out: bool, table: pd.Dat
     chances = fit.probabilities(first)
     assert chances is not None
     assert sum(chances.values()) == pytest.approx(1)
-    assert fit.probabilities(Measures(-0.5, 0.5, 0.0, 0.9, 0.9, 0.0, 1e-4)) is None
+    assert fit.probabilities(Measures(-0.5, 0.5, 0.0, 0.9, 0.9, 0.0, 0.9, 1e-4)) is None
     assert "small dense nets of" in fit.words
     both = load_calibration(held_out, similarity=True)
     assert both is not None

@@ -97,8 +97,8 @@ def advise(
             the path of a folder of images ``train/CLASS/IMAGE`` and optionally
             ``test/CLASS/IMAGE`` (or ``val``, ``valid``).
         density: fraction of the weights to keep, in (0, 1].
-        test_data: like ``train_data``. Without it, a fifth of the training data is held out from
-            the retraining, and checkpoints are compared by CKA (Algorithm 2.1).
+        test_data: like ``train_data``. Without it, checkpoints are compared by CKA (Algorithm 2.1),
+            if this can be trusted.
         checkpoints: candidates by name: state_dicts, or paths of their files. None: the model.
         method: "uniform" prunes to the density in each layer (UniformMP, Section 2.3), "global"
             over all layers together.
@@ -145,9 +145,7 @@ def advise(
         )
         states = _load_states(net, checkpoints)
         task = TensorTask("the given data", *splits, net.classes, loss)
-        # Without test data, the copies are judged on a fifth that they are not retrained on.
-        held_out = task.test is None and task.count >= MIN_EXAMPLES
-        task = task.hold_out() if held_out else task
+        task, held_out = task.hold_out() if task.count >= MIN_EXAMPLES else (task, None)
         recipe = default_retraining(
             task.count, net.batch_norm, epochs, batch_size, optimizer, lr, weight_decay
         )
@@ -161,7 +159,7 @@ def advise(
                 bar,
                 method=method,
                 training=retrain,
-                held_out=held_out,
+                held_out=held_out.to(resolved) if held_out else None,
                 rates=() if lr is not None or retrain else RATES[recipe.optimizer],
             )
             announce(trials)
@@ -244,11 +242,9 @@ def _apply_rule(trials: LiveTrials) -> Decision[str]:
         if np.isnan(trials.dense_error(candidate)):
             raise ThreeRegimeError(f"{candidate} has diverged: take an earlier state of it")
         return tune(trials, candidate, epochs=epochs)
-    if trials.held_out:
-        return _select_without_test_data(trials, epochs)
     if trials.task.test is not None:
         return select_by_error(trials, epochs=epochs)
-    return select_by_similarity(trials, epochs=epochs)
+    return _select_without_test_data(trials, epochs)
 
 
 def _select_without_test_data(trials: LiveTrials, epochs: int) -> Decision[str]:
@@ -269,7 +265,7 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
     chosen, recipe, task, net = decision.chosen, trials.recipe, trials.task, trials.net
     evidence = _evidence(trials, chosen)
     findings = _findings(trials, chosen)
-    calibration = load_calibration(trials.task.test is None or trials.held_out)
+    calibration = load_calibration(task.test is None)
     judgement = judge(
         evidence,
         trials.dense[chosen],
@@ -309,9 +305,9 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
         examples={
             "train": task.count,
             "train_found": task.train.available,
-            "test": None if task.test is None or trials.held_out else len(task.test.targets),
+            "test": None if task.test is None else len(task.test.targets),
             "test_found": None if task.test is None else task.test.available,
-            "held_out": len(task.test.targets) if task.test is not None and trials.held_out else 0,
+            "held_out": _held_out_count(trials),
         },
         cost=Cost(
             epochs=trials.steps // max(1, task.count // recipe.batch_size),
@@ -322,12 +318,18 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
     )
 
 
+def _held_out_count(trials: LiveTrials) -> int:
+    """Return the number of training examples that the copies are not retrained on."""
+    split = trials.held_out.test if trials.held_out else None
+    return 0 if split is None else len(split.targets)
+
+
 def _tried(trials: LiveTrials, chosen: str) -> set[str]:
     """Return the directions of which a checkpoint was retrained that is worse on test data.
 
     Of two checkpoints of one training, the hotter one fits its training data less.
     """
-    if trials.held_out or trials.task.test is None:
+    if trials.task.test is None:
         return set()
     own, tried = trials.dense[chosen].train, set()
     for name, evidence in trials.evidence.items():
@@ -345,7 +347,7 @@ def _findings(trials: LiveTrials, chosen: str) -> list[Finding]:
     stream = train.available is None
     facts = DataFacts(counts, stream, trials.net.module.probabilities)
     found = find_problems(trials.evidence[chosen], trials.dense[chosen], facts)
-    if trials.held_out and len(trials.candidates) > 1:
+    if trials.task.test is None and len(trials.candidates) > 1:
         found += find_known_by_heart(trials.dense, trials.evidence, chosen)
     return sorted(found, key=lambda finding: not finding.blocks)
 

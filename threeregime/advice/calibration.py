@@ -27,23 +27,27 @@ MAX_DISTANCE = 2.5
 """Distance from all known nets, in their standard deviations, from which there is no ground."""
 SURE = 0.65
 """A direction that is less probable is no answer."""
-NEIGHBOURS = 40
-"""Number of the most similar known nets that the probabilities are shares of. This, `SURE` and the
-features were chosen on the kinds that are learned from, each answered without itself, before the
-other kinds were computed."""
+TREES = 200
+LEAF = 8
+"""Known nets in a leaf at least. This, `SURE` and the features were chosen on the kinds that are
+learned from, each answered without itself, before the other kinds were computed."""
 
 
 @dataclass(frozen=True)
 class Measures:
     """Measurements of pruned nets, scalars or arrays [n]: what the direction is predicted from.
 
+    Wrong labels in the training data show as copies that err more on held-out training examples
+    than on test examples.
+
     Attributes:
         lmc: linear mode connectivity of two retrained copies (Equation 1).
         cka: CKA of their outputs (Equation 2).
         dense_train: training error of the dense net, a fraction.
-        dense_test: its error on test examples, or on those held out from the retraining.
+        dense_test: its error on test examples or, without these, on held-out ones.
         train: training error of the copies.
         test: their error on the examples of ``dense_test``.
+        held_out: their error on training examples that were held out from the retraining.
         density: fraction of the weights that is kept.
     """
 
@@ -53,28 +57,30 @@ class Measures:
     dense_test: ArrayLike
     train: ArrayLike
     test: ArrayLike
+    held_out: ArrayLike
     density: ArrayLike
 
     @classmethod
     def of_table(cls, nets: pd.DataFrame, held_out: bool) -> Measures:
         """Return the measurements of known nets, with test examples or with held-out ones."""
-        prefix = "held_" if held_out else ""
+        test = "held_out" if held_out else "test"
 
         def mean(name: str) -> Array:
-            return nets[[f"{prefix}{name}_0", f"{prefix}{name}_1"]].mean(axis=1).to_numpy()
+            return nets[[f"{name}_0", f"{name}_1"]].mean(axis=1).to_numpy()
 
         return cls(
-            lmc=nets[f"{prefix}lmc"],
-            cka=nets[f"{prefix}cka"],
-            dense_train=nets[f"{prefix}dense_train"],
-            dense_test=nets[f"{prefix}dense_test"],
+            lmc=nets["lmc"],
+            cka=nets["cka"],
+            dense_train=nets["dense_train"],
+            dense_test=nets[f"dense_{test}"],
             train=mean("train"),
-            test=mean("test"),
+            test=mean(test),
+            held_out=mean("held_out"),
             density=nets["density"],
         )
 
     def features(self, similarity: bool = False) -> Array:
-        """Return the features [n, 6], with LMC and CKA [n, 8]."""
+        """Return the features [n, 7], with LMC and CKA [n, 9]."""
         train, dense_train = np.asarray(self.train), np.asarray(self.dense_train)
         test, dense_test = np.asarray(self.test), np.asarray(self.dense_test)
         columns = [
@@ -83,6 +89,7 @@ class Measures:
             dense_test - dense_train,
             test - dense_test,
             test - train,
+            np.asarray(self.held_out) - test,
             np.log10(self.density),
         ]
         if similarity:
@@ -93,7 +100,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The known nets that a net is compared with.
+    """A classifier of directions, and the known nets that it is fitted to.
 
     Attributes:
         classifier: scikit-learn's, from features to shares of directions.
@@ -110,13 +117,11 @@ class Calibration:
     similarity: bool = False
 
     def probabilities(self, measures: Measures) -> dict[str, float] | None:
-        """Return the probability of each direction; None if no known net is similar.
-
-        It is the share of the nets where it is the true one, among the `NEIGHBOURS` most similar,
-        those that are more similar with more weight.
-        """
+        """Return the probability of each direction; None if no known net is similar."""
         point = measures.features(self.similarity)
-        offsets = (self.known - point) / self.known.std(axis=0)
+        if not np.isfinite(point).all():
+            return None
+        offsets = (self.known - point) / np.maximum(self.known.std(axis=0), 1e-9)
         if np.linalg.norm(offsets, axis=1).min() > MAX_DISTANCE:
             return None
         values = self.classifier.predict_proba(point)[0].tolist()
@@ -127,8 +132,8 @@ class Calibration:
     def words(self) -> str:
         """Source of the probabilities, as the end of a sentence."""
         return (
-            f"that of the {NEIGHBOURS} most similar of {len(self.known)} pruned nets whose truth "
-            f"is known (from {self.nets} small dense nets of {self.kinds} kinds)"
+            f"learned from {len(self.known):,} pruned nets whose truth is known, of {self.nets} "
+            f"small dense nets of {self.kinds} kinds"
         )
 
 
@@ -154,17 +159,15 @@ def load_calibration(
 
 
 def fit(nets: pd.DataFrame, held_out: bool, similarity: bool = False) -> Calibration:
-    """Return the calibration by known nets, rows of :func:`load_known_nets` with their truth."""
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    """Return a random forest of known nets, rows of :func:`load_known_nets` with their truth."""
+    from sklearn.ensemble import RandomForestClassifier
 
     inputs = Measures.of_table(nets, held_out).features(similarity)
     usable = np.flatnonzero(np.isfinite(inputs).all(axis=1))
     nets, inputs = nets.iloc[usable], inputs[usable]
-    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(nets)), weights="distance")
-    classifier = make_pipeline(StandardScaler(), neighbours)
-    classifier.fit(inputs, nets["truth"].to_numpy(str))
+    classifier = RandomForestClassifier(
+        TREES, min_samples_leaf=LEAF, max_features=3, random_state=0
+    ).fit(inputs, nets["truth"].to_numpy(str))
     dense = len(nets[["kind", "seed"]].drop_duplicates())
     return Calibration(classifier, inputs, dense, nets["kind"].nunique(), similarity)
 

@@ -83,8 +83,8 @@ class LiveTrials:
         bar: a tqdm bar of work, in passes of a net over an example.
         method: "uniform" (a share of each layer) or "global" (of all layers together).
         training: a user's training of a pruned net; None: the recipe.
-        held_out: whether the test split of the task is training data that the copies are not
-            retrained on.
+        held_out: the same task, its test split training examples that the copies are not retrained
+            on; None: no such.
         rates: learning rates for a range test; it is made once, and its result becomes the
             recipe's. None: the recipe has its rate.
         evidence: measurements of the candidates retrained so far.
@@ -102,7 +102,7 @@ class LiveTrials:
     bar: Any
     method: str = "uniform"
     training: UserTraining | None = None
-    held_out: bool = False
+    held_out: TensorTask | None = None
     rates: Sequence[float] = ()
     evidence: dict[str, Evidence] = field(default_factory=dict)
     dense: dict[str, DenseErrors] = field(default_factory=dict)
@@ -110,7 +110,13 @@ class LiveTrials:
     _members: int = 1
 
     def __post_init__(self) -> None:
-        self.task = replace(self.task, report=lambda count: self.bar.update(count * self._members))
+        self.task = replace(self.task, report=self._report)
+        if self.held_out is not None:
+            self.held_out = replace(self.held_out, report=self._report)
+
+    def _report(self, count: int) -> None:
+        """Advance the bar by examples that all members are evaluated on."""
+        self.bar.update(count * self._members)
 
     @property
     def candidates(self) -> Sequence[str]:
@@ -166,7 +172,8 @@ class LiveTrials:
 
     def work(self) -> int:
         """Return the work of one candidate, in passes of a net over an example."""
-        test = 0 if self.task.test is None else len(self.task.test.targets)
+        splits = [task.test for task in (self.task, self.held_out) if task]
+        test = sum(len(split.targets) for split in splits if split)
         evaluation = self.task.count + test + self._output_examples()
         pairs = self.copies * (self.copies - 1) // 2
         line = LINE_POINTS * self.task.count * (2 if self.net.batch_norm else 1) * pairs
@@ -313,10 +320,13 @@ class LiveTrials:
         """Return training, test and held-out errors of the members; None for what is not there."""
         self._members = fleet.members
         train_errors = tuple(evaluate_errors(fleet, self.task, train=True).tolist())
-        if self.task.test is None:
-            return train_errors, None, None
-        errors = tuple(evaluate_errors(fleet, self.task, train=False).tolist())
-        return (train_errors, None, errors) if self.held_out else (train_errors, errors, None)
+        test_errors, held_out = (
+            tuple(evaluate_errors(fleet, task, train=False).tolist())
+            if task and task.test
+            else None
+            for task in (self.task, self.held_out)
+        )
+        return train_errors, test_errors, held_out
 
     @contextlib.contextmanager
     def _trial_settings(self) -> Iterator[None]:

@@ -52,7 +52,7 @@ class DenseErrors:
         confidence: mean probability of its predictions.
         renumbered: training error if its classes are renumbered as fits the labels best.
         held_out: error on the training examples that the copies are not retrained on, which the
-            net itself was trained on; None with test data.
+            net itself was trained on; None if there are few.
     """
 
     train: float
@@ -70,7 +70,9 @@ class DenseErrors:
     @property
     def unseen(self) -> float:
         """Error on test data, on held-out examples or, without either, on training data."""
-        return self.error if self.held_out is None else self.held_out
+        if self.test is None and self.held_out is not None:
+            return self.held_out
+        return self.error
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Evidence:
         train: training error of each copy, a fraction.
         test: test error of each copy; None without test data.
         lost: classes of training examples that the dense net predicts and a copy never does.
-        held_out: error of each copy on training examples that it was not retrained on; None with
-            test data.
+        held_out: error of each copy on training examples that it was not retrained on; None if
+            there are few.
     """
 
     lmc: float
@@ -104,7 +106,7 @@ class Evidence:
     @property
     def unseen(self) -> tuple[float, ...]:
         """Errors on test data, on held-out examples or, without either, on training data."""
-        return self.errors if self.held_out is None else self.held_out
+        return self.held_out if self.test is None and self.held_out is not None else self.errors
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,7 @@ def regime_of(lmc: float, cka: float) -> str:
 
 def measures_of(evidence: Evidence, dense: DenseErrors, density: float) -> Measures:
     """Return the measurements that the direction is predicted from."""
+    held_out = evidence.held_out or evidence.unseen
     return Measures(
         evidence.lmc,
         evidence.cka,
@@ -240,6 +243,7 @@ def measures_of(evidence: Evidence, dense: DenseErrors, density: float) -> Measu
         dense.unseen,
         sum(evidence.train) / len(evidence.train),
         sum(evidence.unseen) / len(evidence.unseen),
+        sum(held_out) / len(held_out),
         density,
     )
 

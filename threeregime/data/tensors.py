@@ -136,14 +136,18 @@ class TensorTask(Task):
         losses = [self.criterion(*pair) for pair in zip(outputs, targets, strict=True)]
         return torch.stack(losses).sum()
 
-    def hold_out(self, share: float = 0.2) -> TensorTask:
-        """Return the task with the last training examples, a share of them, as its test split."""
+    def hold_out(self, share: float = 0.2) -> tuple[TensorTask, TensorTask]:
+        """Hold out the last training examples, a share of them.
+
+        Returns:
+            The task without them, and the same task with them as its test split.
+        """
         kept = self.count - max(1, round(share * self.count))
-        train, test = (
+        train, held_out = (
             replace(self.train, inputs=self.train.inputs[rows], targets=self.train.targets[rows])
             for rows in (slice(kept), slice(kept, None))
         )
-        return replace(self, train=train, test=test)
+        return replace(self, train=train), replace(self, train=train, test=held_out)
 
     def reduced(self, examples: int | None, size: int | None) -> TensorTask:
         """Return the task with the first training examples; their size cannot change."""
