@@ -197,7 +197,7 @@ def test_checkpoints_that_were_tried_tell_the_direction() -> None:
     states = trained(mlp, data, (1, 4, 16))
     model = build_net(mlp)
     answer = ask(model, data, test_data=pictures(seed=1), checkpoints=states, density=0.5)
-    trials = SimpleNamespace(held_out=False, task=SimpleNamespace(test=data))
+    trials = SimpleNamespace(task=SimpleNamespace(test=data))
     dense = {"hot": 0.4, "mid": 0.2, "cold": 0.1}
     errors = {"hot": 0.3, "mid": 0.2, "cold": 0.25}
     some = answer.evidence[answer.chosen]
@@ -206,7 +206,7 @@ def test_checkpoints_that_were_tried_tell_the_direction() -> None:
     cast_trials: Any = trials
     assert advisor._tried(cast_trials, "mid") == {"hotter", "colder"}
     assert advisor._tried(cast_trials, "cold") == {"hotter"}
-    trials.held_out = True
+    trials.task.test = None
     assert advisor._tried(cast_trials, "mid") == set()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,6 +115,10 @@ def test_the_direction_is_judged_by_what_the_nets_have_not_seen() -> None:
     judge(held, DenseErrors(0.08, None, held_out=0.07), 0.1, [], known)
     assert (known.asked.dense_test, known.asked.test) == (0.07, pytest.approx(0.4))
     assert (known.asked.dense_train, known.asked.density) == (0.08, 0.1)
+    both = replace(held, test=(0.2, 0.2))
+    judge(both, DenseErrors(0.08, 0.09, held_out=0.07), 0.1, [], known)
+    assert (known.asked.dense_test, known.asked.test) == (0.09, 0.2)
+    assert known.asked.held_out == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
