@@ -167,8 +167,8 @@ def test_kinds_of_the_role_test_teach_nothing(monkeypatch: pytest.MonkeyPatch) -
     asked: list[str] = []
 
     class Silent:
-        def probabilities(self, measures: Any) -> None:
-            return None
+        def shares(self, measures: Any) -> Any:
+            return np.full((len(measures.lmc), 3), np.nan)
 
     def load(held_out: bool, without: str, similarity: bool) -> Silent:
         asked.append(without)

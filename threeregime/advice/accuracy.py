@@ -55,14 +55,10 @@ def answer_known_nets(held_out: bool = False, similarity: bool = False) -> pd.Da
 
 def _predictions(calibration: Calibration, nets: pd.DataFrame, held_out: bool) -> dict[str, Any]:
     """Return probabilities and answers about some nets, as columns."""
-    rows = [
-        calibration.probabilities(Measures.of_table(nets.iloc[[number]], held_out))
-        for number in range(len(nets))
-    ]
-    unknown = dict.fromkeys(DIRECTIONS, np.nan)
-    columns = {name: [(row or unknown)[name] for row in rows] for name in DIRECTIONS}
-    answers = [direction(row) if row else CANNOT_TELL for row in rows]
-    return {**columns, "answer": answers}
+    shares = calibration.shares(Measures.of_table(nets, held_out))
+    rows = (dict(zip(DIRECTIONS, row, strict=True)) for row in shares.tolist())
+    answers = [CANNOT_TELL if np.isnan(row["stay"]) else direction(row) for row in rows]
+    return {**dict(zip(DIRECTIONS, shares.T, strict=True)), "answer": answers}
 
 
 @dataclass(frozen=True)

@@ -117,16 +117,23 @@ class Calibration:
     similarity: bool = False
 
     def probabilities(self, measures: Measures) -> dict[str, float] | None:
-        """Return the probability of each direction; None if no known net is similar."""
-        point = measures.features(self.similarity)
-        if not np.isfinite(point).all():
-            return None
-        offsets = (self.known - point) / np.maximum(self.known.std(axis=0), 1e-9)
-        if np.linalg.norm(offsets, axis=1).min() > MAX_DISTANCE:
-            return None
-        values = self.classifier.predict_proba(point)[0].tolist()
-        by_name = dict(zip(self.classifier.classes_.tolist(), values, strict=True))
-        return {name: by_name.get(name, 0.0) for name in DIRECTIONS}
+        """Return the probability of each direction for one net; None if no known net is similar."""
+        (row,) = self.shares(measures)
+        return None if np.isnan(row).any() else dict(zip(DIRECTIONS, row.tolist(), strict=True))
+
+    def shares(self, measures: Measures) -> Array:
+        """Return the probabilities of `DIRECTIONS`, [n, 3]; NaN where no known net is similar."""
+        points = measures.features(self.similarity)
+        spread = np.maximum(self.known.std(axis=0), 1e-9)
+        offsets = (self.known[None] - points[:, None]) / spread
+        near = np.linalg.norm(offsets, axis=2).min(axis=1) <= MAX_DISTANCE  # False if NaN
+        shares = np.full((len(points), len(DIRECTIONS)), np.nan)
+        if near.any():
+            known = self.classifier.predict_proba(points[near])
+            shares[near] = 0.0
+            for number, name in enumerate(self.classifier.classes_):
+                shares[near, DIRECTIONS.index(name)] = known[:, number]
+        return shares
 
     @property
     def words(self) -> str:
