@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -124,6 +125,23 @@ def test_a_rate_is_found_once_and_told() -> None:
     states = trained(mlp, pictures(), (2, 8))
     several = ask(build_net(mlp), pictures(), checkpoints=states)
     assert several.retraining["lr"] in RATES["adam"]
+
+
+def test_a_rate_that_diverges_later_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, seen = LiveTrials._measure, []
+
+    def diverged(self: LiveTrials, fleet: Any, dense: Any) -> Evidence:
+        seen.append(self.recipe.lr)
+        evidence = measure(self, fleet, dense)
+        return replace(evidence, lmc=math.nan) if len(seen) < 3 else evidence
+
+    monkeypatch.setattr(LiveTrials, "_measure", diverged)
+    answer = ask(build_net(mlp), pictures())
+    assert seen == sorted(RATES["adam"])[::-1][:3]
+    assert answer.retraining["lr"] == seen[-1]
+    seen.clear()
+    with pytest.raises(ThreeRegimeError, match=r"diverged in retraining: give a lower lr than 0\.01"):
+        ask(build_net(mlp), pictures(), lr=0.01)
 
 
 def test_a_users_own_training_retrains_the_copies() -> None:

@@ -12,7 +12,7 @@ from tests.advice.examples import CLASSES, ask
 from threeregime.advice import Advice
 
 TORCHVISION = (
-    ("alexnet", 64),
+    ("mobilenet_v2", 32),
     ("densenet121", 32),
     ("efficientnet_b0", 32),
     ("googlenet", 32),

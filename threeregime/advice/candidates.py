@@ -108,6 +108,7 @@ class LiveTrials:
     dense: dict[str, DenseErrors] = field(default_factory=dict)
     steps: int = 0
     _members: int = 1
+    _lower_rates: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.task = replace(self.task, report=self._report)
@@ -162,13 +163,21 @@ class LiveTrials:
         """Prune a candidate, retrain and measure its copies; NaN if the candidate diverged."""
         if np.isnan(self.dense_error(candidate)):
             return Measurement(np.nan, np.nan, np.nan)
+        evidence = self._retrain(candidate, epochs)
+        while np.isnan(evidence.lmc) and self._lower_rates:
+            # What went well for the steps of the range test diverged later.
+            self.recipe = replace(self.recipe, lr=self._lower_rates.pop())
+            evidence = self._retrain(candidate, epochs)
+        self.evidence[candidate] = evidence
+        return Measurement(float(np.mean(evidence.unseen)), evidence.lmc, evidence.cka)
+
+    def _retrain(self, candidate: str, epochs: int) -> Evidence:
+        """Prune a candidate, retrain its copies and measure them."""
         self.bar.total = max(self.bar.total, self.bar.n + self.work())
         with self._trial_settings():
             fleet = self._fleet(candidate, self.copies)
             self._train(fleet, candidate, epochs)
-            evidence = self._measure(fleet, self.dense[candidate].classes)
-        self.evidence[candidate] = evidence
-        return Measurement(float(np.mean(evidence.unseen)), evidence.lmc, evidence.cka)
+            return self._measure(fleet, self.dense[candidate].classes)
 
     def work(self) -> int:
         """Return the work of one candidate, in passes of a net over an example."""
@@ -254,6 +263,7 @@ class LiveTrials:
             on_step=lambda: self.bar.update(work),
         )
         self.steps += self.range_steps
+        self._lower_rates = sorted(lower for lower in self.rates if lower < rate)
         self.recipe, self.rates = replace(self.recipe, lr=rate), ()
 
     def _train_as_user(
