@@ -28,6 +28,7 @@ from threeregime.advice.judgement import (
     DataFacts,
     Evidence,
     Finding,
+    find_dense_problems,
     find_known_by_heart,
     find_problems,
     judge,
@@ -341,20 +342,28 @@ def _tried(trials: LiveTrials, chosen: str) -> set[str]:
 
 def _findings(trials: LiveTrials, chosen: str) -> list[Finding]:
     """Return the problems of the data, the nets and the copies of the chosen one."""
-    train = trials.task.train
-    known = train.targets[train.targets != IGNORED_TARGET]
-    counts = tuple(known.bincount(minlength=trials.net.classes).tolist())
-    stream = train.available is None
-    facts = DataFacts(counts, stream, trials.net.module.probabilities)
-    found = find_problems(trials.evidence[chosen], trials.dense[chosen], facts)
+    found = find_problems(trials.evidence[chosen], trials.dense[chosen], _facts(trials))
     if trials.task.test is None and len(trials.candidates) > 1:
         found += find_known_by_heart(trials.dense, trials.evidence, chosen)
     return sorted(found, key=lambda finding: not finding.blocks)
 
 
+def _facts(trials: LiveTrials) -> DataFacts:
+    """Return what there is to know about the training examples."""
+    train = trials.task.train
+    known = train.targets[train.targets != IGNORED_TARGET]
+    counts = tuple(known.bincount(minlength=trials.net.classes).tolist())
+    stream = train.available is None
+    return DataFacts(counts, stream, trials.net.module.probabilities)
+
+
 def _evidence(trials: LiveTrials, chosen: str) -> Evidence:
     """Return the measurements of the chosen candidate's copies, if LMC and CKA are defined."""
     evidence = trials.evidence[chosen]
+    if np.isnan(evidence.lmc) or np.isnan(evidence.cka):
+        # Copies of a net that was never trained often have neither: that is the problem to name.
+        for finding in find_dense_problems(trials.dense[chosen], _facts(trials)):
+            raise ThreeRegimeError(finding.text)
     if np.isnan(evidence.lmc):
         raise ThreeRegimeError(
             f"the copies of {chosen} diverged in retraining: give a lower lr than "

@@ -292,7 +292,7 @@ def find_problems(evidence: Evidence, dense: DenseErrors, data: DataFacts) -> li
             f"barrier: give {MIN_EXAMPLES} examples or more"
         )
         return [Finding("few examples", text)]
-    found = _dense_problems(dense, data) or _copy_problems(evidence, dense, data)
+    found = find_dense_problems(dense, data) or _copy_problems(evidence, dense, data)
     return sorted([*_data_problems(data), *found], key=lambda finding: not finding.blocks)
 
 
@@ -316,7 +316,8 @@ def _data_problems(data: DataFacts) -> list[Finding]:
     return found
 
 
-def _dense_problems(dense: DenseErrors, data: DataFacts) -> list[Finding]:
+def find_dense_problems(dense: DenseErrors, data: DataFacts) -> list[Finding]:
+    """Return what is wrong with the net before it is pruned, or with its labels."""
     error = f"{100 * dense.train:.1f} %"
     if dense.train > max(ERROR_MARGIN, data.chance / 2) and (
         dense.renumbered < RENUMBERED_SHARE * dense.train
