@@ -144,6 +144,14 @@ def test_a_rate_that_diverges_later_is_lowered(monkeypatch: pytest.MonkeyPatch) 
         ask(build_net(mlp), pictures(), lr=0.01)
 
 
+@pytest.mark.parametrize(("count", "held_out"), [(45, 0), (50, 10), (64, 13)])
+def test_examples_are_held_out_where_enough_remain(count: int, held_out: int) -> None:
+    answer = ask(build_net(mlp), pictures(count))
+    assert answer.examples["held_out"] == held_out
+    assert answer.examples["train"] == count - held_out
+    assert "few examples" not in [finding.name for finding in answer.findings]
+
+
 def test_a_users_own_training_retrains_the_copies() -> None:
     inputs, labels = pictures()
     seeds: list[int] = []

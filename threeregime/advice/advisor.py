@@ -51,6 +51,8 @@ from threeregime.training import RATES, default_retraining
 
 RETRAINING_FIELDS = ("optimizer", "lr", "weight_decay", "milestones", "epochs", "batch_size")
 METHODS = ("uniform", "global")
+HELD_OUT = 0.2
+"""Share of the training examples that the copies are not retrained on."""
 OWN = "the net"
 """Name of the only candidate if there are no checkpoints."""
 
@@ -146,7 +148,9 @@ def advise(
         )
         states = _load_states(net, checkpoints)
         task = TensorTask("the given data", *splits, net.classes, loss)
-        task, held_out = task.hold_out() if task.count >= MIN_EXAMPLES else (task, None)
+        # Enough have to remain: a few examples show no barrier.
+        enough = (1 - HELD_OUT) * task.count >= MIN_EXAMPLES
+        task, held_out = task.hold_out(HELD_OUT) if enough else (task, None)
         recipe = default_retraining(
             task.count, net.batch_norm, epochs, batch_size, optimizer, lr, weight_decay
         )
