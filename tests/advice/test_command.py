@@ -102,7 +102,7 @@ def test_random_weights(command: Command, place: Path) -> None:
     assert (status, err) == (0, "")
     assert out.startswith("Pruned to 30 % of its weights")
     assert "training error on the line" in out.lower()
-    assert "all 80 training examples, all 40 test examples" in out
+    assert "64 of 80 training examples, 16 held out from retraining, all 40 test examples" in out
     with Image.open(place / "barrier.png") as drawn:
         assert drawn.size[0] > 400
 

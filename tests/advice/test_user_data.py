@@ -180,7 +180,7 @@ def test_training_and_test_data_in_one_pair() -> None:
     named = {"train": sets[0], "validation": sets[1]}
     for data in ((train, test), sets, named):
         answer = ask(build_net(mlp), data)
-        assert (answer.examples["train"], answer.examples["test"]) == (64, 40)
+        assert (answer.examples["train"], answer.examples["test"]) == (51, 40)
 
 
 class Named(nn.Module):
@@ -217,7 +217,10 @@ def test_dictionaries_and_several_inputs(data: Any, options: dict[str, Any]) -> 
     expected = ask(build_net(Named), (INPUTS, LABELS))
     answer = ask(build_net(Named), data, test_data=data, **options)
     assert answer.evidence["the net"].curve == expected.evidence["the net"].curve
-    assert answer.dense["the net"].test == answer.dense["the net"].train
+    dense = answer.dense["the net"]
+    assert dense.held_out is not None
+    # The test data are the training data, of which a fifth is held out.
+    assert dense.test == pytest.approx((51 * dense.train + 13 * dense.held_out) / 64)
 
 
 @pytest.mark.parametrize(

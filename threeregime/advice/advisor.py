@@ -364,11 +364,11 @@ def _facts(trials: LiveTrials) -> DataFacts:
 def _evidence(trials: LiveTrials, chosen: str) -> Evidence:
     """Return the measurements of the chosen candidate's copies, if LMC and CKA are defined."""
     evidence = trials.evidence[chosen]
-    if np.isnan(evidence.lmc) or np.isnan(evidence.cka):
-        # Copies of a net that was never trained often have neither: that is the problem to name.
-        for finding in find_dense_problems(trials.dense[chosen], _facts(trials)):
-            raise ThreeRegimeError(finding.text)
     if np.isnan(evidence.lmc):
+        # Copies of a net that was never trained may diverge at any rate: that is what to name.
+        searched = trials.searched and find_dense_problems(trials.dense[chosen], _facts(trials))
+        if searched:
+            raise ThreeRegimeError(searched[0].text)
         raise ThreeRegimeError(
             f"the copies of {chosen} diverged in retraining: give a lower lr than "
             f"{trials.recipe.lr}"

@@ -90,6 +90,7 @@ class LiveTrials:
         evidence: measurements of the candidates retrained so far.
         dense: errors of the dense nets measured so far.
         steps: training steps of all copies so far.
+        searched: whether the recipe's rate was found by the range test.
     """
 
     net: PrunableNet
@@ -108,6 +109,7 @@ class LiveTrials:
     dense: dict[str, DenseErrors] = field(default_factory=dict)
     steps: int = 0
     _members: int = 1
+    searched: bool = False
     _lower_rates: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -263,6 +265,7 @@ class LiveTrials:
             on_step=lambda: self.bar.update(work),
         )
         self.steps += self.range_steps
+        self.searched = True
         self._lower_rates = sorted(lower for lower in self.rates if lower < rate)
         self.recipe, self.rates = replace(self.recipe, lr=rate), ()
 
