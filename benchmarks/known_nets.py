@@ -5,8 +5,8 @@ The table that :func:`threeregime.advise` learns from and is tested on,
 after 2 to 160 epochs; every dense net is pruned to three densities and retrained as in its dense
 run for 40 epochs, two copies each. Their errors on pictures that no rule sees are the truth:
 whether a hotter or a colder dense run gives a better pruned net. The same nets are put to the short
-retraining of ``advise``. Kinds of the role "test" are for testing
-alone: nothing was chosen by them.
+retraining of ``advise``. Kinds of the role "test" are for testing alone: nothing was chosen by
+them.
 
 Finished kinds are kept: another call goes on with the others. Label noise replaces a share of the
 training labels by random ones.

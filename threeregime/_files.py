@@ -26,7 +26,7 @@ PARTIAL_NAME = re.compile(r"\..*\.partial|\..+\.(parquet|safetensors|json)\..+")
 ABANDONED_SECONDS = 3600.0
 """A file that has been partial for this long is a dead process's: writing takes seconds."""
 HEARTBEAT_SECONDS = 15.0
-"""How often a process renews its claims."""
+"""Seconds after which a process renews its claims."""
 OTHER_FILES = 512
 """Number of files that a process may have open besides its claims."""
 STALE_SECONDS = 120.0

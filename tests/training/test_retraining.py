@@ -12,7 +12,14 @@ from threeregime.data import TensorSplit, TensorTask
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Fleet
 from threeregime.pruning import prune_masks
-from threeregime.training import RATES, default_retraining, largest_good_rates, train
+from threeregime.training import (
+    RATES,
+    Callback,
+    TrainingRun,
+    default_retraining,
+    largest_good_rates,
+    train,
+)
 
 
 def task() -> TensorTask:
@@ -60,7 +67,12 @@ def test_the_nets_and_the_random_state_stay_as_they_are() -> None:
     before, steps = nets.state(), []
     masks = prune_masks(nets, 0.5, names=["0.weight"])
     random = torch.get_rng_state()
-    find(nets, [0.01, 0.03], masks=masks, on_step=lambda: steps.append(1))
+
+    class Count(Callback):
+        def on_step_end(self, run: TrainingRun) -> None:
+            steps.append(1)
+
+    find(nets, [0.01, 0.03], masks=masks, callback=Count())
     assert len(steps) == 100
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(before[name], tensor) for name, tensor in nets.state().items())

@@ -253,7 +253,6 @@ class LiveTrials:
         """Give the recipe its rate by a range test of a pruned net, if it has none."""
         if not self.rates:
             return
-        work = BACKWARD * self.recipe.batch_size
         (rate,) = largest_good_rates(
             self._fleet(candidate, 1),
             self.task,
@@ -262,7 +261,7 @@ class LiveTrials:
             self.rates,
             masks={name: mask[:1] for name, mask in masks.items()},
             threads=None,
-            on_step=lambda: self.bar.update(work),
+            callback=_StepBar(self.bar.update, BACKWARD * self.recipe.batch_size),
         )
         self.steps += self.range_steps
         self.searched = True

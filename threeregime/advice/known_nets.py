@@ -8,6 +8,7 @@ retraining.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,15 @@ STANDARD_ERRORS = 2.0
 """.. and by this many standard errors."""
 
 
-def load_known_nets(path: Path | None = None) -> pd.DataFrame:
-    """Return the table of known nets, a row per dense net, stop and density; None: the shipped one.
+@cache
+def load_known_nets() -> pd.DataFrame:
+    """Return the table of known nets, a row per dense net, stop and density.
 
     Besides the columns of the file: ``error``, of a copy on average; ``gain_hotter`` and
     ``gain_colder``, what the best stop on that side gains; and ``truth``, the true direction
     (:func:`true_direction`; missing at the first and last stop, which have one side).
     """
-    nets = pd.read_csv(path or KNOWN_NETS, comment="#")
+    nets = pd.read_csv(KNOWN_NETS, comment="#")
     nets["error"] = nets[["error_0", "error_1"]].mean(axis=1)
     cells = [_directions(cell) for _, cell in nets.groupby(["kind", "density"], sort=False)]
     return nets.merge(pd.concat(cells), on=CELL, how="left")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import beta  # type: ignore[import-untyped]
@@ -77,4 +76,4 @@ def reliability_points(answers: pd.DataFrame) -> pd.DataFrame:
                 "nets": count,
             }
         )
-    return pd.DataFrame(rows).replace({np.inf: np.nan})
+    return pd.DataFrame(rows)

@@ -25,7 +25,7 @@ Record = dict[str, Any]
 """Provenance of one fleet, as plain values."""
 
 COMMIT = re.compile(r"[0-9a-f]{7,40}\+?|unknown")
-"""What :func:`commit` returns. Whoever passes a commit to git passes it after ``--`` all the same."""
+"""Form of what :func:`commit` returns. Pass a commit to git after ``--`` all the same."""
 LONGEST_TEXT = 200
 TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("experiment", "scale", "fleet", "commit", "device", "engine", "created"), str),

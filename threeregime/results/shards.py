@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from threeregime._files import atomic_write
-from threeregime.errors import ThreeRegimeError
+from threeregime.errors import DamagedFile, ThreeRegimeError
 from threeregime.results.provenance import Record, check_record
 
 KINDS = ("dense", "nets", "pairs", "early")
@@ -64,23 +64,11 @@ MEASUREMENTS = {*_SIMILARITIES, *_ERRORS, "curve", "hessian_trace", "hessian_top
 """Columns that may be without a value, and do not tell rows apart."""
 
 
-class DamagedTable(ThreeRegimeError):
-    """A file that is not the table that it should be; its message names the file and the reason.
+class DamagedTable(DamagedFile):
+    """A table of results that cannot be used."""
 
-    Args:
-        path: the file.
-        reason: what is wrong with it.
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return (
-            f"{self.path} is not a results table ({' '.join(self.reason.split())}); restore it, or "
-            "run the sweep again: it sets the file aside and computes what was in it"
-        )
+    kind = "results table"
+    remedy = "restore it, or run the sweep again: it sets the file aside and computes what was in it"
 
 
 def tables_folder(root: Path, experiment: str, scale: str) -> Path:

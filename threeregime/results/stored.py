@@ -32,7 +32,7 @@ from threeregime.results.shards import (
 )
 
 READ_ATTEMPTS = 5
-"""How often a kind is read anew because a file was packed, or set aside, after it was listed."""
+"""Attempts to read a kind: a file may be packed, or set aside, after it was listed."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from threeregime._files import atomic_write
-from threeregime.errors import ThreeRegimeError
+from threeregime.errors import DamagedFile
 from threeregime.fleet import State
 from threeregime.metrics import PairMetrics
 
@@ -82,24 +82,11 @@ class EpochMeasurements:
         return name.startswith(f"{_PAIRS}/")
 
 
-class DamagedCheckpoint(ThreeRegimeError):
-    """A checkpoint that cannot be used; its message names the file and the reason.
+class DamagedCheckpoint(DamagedFile):
+    """A checkpoint that cannot be used."""
 
-    Args:
-        path: the file.
-        reason: what is wrong with it.
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        reason = " ".join(self.reason.split())
-        return (
-            f"{self.path} is not a checkpoint ({reason}); run the sweep again: it sets the file "
-            "aside and trains its nets from their start"
-        )
+    kind = "checkpoint"
+    remedy = "run the sweep again: it sets the file aside and trains its nets from their start"
 
 
 def write_state(path: Path, state: State, about: Mapping[str, Any] | None = None) -> None:

@@ -50,7 +50,7 @@ from threeregime.sweep.rows import dense_rows, early_rows, net_rows, pair_rows, 
 from threeregime.training import TrainingRun, evaluate_errors, train
 
 WAITING_SECONDS = 1.0
-"""How often a process that waits for another one looks whether it has ended."""
+"""Seconds between two looks of a process at whether the one that it waits for has ended."""
 
 
 def run_job(

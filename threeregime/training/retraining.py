@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -83,7 +83,7 @@ def largest_good_rates(
     *,
     masks: Masks | None = None,
     threads: int | None = 1,
-    on_step: Callable[[], None] = lambda: None,
+    callback: Callback | None = None,
 ) -> list[float]:
     """Return the largest learning rate at which each member of a fleet still learns well.
 
@@ -99,26 +99,18 @@ def largest_good_rates(
         rates: the rates to try, in any order.
         masks: masks of the weights to keep, bool [M, ...] by name.
         threads: number of PyTorch's threads on a CPU; None leaves it.
-        on_step: called after every step.
+        callback: hooks of the trainings, as of :func:`train`.
 
     Returns:
         A rate for each member: the largest whose training loss is at most 1.1 times the best one
         plus 0.02; the smallest rate for a member that diverges at all of them.
     """
-
-    class Steps(Callback):
-        """Count the steps."""
-
-        def on_step_end(self, run: object) -> None:
-            """Tell the caller."""
-            on_step()
-
     ascending, losses, steps = sorted(rates), [], range_steps(task, recipe)
     for rate in ascending:
         with torch.random.fork_rng(devices=[]):  # building a net draws its weights
             trial = fleet.with_state(fleet.state())
         short = replace(recipe, lr=rate, milestones=(), epochs=1, iterations=steps)
-        train(trial, task, short, seeds, masks=masks, threads=threads, callback=Steps())
+        train(trial, task, short, seeds, masks=masks, threads=threads, callback=callback)
         losses.append(_training_losses(trial, task))
     table = torch.stack(losses)  # [rates, M]
     good = table.isfinite() & (table <= TOLERANCE * table.amin(dim=0) + SLACK)
