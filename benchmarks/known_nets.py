@@ -1,12 +1,11 @@
 """Nets whose best temperature is known by brute force: ``python -m benchmarks.known_nets``.
 
-The table that :func:`threeregime.advise` learns from and is tested on,
-``threeregime/advice/known_nets.csv``. For each kind of net, dense runs of four seeds are stopped
-after 2 to 160 epochs; every dense net is pruned to three densities and retrained as in its dense
-run for 40 epochs, two copies each. Their errors on pictures that no rule sees are the truth:
-whether a hotter or a colder dense run gives a better pruned net. The same nets are put to the short
-retraining of ``advise``. Kinds of the role "test" are for testing alone: nothing was chosen by
-them.
+The table ``threeregime/calibration/known_nets.csv``, which :func:`threeregime.advise` learns from
+and is tested on. For each kind of net, dense runs of four seeds are stopped after 2 to 160 epochs;
+every dense net is pruned to three densities and retrained as in its dense run for 40 epochs, two
+copies each. Their errors on pictures that no rule sees are the truth: whether a hotter or a colder
+dense run gives a better pruned net. The same nets are put to the short retraining of ``advise``.
+Kinds of the role "test" are for testing alone: nothing was chosen by them.
 
 Finished kinds are kept: another call goes on with the others. Label noise replaces a share of the
 training labels by random ones.
@@ -26,7 +25,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from threeregime.advice.known_nets import KNOWN_NETS
+from threeregime.calibration import KNOWN_NETS
 from threeregime.data import TensorSplit, TensorTask, stream_seed
 from threeregime.data.digits import clutter, plain
 from threeregime.fleet import Fleet, State

@@ -17,9 +17,9 @@ from torch import nn
 
 from tests.advice.examples import build_net
 from threeregime import _option_values as values
-from threeregime import cli
+from threeregime import calibration, cli
 from threeregime._paths import ROOT
-from threeregime.advice import advisor, calibration, user_data
+from threeregime.advice import advisor, user_data
 
 NET = """
 import torch

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from tests.advice.examples import ask, build_net, mlp, normed, pictures, trained_net
-from threeregime.advice.calibration import CANNOT_TELL
 from threeregime.advice.judgement import (
     DataFacts,
     DenseErrors,
@@ -25,6 +24,7 @@ from threeregime.advice.judgement import (
     known_by_heart,
     regime_of,
 )
+from threeregime.calibration import CANNOT_TELL
 
 EVEN = (100, 100, 100, 100)
 """Examples of each class."""

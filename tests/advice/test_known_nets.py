@@ -10,12 +10,19 @@ import pytest
 
 from benchmarks import known_nets as benchmark
 from tests.advice.examples import Silent
-from threeregime.advice import accuracy, calibration, known_nets
-from threeregime.advice.calibration import CANNOT_TELL, DIRECTIONS, Measures, load_calibration
+from threeregime.advice import accuracy
 from threeregime.advice.candidates import LiveTrials
 from threeregime.advice.inspection import inspect_net
-from threeregime.advice.known_nets import true_direction
 from threeregime.advice.model import state_of
+from threeregime.calibration import (
+    CANNOT_TELL,
+    DIRECTIONS,
+    Measures,
+    directions,
+    known_nets,
+    load_calibration,
+)
+from threeregime.calibration.known_nets import true_direction
 from threeregime.data import TensorTask
 from threeregime.training import RATES, default_retraining
 
@@ -154,7 +161,7 @@ def test_probabilities_are_of_nets_that_look_alike(held_out: bool, table: pd.Dat
 def test_without_a_table_there_is_no_calibration(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(calibration, "KNOWN_NETS", tmp_path / "none.csv")
+    monkeypatch.setattr(directions, "KNOWN_NETS", tmp_path / "none.csv")
     load_calibration.cache_clear()
     assert load_calibration() is None
     load_calibration.cache_clear()

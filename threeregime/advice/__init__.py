@@ -11,7 +11,6 @@ from threeregime.advice.accuracy import (
 )
 from threeregime.advice.advice import Advice, Cost
 from threeregime.advice.advisor import advise
-from threeregime.advice.known_nets import load_known_nets
 
 __all__ = [
     "Accuracy",
@@ -23,6 +22,5 @@ __all__ = [
     "choice_table",
     "choose_known_nets",
     "direction_table",
-    "load_known_nets",
     "paper_accuracy",
 ]

@@ -9,16 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from threeregime.advice.calibration import (
-    CANNOT_TELL,
-    DIRECTIONS,
-    Calibration,
-    Measures,
-    direction,
-    load_calibration,
-)
 from threeregime.advice.judgement import TURNS, known_by_heart, regime_of
-from threeregime.advice.known_nets import load_known_nets
 from threeregime.algorithms import (
     Measurement,
     grid_search,
@@ -27,6 +18,15 @@ from threeregime.algorithms import (
     select_by_similarity,
 )
 from threeregime.analysis import interval_half_width
+from threeregime.calibration import (
+    CANNOT_TELL,
+    DIRECTIONS,
+    Calibration,
+    Measures,
+    direction,
+    load_calibration,
+    load_known_nets,
+)
 
 
 def answer_known_nets(held_out: bool = False, similarity: bool = False) -> pd.DataFrame:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from threeregime.advice.calibration import CANNOT_TELL
 from threeregime.advice.judgement import BY_HEART, DenseErrors, Evidence, Finding
 from threeregime.analysis import LMC_THRESHOLD
+from threeregime.calibration import CANNOT_TELL
 from threeregime.errors import ThreeRegimeError
 
 MEANINGS = {

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from threeregime._fields import require
 from threeregime.advice.advice import Advice, Cost
-from threeregime.advice.calibration import load_calibration
 from threeregime.advice.candidates import LiveTrials, UserTraining, random_state_kept
 from threeregime.advice.checkpoints import load_weights, read_weights
 from threeregime.advice.inspection import inspect_net
@@ -44,6 +43,7 @@ from threeregime.advice.user_data import (
     split_pair,
 )
 from threeregime.algorithms import Decision, select_by_error, select_by_similarity, tune
+from threeregime.calibration import load_calibration
 from threeregime.data import IGNORED_TARGET, TensorTask
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import State, resolve_device

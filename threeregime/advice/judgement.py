@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from threeregime.advice.calibration import CANNOT_TELL, Calibration, Measures, direction
 from threeregime.analysis import LMC_THRESHOLD, PhaseDiagram
+from threeregime.calibration import CANNOT_TELL, Calibration, Measures, direction
 
 MIN_EXAMPLES = 40
 """With fewer examples, an error moves in steps that are too large to show a barrier of 0.05."""

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from threeregime.advice.known_nets import KNOWN_NETS, load_known_nets
 from threeregime.analysis import Array
+from threeregime.calibration.known_nets import KNOWN_NETS, load_known_nets
 
 DIRECTIONS = ("hotter", "stay", "colder")
 CANNOT_TELL = "cannot tell"
