@@ -26,7 +26,8 @@ def reliability(answers: pd.DataFrame) -> Figure:
     """
     with canvas(height=3.4) as (figure, axes):
         ax = axes[0, 0]
-        ax.plot([1 / 3, 1], [1 / 3, 1], color="black", lw=0.8, ls=(0, (4, 2)))
+        line = {"color": "black", "lw": 0.8, "ls": (0, (4, 2))}
+        ax.plot([1 / 3, 1], [1 / 3, 1], label="as often as it says", **line)
         for number, (role, label) in enumerate(ROLES.items()):
             points = reliability_points(answers[answers["role"] == role])
             shift = 0.006 * (2 * number - 1)
