@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from threeregime._files import atomic_write, check_writable
 from threeregime.calibration import KNOWN_NETS
 from threeregime.data import TensorSplit, TensorTask, stream_seed
 from threeregime.data.digits import clutter, plain
@@ -320,6 +321,11 @@ def finished(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, comment="#") if path.exists() else pd.DataFrame({"kind": []})
 
 
+def write(path: Path, text: str) -> None:
+    """Write a table whole or not at all."""
+    atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
 def compute(path: Path, kinds: Sequence[Kind]) -> Iterator[str]:
     """Add the missing kinds to a table, and yield a line on each."""
     for kind in kinds:
@@ -332,7 +338,8 @@ def compute(path: Path, kinds: Sequence[Kind]) -> Iterator[str]:
             f"# Nets whose best temperature is known: python -m benchmarks.known_nets, commit "
             f"{commit()}, torch {torch.__version__}\n"
         )
-        path.write_text(header + table.to_csv(index=False, float_format="%.5g"), encoding="utf-8")
+        text = header + table.to_csv(index=False, float_format="%.5g")
+        write(path, text)
         yield f"{kind.name}: {(time.process_time() - start) / 60:.1f} min of processor time"
 
 
@@ -340,8 +347,15 @@ def main() -> None:
     """Compute the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=KNOWN_NETS, help="default: %(default)s")
-    parser.add_argument("--kind", action="append", help="only these kinds; may be repeated")
+    names = [kind.name for kind in KINDS]
+    parser.add_argument(
+        "--kind", action="append", choices=names, metavar="KIND", help="only it; may be repeated"
+    )
     options = parser.parse_args()
+    try:
+        check_writable(options.out.parent)
+    except OSError as error:
+        parser.error(f"--out {options.out} cannot be written: {error.strerror}")
     chosen = [kind for kind in KINDS if options.kind is None or kind.name in options.kind]
     torch.set_num_threads(1)
     for line in compute(options.out, chosen):

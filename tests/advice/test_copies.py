@@ -283,6 +283,8 @@ def broken(value: float) -> nn.Module:
         ({"device": "tpu7"}, "device = 'tpu7' is not available"),
         ({"checkpoints": {}}, "checkpoints = {} is not allowed"),
         ({"max_examples": 1}, "max_examples = 1 is not allowed"),
+        ({"size": 0}, "size = 0 is not allowed: from 1 to"),
+        ({"size": 10**9}, "size = 1000000000 is not allowed"),
         ({"lr": 1e30}, "diverged in retraining: give a lower lr"),
     ],
 )

@@ -51,6 +51,8 @@ from threeregime.training import RATES, default_retraining
 
 RETRAINING_FIELDS = ("optimizer", "lr", "weight_decay", "milestones", "epochs", "batch_size")
 METHODS = ("uniform", "global")
+MAX_SIDE = 4096
+"""Pixels to which a picture may be scaled, each way."""
 HELD_OUT = 0.2
 """Share of the training examples that the copies are not retrained on."""
 OWN = "the net"
@@ -132,7 +134,7 @@ def advise(
         ThreeRegimeError: an argument, the net or the data cannot be used.
     """
     start = time.monotonic()
-    _check_options(density, copies, max_examples, checkpoints, method)
+    _check_options(density, copies, max_examples, checkpoints, method, size)
     resolved = _resolve_device(device)
     # Called inside no_grad or inference_mode, too; and what is drawn there can be trained on.
     with torch.inference_mode(False), torch.enable_grad(), random_state_kept(seed):
@@ -173,7 +175,7 @@ def advise(
 
 
 def _check_options(
-    density: float, copies: int, max_examples: int, checkpoints: Any, method: str
+    density: float, copies: int, max_examples: int, checkpoints: Any, method: str, size: int | None
 ) -> None:
     """Refuse values that are not allowed, before anything is computed."""
     require(0 < density <= 1, "density", density, "a fraction in (0, 1]")
@@ -181,6 +183,7 @@ def _check_options(
     require(max_examples >= 2, "max_examples", max_examples, "2 or more examples")
     require(checkpoints is None or len(checkpoints) > 0, "checkpoints", {}, "one or more")
     require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
+    require(size is None or 1 <= size <= MAX_SIDE, "size", size, f"from 1 to {MAX_SIDE} pixels")
 
 
 def _names(names: Sequence[str] | str) -> list[str]:
