@@ -29,7 +29,9 @@ from threeregime.calibration import (
 )
 
 
-def answer_known_nets(held_out: bool = False, similarity: bool = False) -> pd.DataFrame:
+def answer_known_nets(
+    held_out: bool = False, similarity: bool = False, copies: int = 2
+) -> pd.DataFrame:
     """Return the answers about all known nets, a row each.
 
     Nets of the role "test" are of kinds that nothing was learned from. Those of the role "train"
@@ -38,6 +40,7 @@ def answer_known_nets(held_out: bool = False, similarity: bool = False) -> pd.Da
     Args:
         held_out: whether errors are of held-out training examples instead of test examples.
         similarity: whether LMC and CKA are used, too.
+        copies: number of retrained copies whose errors are averaged, 1 or 2.
 
     Returns:
         Columns of :func:`load_known_nets`, with the probabilities ``hotter``, ``stay`` and
@@ -47,15 +50,17 @@ def answer_known_nets(held_out: bool = False, similarity: bool = False) -> pd.Da
     parts = []
     for kind, part in nets.groupby("kind", sort=False):
         own = str(kind) if part["role"].iloc[0] == "train" else ""
-        calibration = load_calibration(held_out, own, similarity)
+        calibration = load_calibration(held_out, own, similarity, copies)
         assert calibration is not None
-        parts.append(part.assign(**_predictions(calibration, part, held_out)))
+        parts.append(
+            part.assign(**_predictions(calibration, Measures.of_table(part, held_out, copies)))
+        )
     return pd.concat(parts)
 
 
-def _predictions(calibration: Calibration, nets: pd.DataFrame, held_out: bool) -> dict[str, Any]:
+def _predictions(calibration: Calibration, measures: Measures) -> dict[str, Any]:
     """Return probabilities and answers about some nets, as columns."""
-    shares = calibration.shares(Measures.of_table(nets, held_out))
+    shares = calibration.shares(measures)
     rows = (dict(zip(DIRECTIONS, row, strict=True)) for row in shares.tolist())
     answers = [CANNOT_TELL if np.isnan(row["stay"]) else direction(row) for row in rows]
     return {**dict(zip(DIRECTIONS, shares.T, strict=True)), "answer": answers}

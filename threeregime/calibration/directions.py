@@ -61,12 +61,19 @@ class Measures:
     density: ArrayLike
 
     @classmethod
-    def of_table(cls, nets: pd.DataFrame, held_out: bool) -> Measures:
-        """Return the measurements of known nets, with test examples or with held-out ones."""
+    def of_table(cls, nets: pd.DataFrame, held_out: bool, copies: int = 2) -> Measures:
+        """Return the measurements of known nets.
+
+        Args:
+            nets: rows of :func:`threeregime.calibration.load_known_nets`.
+            held_out: whether errors are of held-out training examples instead of test examples.
+            copies: number of copies whose errors are averaged, 1 or 2.
+        """
         test = "held_out" if held_out else "test"
 
         def mean(name: str) -> Array:
-            return nets[[f"{name}_0", f"{name}_1"]].mean(axis=1).to_numpy()
+            columns = [f"{name}_{copy}" for copy in range(copies)]
+            return nets[columns].mean(axis=1).to_numpy()
 
         return cls(
             lmc=nets["lmc"],
@@ -146,7 +153,7 @@ class Calibration:
 
 @cache
 def load_calibration(
-    held_out: bool = False, without: str = "", similarity: bool = False
+    held_out: bool = False, without: str = "", similarity: bool = False, copies: int = 2
 ) -> Calibration | None:
     """Return the calibration for nets with test data, or with held-out training data.
 
@@ -154,6 +161,7 @@ def load_calibration(
         held_out: whether errors are of examples that were held out from the retraining.
         without: a kind that is not learned from.
         similarity: whether LMC and CKA are among the features.
+        copies: number of copies whose errors are averaged, 1 or 2.
 
     Returns:
         None if there is no table.
@@ -162,14 +170,16 @@ def load_calibration(
         return None
     nets = load_known_nets().dropna(subset=["truth"])
     nets = nets.loc[(nets["role"] == "train") & (nets["kind"] != without)]
-    return fit(nets, held_out, similarity)
+    return fit(nets, held_out, similarity, copies)
 
 
-def fit(nets: pd.DataFrame, held_out: bool, similarity: bool = False) -> Calibration:
+def fit(
+    nets: pd.DataFrame, held_out: bool, similarity: bool = False, copies: int = 2
+) -> Calibration:
     """Return a random forest of known nets, rows of :func:`load_known_nets` with their truth."""
     from sklearn.ensemble import RandomForestClassifier
 
-    inputs = Measures.of_table(nets, held_out).features(similarity)
+    inputs = Measures.of_table(nets, held_out, copies).features(similarity)
     usable = np.flatnonzero(np.isfinite(inputs).all(axis=1))
     nets, inputs = nets.iloc[usable], inputs[usable]
     classifier = RandomForestClassifier(
