@@ -177,7 +177,7 @@ def test_kinds_of_the_role_test_teach_nothing(monkeypatch: pytest.MonkeyPatch) -
         def shares(self, measures: Any) -> Any:
             return np.full((len(measures.lmc), 3), np.nan)
 
-    def load(held_out: bool, without: str, similarity: bool) -> Silent:
+    def load(held_out: bool, without: str, similarity: bool, copies: int) -> Silent:
         asked.append(without)
         return Silent()
 
@@ -215,3 +215,10 @@ def test_rules_choose_among_stops(held_out: bool) -> None:
         noisy = choices[choices["kind"].str.contains("[34]0 % noise")]
         trusted = noisy[noisy["rule"] == "Algorithm 2.1, if it can be trusted"]
         assert not (trusted["chosen"] >= 80).any()  # stops at which they know the noise by heart
+
+
+def test_the_errors_of_one_copy_are_those_of_the_first() -> None:
+    nets = load_known_nets().iloc[:5]
+    one, two = (Measures.of_table(nets, held_out=False, copies=copies) for copies in (1, 2))
+    assert np.array_equal(one.train, nets["train_0"])
+    assert np.allclose(2 * np.asarray(two.test), nets["test_0"] + nets["test_1"])
