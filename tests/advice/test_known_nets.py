@@ -218,7 +218,7 @@ def test_rules_choose_among_stops(held_out: bool) -> None:
 
 
 def test_the_errors_of_one_copy_are_those_of_the_first() -> None:
-    nets = load_known_nets().iloc[:5]
+    nets = known_nets.load_known_nets().iloc[:5]
     one, two = (Measures.of_table(nets, held_out=False, copies=copies) for copies in (1, 2))
     assert np.array_equal(one.train, nets["train_0"])
     assert np.allclose(2 * np.asarray(two.test), nets["test_0"] + nets["test_1"])
