@@ -1,6 +1,6 @@
 """Verdicts of the ledger on the pages of figures, with links to the rows of the ledger.
 
-Both are read from the stored notebook of the ledger.
+They are read from the stored notebook of the ledger, whose rows a script of its page filters.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
 
+from threeregime.figures import SIGNS
 from threeregime.results import read_outputs
 
 LEDGER = "notebooks/claims"
-SIGNS = {"holds": "✓", "mixed": "◐", "open": "?", "contradicted": "✗"}
 VISIBLE = 8  # claims; the others are folded away
 Claim = dict[str, Any]
 
@@ -31,12 +30,10 @@ def claims(app: Sphinx) -> list[Claim]:
 
 
 def add_verdicts(app: Sphinx, tree: nodes.document) -> None:
-    """Name the rows of the ledger on its page, and add a box to the pages of figures."""
+    """Add a box to the pages of figures."""
     page = app.env.docname
     path = Path(app.env.doc2path(page))
-    if page == LEDGER:
-        _name_rows(tree, claims(app))
-    elif path.suffix == ".ipynb":
+    if page != LEDGER and path.suffix == ".ipynb":
         first, rest = related_claims(page, path, claims(app))
         app.env.note_dependency(str(Path(app.srcdir) / f"{LEDGER}.ipynb"))
         cell = next((c for c in tree.findall(nodes.container) if _has_output(c)), None)
@@ -101,7 +98,7 @@ def _items(listed: list[Claim], ledger: str) -> str:
 
 def _item(claim: Claim, ledger: str) -> str:
     verdict = claim["verdict"]
-    sign = SIGNS.get(verdict, "–")
+    sign = SIGNS[verdict]
     kind = verdict.replace(" ", "-")
     return (
         f'<li class="{kind}"><strong><span aria-hidden="true">{sign}</span> {verdict}</strong> '
@@ -119,28 +116,16 @@ def _has_output(node: nodes.container) -> bool:
     return node.get("nb_element") == "cell_code" and "cell_code_output" in parts
 
 
-def _name_rows(tree: nodes.document, known: list[Claim]) -> None:
-    """Give each row of the ledger's table an anchor.
-
-    Raises:
-        ExtensionError: the table on the page is not the one that the notebook computed.
-    """
-    tables = [body.children for body in tree.findall(nodes.tbody)]
-    rows = next((rows for rows in tables if len(rows) == len(known)), None)
-    if rows is None or not known:
-        raise ExtensionError(f"{LEDGER} does not show its {len(known)} claims: run its notebook")
-    for row, claim in zip(rows, known, strict=True):
-        if _letters(claim["statement"]) not in _letters(row.astext()):
-            raise ExtensionError(f"{LEDGER} has no row {claim['statement']!r}: run its notebook")
-        row["ids"].append(_anchor(claim))
-
-
-def _letters(text: str) -> str:
-    """Return a text without what typesetting changes, such as quotation marks."""
-    return re.sub(r"\W", "", text)
+def add_filters(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None
+) -> None:
+    """Load the script that filters the ledger on its page."""
+    if page == LEDGER:
+        app.add_js_file("claims.js")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("doctree-read", add_verdicts)
+    app.connect("html-page-context", add_filters)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,13 +5,13 @@ from threeregime.claims.controls import pairs_of_copies, shuffle_temperatures
 from threeregime.claims.decisions import Decision, decide_parts, false_discoveries
 from threeregime.claims.effects import part_effects, part_words
 from threeregime.claims.evidence import Evidence
-from threeregime.claims.parts import Claim, Part
+from threeregime.claims.parts import Claim, Part, RegisteredStudy
 from threeregime.claims.registration import Registration, load_registration
 from threeregime.claims.verdicts import (
     Verdict,
-    claims_table,
     counts,
     decision_table,
+    effects_of,
     headline,
     interval_words,
     judge_claims,
@@ -27,12 +27,13 @@ __all__ = [
     "Evidence",
     "Look",
     "Part",
+    "RegisteredStudy",
     "Registration",
     "Verdict",
-    "claims_table",
     "counts",
     "decide_parts",
     "decision_table",
+    "effects_of",
     "false_discoveries",
     "headline",
     "interval_words",

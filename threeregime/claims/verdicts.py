@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from threeregime.analysis import Study, Summary, combine
 from threeregime.claims.decisions import Decision, decide_parts, judge, verdict_of_claim
@@ -21,7 +21,6 @@ from threeregime.claims.evidence import Evidence
 from threeregime.claims.parts import Claim, Part
 from threeregime.claims.registration import Registration, load_registration
 from threeregime.errors import ThreeRegimeError
-from threeregime.results import attach_facts
 from threeregime.results import tables as results
 
 if TYPE_CHECKING:
@@ -140,27 +139,6 @@ def headline(root: Path | None = None) -> tuple[Summary, dict[str, Decision]]:
             part = Part("headline", name, "headline", registered.effect, False, ())
             decisions[name] = judge(part, effects[-1], rules)
     return combine(effects), decisions
-
-
-def claims_table(verdicts: Iterable[Verdict]) -> Markdown:
-    """Show verdicts as a table, marked with its claims so that other pages can quote them."""
-    from IPython.display import Markdown
-
-    facts: list[dict[str, Any]] = [
-        {
-            "name": v.claim.name,
-            "where": v.claim.where,
-            "statement": v.claim.statement,
-            "verdict": v.verdict,
-            "effect": effects_of(v),
-            "experiments": list(v.experiments),
-        }
-        for v in verdicts
-    ]
-    rows = [("in the paper", "claim", "here", "effect (interval), dense seeds"), (":--",) * 4]
-    rows += [(f["where"], f["statement"], f"**{f['verdict']}**", f["effect"]) for f in facts]
-    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return attach_facts(Markdown(text), claims=facts)
 
 
 def verdict_lines(verdicts: Iterable[Verdict]) -> list[str]:

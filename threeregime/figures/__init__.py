@@ -1,6 +1,7 @@
 """Figures of phase diagrams and case studies; the explorer is `threeregime.figures.explorer`."""
 
 from threeregime.figures.case_studies import accuracy, comparison, heating, sam_radius, selection
+from threeregime.figures.claim_rows import SIGNS, claims_list
 from threeregime.figures.diagrams import (
     barrier,
     difference,
@@ -16,10 +17,12 @@ from threeregime.figures.style import COLOURS, axis_label
 
 __all__ = [
     "COLOURS",
+    "SIGNS",
     "accuracy",
     "axis_label",
     "barrier",
     "boundary_search",
+    "claims_list",
     "comparison",
     "difference",
     "error_curves",
