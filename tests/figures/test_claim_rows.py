@@ -53,8 +53,8 @@ def test_an_effect_lies_to_scale_and_within_the_plot(effect: float, place: float
 
 
 def test_an_interval_that_is_cut_off_has_an_arrow() -> None:
-    def arrows(**changes: float) -> int:
-        return claims_list([verdict("heating_helps", **changes)]).data.count("<path")
+    def arrows(**ends: Any) -> int:
+        return claims_list([verdict("heating_helps", **ends)]).data.count("<path")
 
     assert (arrows(), arrows(high=2.0), arrows(low=-2.0, high=2.0)) == (0, 1, 2)
 

@@ -4,6 +4,7 @@ from threeregime.figures.case_studies import accuracy, comparison, heating, sam_
 from threeregime.figures.claim_rows import SIGNS, claims_list
 from threeregime.figures.diagrams import (
     barrier,
+    beside_paper,
     difference,
     error_curves,
     phase_diagram,
@@ -21,6 +22,7 @@ __all__ = [
     "accuracy",
     "axis_label",
     "barrier",
+    "beside_paper",
     "boundary_search",
     "claims_list",
     "comparison",

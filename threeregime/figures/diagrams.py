@@ -13,6 +13,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colors
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -26,6 +28,7 @@ from threeregime.analysis import (
     format_value,
 )
 from threeregime.errors import ThreeRegimeError
+from threeregime.experiments import Experiment
 from threeregime.figures import style
 from threeregime.figures.style import COLOURS, STYLE
 
@@ -75,27 +78,72 @@ def regime_map(diagram: PhaseDiagram) -> Figure:
 
     The colour is the regime, its opacity the regime's probability over the seeds (1 without seeds).
     """
+    with style.canvas(height=0.28 * len(diagram.temperatures) + 1.4) as (fig, axes):
+        _draw_regimes(axes[0, 0], diagram, size=7.5)
+        style.legend_below(fig, _regime_handles(diagram))
+        axes[0, 0].set_title(f"Regimes, {diagram.title}; {_cell_words(diagram)}", loc="left")
+    return fig
+
+
+@style.attach_tables
+def beside_paper(diagram: PhaseDiagram, paper: PhaseDiagram | Experiment) -> Figure:
+    """Draw the regimes of a diagram beside the paper's.
+
+    Args:
+        diagram: the diagram, at the left.
+        paper: the paper's diagram or, where its values are not published, its experiment, of which
+            the axes are drawn.
+    """
+    rows = max(len(diagram.temperatures), len(paper.temperatures))
+    with style.canvas(1, 2, 0.2 * rows + 1.9) as (fig, axes):
+        ours, theirs = axes[0]
+        _draw_regimes(ours, diagram, size=7)
+        ours.set_title(f"this book, {diagram.title}", loc="left")
+        if isinstance(paper, PhaseDiagram):
+            _draw_regimes(theirs, paper, size=5.5)
+        else:
+            _sketch_axes(theirs, paper)
+        theirs.set_title("the paper", loc="left")
+        style.legend_below(fig, _regime_handles(diagram))
+        fig.suptitle(_cell_words(diagram), x=0.01, ha="left", size=STYLE["font.size"])
+    return fig
+
+
+def _draw_regimes(ax: Axes, diagram: PhaseDiagram, size: float) -> None:
     error, regime = diagram.grid("test_error"), diagram.grid("regime")
     image = np.ones((*regime.shape, 3))
     for name, column in PROBABILITY_COLUMNS.items():
         probability = diagram.grid(column) if diagram.has_seeds else np.ones(regime.shape)
         cells = regime == name
         image[cells] = 1 - probability[cells, None] * (1 - np.array(colors.to_rgb(COLOURS[name])))
-    with style.canvas(height=0.28 * len(error) + 1.4) as (fig, axes):
-        ax = axes[0, 0]
-        ax.pcolormesh(image, rasterized=True)
-        style.label_regimes(ax, diagram, lower=0.5)
-        style.draw_transitions(ax, diagram, across=0.85)
-        dark = image**2.2 @ (0.2126, 0.7152, 0.0722) < 0.18
-        for (i, j), value in np.ndenumerate(100 * error):
-            if np.isfinite(value):
-                style.cell_text(ax, i, j, f"{value:.1f}", bool(dark[i, j]), size=7.5)
-        patches = [Patch(color=c, label=f"Regime {name}") for name, c in COLOURS.items()]
-        style.legend_below(fig, [*patches, *style.legend_handles([diagram])])
-        name = diagram.column_title("test_error").replace("Test", "test")
-        paler = "; paler: less certain over the seeds" if diagram.has_seeds else ""
-        ax.set_title(f"Regimes, {diagram.title}; numbers: {name}{paler}", loc="left")
-    return fig
+    ax.pcolormesh(image, rasterized=True)
+    style.label_regimes(ax, diagram, lower=0.5)
+    style.draw_transitions(ax, diagram, across=0.85)
+    dark = image**2.2 @ (0.2126, 0.7152, 0.0722) < 0.18
+    for (i, j), value in np.ndenumerate(100 * error):
+        if np.isfinite(value):
+            style.cell_text(ax, i, j, f"{value:.1f}", bool(dark[i, j]), size=size)
+
+
+def _regime_handles(diagram: PhaseDiagram) -> list[Artist]:
+    patches = [Patch(color=c, label=f"Regime {name}") for name, c in COLOURS.items()]
+    return [*patches, *style.legend_handles([diagram])]
+
+
+def _cell_words(diagram: PhaseDiagram) -> str:
+    name = diagram.column_title("test_error").replace("Test", "test")
+    return f"numbers: {name}" + (
+        "; paler: less certain over the seeds" if diagram.has_seeds else ""
+    )
+
+
+def _sketch_axes(ax: Axes, experiment: Experiment) -> None:
+    """Draw the empty grid of an experiment."""
+    rows, columns = len(experiment.temperatures), len(experiment.loads)
+    ax.pcolormesh(np.ones((rows, columns, 3)), edgecolors="#CCCCCC", lw=0.4)
+    style.label_axes(ax, experiment)
+    words = "values not published\nas numbers"
+    ax.text(columns / 2, rows / 2, words, ha="center", va="center", path_effects=style.halo(4))
 
 
 @style.attach_tables

@@ -26,7 +26,7 @@ from threeregime.analysis import (
     regime_boundaries,
     regime_label_positions,
 )
-from threeregime.experiments import AXES
+from threeregime.experiments import AXES, Experiment
 from threeregime.results import attach_facts
 
 WIDTH = 7.4  # inches, at 100 pixels to the inch on the page
@@ -120,7 +120,7 @@ def heat_map(
         bar.ax.axhline(threshold, color="black", lw=1.3, path_effects=halo())
 
 
-def label_axes(ax: Axes, diagram: PhaseDiagram) -> None:
+def label_axes(ax: Axes, diagram: PhaseDiagram | Experiment) -> None:
     """Set limits, ticks and labels of a panel in units of cells."""
     ax.set_xlim(0, len(diagram.loads))
     ax.set_ylim(len(diagram.temperatures), 0)
@@ -129,7 +129,7 @@ def label_axes(ax: Axes, diagram: PhaseDiagram) -> None:
     ax.set_ylabel(f"{axis_label(diagram.temperature)}, cold ← → hot")
 
 
-def label_load(ax: Axes, diagram: PhaseDiagram, offset: float = 0.5) -> None:
+def label_load(ax: Axes, diagram: PhaseDiagram | Experiment, offset: float = 0.5) -> None:
     """Set ticks and label of a horizontal axis of loads."""
     ticks(ax, "x", diagram.load, diagram.loads, offset)
     ax.set_xlabel(f"{axis_label(diagram.load)}, high load ← → low load")
