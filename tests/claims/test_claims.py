@@ -120,6 +120,14 @@ def test_lines_and_table_say_the_same(shipped: Path) -> None:
     assert [row.split("**")[1] for row in parts] == [d.verdict for d in verdicts[0].decisions]
 
 
+def test_a_list_has_the_claims_of_its_verdicts_alone(shipped: Path) -> None:
+    verdicts = claims.judge_claims(["rho_two_faces", "depth"], shipped)
+    missing = claims.verdict_list(verdicts, "not measured").data
+    assert missing.startswith(f"* {verdicts[1].claim.statement}")
+    assert "\n" not in missing
+    assert claims.verdict_list(verdicts).data == "None."
+
+
 def test_a_study_is_judged_at_the_seeds_it_has() -> None:
     study = claims.registered_study("figure_02")
     assert study is not None

@@ -19,6 +19,7 @@ from threeregime.claims.verdicts import (
     registered_study,
     summary,
     verdict_lines,
+    verdict_list,
 )
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "shuffle_temperatures",
     "summary",
     "verdict_lines",
+    "verdict_list",
 ]

@@ -141,6 +141,23 @@ def headline(root: Path | None = None) -> tuple[Summary, dict[str, Decision]]:
     return combine(effects), decisions
 
 
+def verdict_list(verdicts: Iterable[Verdict], *kinds: str) -> Markdown:
+    """Show the claims with some verdicts as a list, with their effects.
+
+    Args:
+        verdicts: as returned by :func:`judge_claims`.
+        kinds: of :data:`VERDICTS`.
+    """
+    from IPython.display import Markdown
+
+    lines = [
+        f"* {verdict.claim.statement} ({verdict.claim.where}) {effects_of(verdict)}"
+        for verdict in verdicts
+        if verdict.verdict in kinds
+    ]
+    return Markdown("\n".join(lines) or "None.")
+
+
 def verdict_lines(verdicts: Iterable[Verdict]) -> list[str]:
     """Verdicts for a terminal, one line each, and a last line with their counts."""
     verdicts = list(verdicts)
