@@ -202,6 +202,21 @@ def everything(visit: Visit) -> tuple[str, list[str]]:
     return visit.page.locator(".threeregime-explorer").inner_text(), regimes(visit)
 
 
+def test_slices_go_through_the_cell(visit: Visit, studies: list[Study]) -> None:
+    tab, diagram = visit.page, studies[0].diagram
+    counts = {"temperature": len(diagram.temperatures), "load": len(diagram.loads)}
+    dense = studies[0].tables.nets["dense_seed"].nunique()
+    for along, count in counts.items():
+        part = tab.locator(f".slices .{along}")
+        assert part.locator("circle.point").count() == count
+        assert part.locator("circle.seed").count() == dense
+    curve = tab.locator(".slices .load polyline")
+    before = curve.get_attribute("points")
+    tab.locator(".diagram").press("ArrowUp")
+    frames(visit)
+    assert curve.get_attribute("points") != before
+
+
 def test_address_brings_the_state_back(browser: Any, page: Path, visit: Visit) -> None:
     tab = visit.page
     tab.locator("input[type=checkbox]").check()

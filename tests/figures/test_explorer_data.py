@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.synthetic import make_diagram, make_tables
 from threeregime._paths import ROOT
+from threeregime.analysis import Summary
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.study import Study
 from threeregime.analysis.thresholds import classify
@@ -61,6 +62,25 @@ def test_curves_are_the_means_over_pairs(studies: list[Study], box: explorer.Exp
             expected = np.mean([np.asarray(c) for c in rows["curve"]], axis=0)
             curve = shown["curves"][i * len(d.loads) + j]
             np.testing.assert_allclose(curve, expected, rtol=1e-3)
+
+
+def test_errors_by_seed_are_means_over_copies(studies: list[Study], box: explorer.Explorer) -> None:
+    for shown, study in zip(box.grid["diagrams"], studies, strict=True):
+        d, nets = study.diagram, study.tables.nets
+        i, j = len(d.temperatures) - 1, 0
+        cell = nets[(nets[d.temperature] == d.temperatures[i]) & (nets[d.load] == d.loads[j])]
+        expected = [
+            cell.loc[cell["dense_seed"] == seed, "test_error"].mean()
+            for seed in sorted(cell["dense_seed"].unique())
+        ]
+        np.testing.assert_allclose(shown["by_seed"][i * len(d.loads) + j], expected, rtol=1e-3)
+
+
+def test_headline_is_shown_where_it_is_given(studies: list[Study]) -> None:
+    mean = Summary(effect=0.5, low=0.25, high=0.75, spread=0.1, studies=3)
+    given = explorer_data(studies[:1], mean)["headline"]
+    assert given == {"effect": 0.5, "low": 0.25, "high": 0.75, "studies": 3}
+    assert explorer_data(studies[:1])["headline"] is None
 
 
 def test_grid_is_small(box: explorer.Explorer) -> None:

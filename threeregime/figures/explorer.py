@@ -16,7 +16,7 @@ import anywidget
 import traitlets
 
 from threeregime._paths import WEB
-from threeregime.analysis import LMC_THRESHOLD, Study
+from threeregime.analysis import LMC_THRESHOLD, Study, Summary
 from threeregime.errors import ThreeRegimeError
 from threeregime.figures.explorer_data import explorer_data
 from threeregime.results import shipped_tables
@@ -67,7 +67,10 @@ STATE = ("experiment", "row", "column", "lmc_threshold", "cka_threshold", "paper
 
 
 def make_explorer(
-    studies: Sequence[Study], temperature: float | None = None, load: float | None = None
+    studies: Sequence[Study],
+    temperature: float | None = None,
+    load: float | None = None,
+    headline: Summary | None = None,
 ) -> Explorer:
     """Make the widget for some diagrams, opened at one cell of the first.
 
@@ -75,11 +78,12 @@ def make_explorer(
         studies: the studies to show, in order.
         temperature: of the first cell, rounded to the nearest of the grid; None: the coldest.
         load: of the first cell, rounded to the nearest of the grid; None: the highest load.
+        headline: the mean of the headline effect over studies, shown below; None: none is shown.
 
     Raises:
         ThreeRegimeError: If there are no studies.
     """
-    data = explorer_data(studies)
+    data = explorer_data(studies, headline)
     first = data["diagrams"][0]
     temperatures, loads = first["temperature"]["values"], first["load"]["values"]
     return Explorer(

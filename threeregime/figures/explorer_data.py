@@ -12,6 +12,7 @@ from threeregime.analysis import (
     PROBABILITY_COLUMNS,
     PhaseDiagram,
     Study,
+    Summary,
     format_value,
     temperature_gains,
 )
@@ -24,10 +25,14 @@ _DIGITS, _ALL_DIGITS = 6, 17
 _THRESHOLD_METRICS = ("lmc", "cka_softmax")
 
 
-def explorer_data(studies: Sequence[Study]) -> dict[str, Any]:
+def explorer_data(studies: Sequence[Study], headline: Summary | None = None) -> dict[str, Any]:
     """Return the data of the explorer: one entry per diagram, and the paper's diagram.
 
     Of two studies of the same experiment, scale and protocol the first is used.
+
+    Args:
+        studies: the studies.
+        headline: the mean of the headline effect over studies; None: none is shown.
 
     Raises:
         ThreeRegimeError: If there are no studies, or one has several variants.
@@ -39,7 +44,10 @@ def explorer_data(studies: Sequence[Study]) -> dict[str, Any]:
         raise ThreeRegimeError("nothing to explore: run `threeregime sweep figure_02` first")
     entries = [_entry(key, study) for key, study in unique.items()]
     paper = PhaseDiagram.from_reference(lmc_threshold=entries[0]["lmc_threshold"])
-    return {"diagrams": entries, "paper": _diagram(paper), "colours": COLOURS}
+    mean = None
+    if headline is not None:
+        mean = {name: getattr(headline, name) for name in ("effect", "low", "high", "studies")}
+    return {"diagrams": entries, "paper": _diagram(paper), "colours": COLOURS, "headline": mean}
 
 
 def _key(experiment: Experiment) -> str:
@@ -72,6 +80,7 @@ def _entry(key: str, study: Study) -> dict[str, Any]:
         "seeds": [len(experiment.dense_seeds), len(experiment.retrain_seeds)],
         "best": [int(i) if i >= 0 else None for i in best],
         "curves": _curves(study),
+        "by_seed": _errors_by_seed(study),
         # The paper's values are those of this experiment and these axes.
         "comparable": (experiment.name, diagram.temperature, diagram.load)
         == ("figure_02", "epochs", "density"),
@@ -133,6 +142,15 @@ def _curves(study: Study) -> list[list[float | None] | None]:
         for cell, group in pairs.groupby([diagram.temperature, diagram.load])["curve"]
     }
     return [curves.get((t, x)) for t in diagram.temperatures for x in diagram.loads]
+
+
+def _errors_by_seed(study: Study) -> list[list[float | None]]:
+    """Mean test error of the copies of each dense seed, cell by cell."""
+    diagram, nets = study.diagram, study.tables.nets
+    axes = [diagram.temperature, diagram.load]
+    means = nets.groupby([*axes, "dense_seed"])["test_error"].mean()
+    cells = {cell: _to_json(group.to_numpy(), 4) for cell, group in means.groupby(axes)}
+    return [cells.get((t, x), []) for t in diagram.temperatures for x in diagram.loads]
 
 
 def _to_json(values: NDArray[Any], digits: int = _DIGITS) -> list[float | None]:

@@ -165,3 +165,46 @@ function drawCurve(diagram, curve, width) {
   }
   return svg;
 }
+
+/**
+ * A slice through the diagram: test error with its intervals along one axis, through one cell, whose
+ * dense seeds are dots. The scale is that of all cells of the slice.
+ *
+ * @param {string} along "temperature" or "load"
+ */
+function drawSlice(diagram, along, row, column, width) {
+  const [left, right, top, bottom, height] = [50, 10, 8, 40, 150];
+  const axis = diagram[along];
+  const count = axis.values.length;
+  const columns = diagram.load.values.length;
+  const index = (i) => (along === "temperature" ? i * columns + column : row * columns + i);
+  const at = (name, i) => diagram.cells[name][index(i)] ?? null;
+  const here = along === "temperature" ? row : column;
+  const seeds = diagram.by_seed[index(here)].filter((error) => error !== null);
+  const all = [...Array(count).keys()].flatMap((i) => [at("test_error_high", i), at("test_error", i)]);
+  const most = Math.ceil(10 * Math.max(0.05, ...all, ...seeds)) / 10;
+  const x = (i) => left + (width - left - right) * ((i + 0.5) / count);
+  const y = (error) => top + (height - top - bottom) * (1 - error / most);
+  const svg = make("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": true });
+  for (const error of [0, most / 2, most]) {
+    svg.append(make("line", { x1: left, x2: width - right, y1: y(error), y2: y(error), class: "rule" }));
+    svg.append(make("text", { x: left - 5, y: y(error), class: "tick end" }, `${Math.round(100 * error)}`));
+  }
+  for (const i of ticked(count, (width - left - right) / 30)) {
+    svg.append(make("text", { x: x(i), y: height - bottom + 13, class: "tick" }, axis.ticks[i]));
+  }
+  const turned = { x: 0, y: 0, transform: `translate(11 ${(top + height - bottom) / 2}) rotate(-90)`, class: "label" };
+  svg.append(
+    make("text", turned, diagram.error),
+    make("text", { x: (left + width) / 2, y: height - 8, class: "label" }, axis.label),
+  );
+  const known = [...Array(count).keys()].filter((i) => at("test_error", i) !== null);
+  svg.append(make("polyline", { points: known.map((i) => [x(i), y(at("test_error", i))]).join(" "), class: "curve" }));
+  for (const i of known) {
+    const [low, high] = [at("test_error_low", i), at("test_error_high", i)];
+    if (low !== null) svg.append(make("line", { x1: x(i), x2: x(i), y1: y(low), y2: y(high), class: "span" }));
+    svg.append(make("circle", { cx: x(i), cy: y(at("test_error", i)), r: i === here ? 4 : 2.5, class: "point" }));
+  }
+  for (const error of seeds) svg.append(make("circle", { cx: x(here) + 7, cy: y(error), r: 1.8, class: "seed" }));
+  return svg;
+}

@@ -59,6 +59,8 @@ function build(grid, act) {
     numbers: make("table"),
     chances: part("chances"),
     wall: part("wall"),
+    slices: part("slices"),
+    headline: make("p", { class: "note headline" }),
     note: make("p", { class: "note" }),
   };
   view.root = make(
@@ -74,7 +76,9 @@ function build(grid, act) {
       part(
         "below",
         part("command", make("span", {}, "To compute this cell:"), command, copy),
+        view.slices,
         view.note,
+        view.headline,
       ),
     ),
   );
@@ -136,10 +140,39 @@ function draw(view, grid, state) {
     drawCurve(diagram, curve, wide),
     make("p", { class: "unseen" }, curve ? inWords(curve) : "No curve."),
   );
+  drawSlices(view.slices, diagram, row, column);
+  view.headline.textContent = headlineWords(grid.headline);
   const asked = command(diagram, row, column);
   if (view.command.textContent !== asked) view.copy.textContent = "Copy";
   view.command.textContent = asked;
   view.note.textContent = note(grid, diagram, cell, thresholds, paper);
+}
+
+/** Test error along both axes through the cell. */
+function drawSlices(box, diagram, row, column) {
+  const both = Math.max(Math.floor(box.clientWidth), 200);
+  const wide = both < 480 ? both : Math.floor((both - 12) / 2);
+  const heads = {
+    temperature: `Over the temperature, at ${diagram.load.phrases[column]}`,
+    load: `Over the load, at ${diagram.temperature.phrases[row]}`,
+  };
+  box.replaceChildren(
+    ...Object.entries(heads).map(([along, head]) =>
+      make("div", { class: along }, make("h4", {}, head), drawSlice(diagram, along, row, column, wide)),
+    ),
+  );
+  const dots = "Bars: 95 % intervals. Small dots: the dense seeds of this cell.";
+  box.append(make("p", { class: "note" }, dots));
+}
+
+/** The headline over all studies; empty where none was given. */
+function headlineWords(mean) {
+  if (!mean) return "";
+  const signed = (value) => `${value < 0 ? "" : "+"}${printed(value, 2)}`;
+  return (
+    `Over ${mean.studies} studies, the height of the wall and the gain from a hotter dense run have a ` +
+    `rank correlation of ${signed(mean.effect)} (95 % interval ${signed(mean.low)} to ${signed(mean.high)}).`
+  );
 }
 
 function inWords(curve) {
