@@ -76,11 +76,11 @@ function build(grid, act) {
       part(
         "below",
         part("command", make("span", {}, "To compute this cell:"), command, copy),
-        view.slices,
         view.note,
-        view.headline,
       ),
     ),
+    view.slices,
+    view.headline,
   );
   return view;
 }
