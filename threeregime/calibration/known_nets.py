@@ -34,11 +34,11 @@ def load_known_nets() -> pd.DataFrame:
     """
     nets = pd.read_csv(KNOWN_NETS, comment="#")
     nets["error"] = nets[["error_0", "error_1"]].mean(axis=1)
-    cells = [_directions(cell) for _, cell in nets.groupby(["kind", "density"], sort=False)]
+    cells = [true_directions(cell) for _, cell in nets.groupby(["kind", "density"], sort=False)]
     return nets.merge(pd.concat(cells), on=CELL, how="left")
 
 
-def _directions(nets: pd.DataFrame) -> pd.DataFrame:
+def true_directions(nets: pd.DataFrame) -> pd.DataFrame:
     """Return gains and true direction at each stop, of the nets of one kind at one density.
 
     The better stop is chosen on the other dense seeds, so that its gain has no bias; the standard
