@@ -70,7 +70,7 @@ def test_the_truth_is_seldom_wrong_where_all_stops_are_equal() -> None:
         stops = [2, 5, 10, 20, 40]
         nets = pd.DataFrame([(e, s, rng.normal(0.1, 0.01)) for e in stops for s in range(4)])
         nets.columns = pd.Index(["epochs", "seed", "error"])
-        cells = known_nets._directions(nets.assign(kind="made", density=0.1))
+        cells = known_nets.true_directions(nets.assign(kind="made", density=0.1))
         wrong += (cells["truth"] != "stay").tolist()
     assert np.mean(wrong) < 0.12
 
