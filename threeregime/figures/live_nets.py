@@ -28,8 +28,7 @@ from threeregime.data import Dataset, load_task, stream_seed
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import load_experiment
 from threeregime.fleet import Fleet, State, cpu_engine
-from threeregime.figures.style import COLOURS
-from threeregime.metrics import PairMetrics, line_points, measure_pairs
+from threeregime.metrics import PairMetrics, line_points, measure_pairs, reestimate_batch_norm
 from threeregime.models import net_builder
 from threeregime.protocol import Protocol
 from threeregime.pruning import prune_masks
@@ -40,11 +39,11 @@ FILE = WEB / "live_nets.json"
 EXPERIMENT, SCALE = "figure_02", "clutter"
 CERTAINTY = 0.95
 """A cell stands for a regime if this share of the bootstrap replicates agree on it."""
-EXAMPLES = 200
+EXAMPLES = 160
 """Training examples in the page: the errors on the line are theirs."""
-PICTURES = 50
+PICTURES = 40
 """Test pictures on the sheet."""
-PRUNING_PICTURES = 100
+PRUNING_PICTURES = 80
 """Test pictures for the error of the pruned net."""
 STATISTICS = ("running_mean", "running_var")
 
@@ -234,10 +233,15 @@ class LiveNets:
         return Fleet(net_builder(protocol.net, self.task), state)
 
     def copies(self) -> Fleet:
-        """Return the fleet of all copies, those of a pair one after the other."""
+        """Return the fleet of all copies, those of a pair one after the other.
+
+        The statistics of their batch norm are not in the file: they are re-estimated.
+        """
         shapes = self.stored["shapes"]
         pairs = [unpack_pair(shapes, pair) for pair in self.stored["pairs"]]
-        return self._fleet({name: torch.cat([p[name] for p in pairs]) for name in pairs[0]})
+        fleet = self._fleet({name: torch.cat([p[name] for p in pairs]) for name in pairs[0]})
+        reestimate_batch_norm(fleet, self.task)
+        return fleet
 
     def dense(self, count: int = 1) -> Fleet:
         """Return a fleet of ``count`` times the dense net."""
@@ -276,9 +280,7 @@ class LiveNets:
         highest = float(self.measure().curve.max())
         content = {
             **self._content(PICTURES),
-            "pairs": [
-                {**pair, "colour": COLOURS[pair["regime"]]} for pair in self.stored["pairs"]
-            ],
+            "pairs": self.stored["pairs"],
             "examples": pack_images(*self.examples.split(train=True)),
             "points": line_points().tolist(),
             "highest": min(1.0, 0.1 * np.ceil(10 * highest + 0.5)),
