@@ -1,7 +1,7 @@
 """Pruned nets that a page runs itself: a line between two copies, and pruning, by slider.
 
-``web/live_nets.json`` holds a pair of retrained copies from each regime, and the dense net of one of
-them. `python -m threeregime.figures.live_nets` trains them and writes it. `LineWalk` and
+``web/live_nets.json`` holds a pair of retrained copies from each regime, and the dense net of one
+pair; ``python -m threeregime.figures.live_nets`` trains them and writes it. `LineWalk` and
 `LivePruning` are the widgets; the scripts in ``web/`` run the nets in the reader's browser.
 """
 
