@@ -39,11 +39,11 @@ FILE = WEB / "live_nets.json"
 EXPERIMENT, SCALE = "figure_02", "clutter"
 CERTAINTY = 0.95
 """A cell stands for a regime if this share of the bootstrap replicates agree on it."""
-EXAMPLES = 160
+EXAMPLES = 120
 """Training examples in the page: the errors on the line are theirs."""
 PICTURES = 40
 """Test pictures on the sheet."""
-PRUNING_PICTURES = 80
+PRUNING_PICTURES = 60
 """Test pictures for the error of the pruned net."""
 STATISTICS = ("running_mean", "running_var")
 

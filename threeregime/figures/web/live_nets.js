@@ -14,10 +14,7 @@ function remembered(measure) {
     known,
     at: (value) => {
       const key = keyOf(value);
-      if (!known.has(key)) {
-        const begin = performance.now();
-        known.set(key, { ...measure(key), took: performance.now() - begin });
-      }
+      if (!known.has(key)) known.set(key, measure(key));
       return known.get(key);
     },
   };
@@ -54,7 +51,7 @@ function follow(model, names, root, draw, ahead) {
 
 /** The error over t or density: the points measured so far, those of the metric, and the current. */
 function drawErrors({ width, highest, points, marked, now, label, name, ticks }) {
-  const [left, right, top, bottom, height] = [50, 12, 10, 40, 200];
+  const [left, right, top, bottom, height] = [50, 26, 10, 40, 200];
   const x = (value) => left + (width - left - right) * value;
   const y = (error) => top + (height - top - bottom) * (1 - Math.min(error, highest) / highest);
   const svg = make("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": true });
@@ -116,8 +113,8 @@ function sheetOf(pictures) {
   return { box, mark };
 }
 
-/** The parts that both widgets have. */
-function frameOf(label, right) {
+/** The parts that both widgets have, and what is theirs: beside the curve, and below it. */
+function frameOf(label, right, below) {
   const part = (name, ...children) => make("div", { class: name }, ...children);
   const view = {
     status: make("p", { class: "status", role: "status", "aria-live": "polite" }),
@@ -127,7 +124,9 @@ function frameOf(label, right) {
   view.root = make(
     "section",
     { class: "threeregime-explorer threeregime-live", "aria-label": label },
-    part("panes", part("left", view.status, view.plot), part("right", ...right), part("below", view.note)),
+    part("panes", part("left", view.status, view.plot), part("right", ...right)),
+    view.note,
+    ...below,
   );
   return view;
 }
@@ -165,12 +164,12 @@ function showLine(model, element) {
   });
   const sheet = sheetOf(pictures);
   const misread = make("p");
-  const view = frameOf("The line between two copies", [misread, sheet.box]);
+  const view = frameOf("The line between two copies", [misread, sheet.box], []);
   const chosen = () => Math.min(Math.max(model.get("pair"), 0), pairs.length - 1);
   const marked = new Set(points.map(keyOf));
   const draw = () => {
     const [pair, line, t] = [pairs[chosen()], lines[chosen()], model.get("t")];
-    const { error, read, took } = line.at(t);
+    const { error, read } = line.at(t);
     const wrong = read.filter((found, n) => found !== pictures.labels[n]).length;
     sheet.mark(read);
     misread.textContent = `${wrong} of ${pictures.count} test pictures are misread.`;
@@ -199,7 +198,7 @@ function showLine(model, element) {
     );
     view.note.textContent =
       `Density ${percent(pair.density, 0)}, ${pair.epochs} epochs of dense training; errors of` +
-      ` ${examples.count} training examples. This point took ${took.toFixed(0)} ms.`;
+      ` ${examples.count} training examples.`;
   };
   const ahead = () => {
     const next = points.find((at) => !lines[chosen()].known.has(keyOf(at)));
@@ -234,7 +233,7 @@ function weightMap(weight, outputs) {
   const colours = KEPT.map((text) => [1, 3, 5].map((i) => parseInt(text.slice(i, i + 2), 16)));
   return paint(weight.length / outputs, outputs, (i) => {
     if (weight[i] === 0) return [0, 0, 0, 0];
-    const strength = 90 + 165 * Math.sqrt(Math.abs(weight[i]) / largest);
+    const strength = 130 + 125 * Math.sqrt(Math.abs(weight[i]) / largest);
     return [...colours[weight[i] > 0 ? 0 : 1], strength];
   });
 }
@@ -251,8 +250,9 @@ function showPruning(model, element) {
     .filter(([name]) => prunable.includes(name))
     .map(([name, shape]) => {
       const [map, count] = [make("div", { class: "map" }), make("span")];
-      const text = make("figcaption", {}, layerName(name), " ", count);
-      const box = make("figure", { style: `--columns: ${dense[name].length / shape[0]}` }, map, text);
+      const text = make("div", { class: "name" }, layerName(name), " ", count);
+      const style = `--columns: ${dense[name].length / shape[0]}`;
+      const box = make("div", { class: "layer", style }, map, text);
       return { name, outputs: shape[0], ranks: magnitudeRanks(dense[name]), map, count, box };
     });
   const all = layers.reduce((sum, layer) => sum + layer.ranks.length, 0);
@@ -267,7 +267,8 @@ function showPruning(model, element) {
     legend.append(make("span", {}, swatch, ` ${text}`));
   }
   legend.append(make("span", {}, "empty: removed"));
-  const view = frameOf("Pruning of a dense net", [maps, legend]);
+  const told = make("p", {}, "Kept weights of each layer:");
+  const view = frameOf("Pruning of a dense net", [], [told, maps, legend]);
   let shown = null;
   const drawMaps = (density) => {
     if (density === shown) return;
@@ -280,7 +281,7 @@ function showPruning(model, element) {
   };
   const draw = () => {
     const density = keyOf(Math.min(Math.max(model.get("density"), 0.001), 1));
-    const { error, took } = line.at(density);
+    const { error } = line.at(density);
     const kept = layers.reduce((sum, { ranks }) => sum + keptCount(density, ranks.length), 0);
     view.root.dataset.error = error;
     view.status.replaceChildren(
@@ -303,7 +304,7 @@ function showPruning(model, element) {
     );
     view.note.textContent =
       `${kept} of ${all} weights are kept. ${packed.epochs} epochs of dense training; errors of` +
-      ` ${pictures.count} test pictures before retraining. This point took ${took.toFixed(0)} ms.`;
+      ` ${pictures.count} test pictures before retraining.`;
   };
   const ahead = () => {
     const next = AHEAD.find((at) => !line.known.has(at));
