@@ -11,9 +11,8 @@ from threeregime.figures.diagrams import (
     regime_map,
 )
 from threeregime.figures.forest_plots import forest, headline_forest
+from threeregime.figures.own_methods import reliability, step_times
 from threeregime.figures.regime_separation import boundary_search, local_metrics, separation
-from threeregime.figures.reliability import reliability
-from threeregime.figures.speed import step_times
 from threeregime.figures.style import COLOURS, axis_label
 
 __all__ = [
