@@ -23,7 +23,8 @@ KINDS = (
 OPENED = "document.querySelectorAll('.bd-article details').forEach(one => { one.open = true; })"
 FOUND = """async ([part, rules]) => {
     const chosen = rules.length ? { runOnly: { type: "rule", values: rules } } : {};
-    const found = await axe.run(document.querySelector(part) ?? document, { resultTypes: ["violations"], ...chosen });
+    const options = { resultTypes: ["violations"], ...chosen };
+    const found = await axe.run(document.querySelector(part) ?? document, options);
     return found.violations.map(v => [v.impact, v.id, v.nodes[0].target.join(" ")]);
 }"""
 # Tables and code that are wider than the column, or than the box that they scroll in.
