@@ -43,6 +43,8 @@ def pytest_unconfigure() -> None:
 
 TOGETHER = {
     "tests/book/test_captions.py": "tests/book/test_book.py",  # share the built book
+    "tests/book/test_links.py": "tests/book/test_book.py",
+    "tests/book/test_reading.py": "tests/book/test_book.py",
     "tests/sweep/test_resume.py": "tests/sweep/test_cluster.py",  # start workers
 }
 """A process takes a file of tests as a whole, and these with others."""

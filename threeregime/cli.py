@@ -265,6 +265,20 @@ def pack_results(
         print("nothing to do: all is packed")
 
 
+@results_app.command("archive")
+def archive_results(
+    out: Annotated[Path, typer.Option(help="Folder of the archive.")] = Path("dist"),
+    root: Annotated[
+        Path | None, typer.Option(help="Where the tables lie; shipped ones by default.")
+    ] = None,
+) -> None:
+    """Write the packed tables as one archive, with a manifest of checksums, for a release."""
+    from threeregime.results import archive, tables
+
+    for path in archive.write_archive(root or tables.ROOT, out):
+        print(path)
+
+
 @app.command()
 def advise(
     net: Annotated[

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -53,7 +54,9 @@ def reference(package: str, name: str) -> list[str]:
         return [f".. autofunction:: {full}", ""]
     value = repr(thing)
     lines = [f".. py:data:: {name}"]
-    if len(value) <= LONGEST and " at 0x" not in value:
+    # Addresses and paths differ from machine to machine.
+    same = " at 0x" not in value and not isinstance(thing, Path)
+    if len(value) <= LONGEST and same:
         lines.append(f"   :value: {value}")
     return [*lines, "", *(f"   {line}" for line in _comment(package, name)), ""]
 

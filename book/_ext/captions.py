@@ -22,6 +22,7 @@ from threeregime.results import OutputFacts, TablesId, read_outputs
 
 FOLDER = "tables"  # of the downloads, next to the pages
 PAGE = "book/tables"
+VISIBLE = 3  # studies below a picture; more are folded away
 PAPER = "The paper's own values were read back from its published figure."
 Exports = dict[tuple[str, str, str], Export]
 
@@ -79,7 +80,11 @@ def caption(app: Sphinx, page: str, picture: OutputFacts, page_tables: list[Tabl
     link = f'<a href="{up}_sources/{page}.ipynb" download>{file}.ipynb</a>'
     parts = [f"<p>Notebook: {link}.{' ' + PAPER if paper else ''}</p>"]
     head = "Tables" if "tables" in picture.facts else "Tables of this page"
-    parts += [_source(app, page, name, head) for name in names]
+    sources = [_source(app, page, name, head) for name in names]
+    if len(sources) > VISIBLE:
+        summary = f"<summary>{head}: {len(sources)} studies</summary>"
+        sources = [f"<details>{summary}{''.join(sources)}</details>"]
+    parts += sources
     return (
         f'<div class="trace" role="note" aria-label="Source of this figure">{"".join(parts)}</div>'
     )

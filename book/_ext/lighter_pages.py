@@ -1,4 +1,6 @@
-"""Smaller pages: files that no page loads are deleted, and pictures are compressed.
+"""Smaller pages: what no page shows is deleted, and pictures are compressed.
+
+The theme's script of icons holds two thousand, of which pages show a few: the others are deleted.
 
 Pictures get a palette of 256 colors without dithering. They consist of lines, letters and areas of
 few colors: on average a pixel changes by less than one step of 255, and a file shrinks to a third.
@@ -7,6 +9,7 @@ The downloads keep the original pictures.
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,12 @@ from typing import Any
 from PIL import Image
 from sphinx.application import Sphinx
 
-# Maps for debugging scripts and styles, and sources of translations.
-UNUSED = ("*.map", "*.po", "*.mo")
+# Maps for debugging scripts and styles, sources of translations, templates of the theme.
+UNUSED = ("*.map", "*.po", "*.mo", "*webpack-macros.html")
+ICONS = Path("scripts") / "fontawesome.js"
+# An icon in that script: "name":[width,height,[aliases],"code","path"]
+ICON = re.compile(r'"?\b([\w-]+)"?:\[\d+,\d+,\[([^\[\]]*)\],"[0-9a-f]+","[^"]*"\],?')
+SHOWN = re.compile(r"\bfa-([a-z0-9-]+)")
 COLORS = 256
 THREADS = 2  # Pillow compresses outside of Python's lock
 
@@ -25,6 +32,26 @@ def drop_unused(static: Path) -> None:
     fonts = [font for font in static.rglob("*.ttf") if font.with_suffix(".woff2").exists()]
     for path in [*fonts, *(path for pattern in UNUSED for path in static.rglob(pattern))]:
         path.unlink()
+
+
+def drop_icons(static: Path) -> None:
+    """Delete the icons that neither a page nor another script names."""
+    path = static / ICONS
+    if not path.exists():
+        return
+    scripts = [*static.glob("*.js"), *path.parent.glob("*.js")]
+    shown = {
+        name
+        for file in [*static.parent.rglob("*.html"), *scripts]
+        if file != path
+        for name in SHOWN.findall(file.read_text(encoding="utf-8"))
+    }
+
+    def kept(icon: re.Match[str]) -> str:
+        names = {icon[1], *re.findall(r'"([^"]+)"', icon[2])}
+        return icon[0] if names & shown else ""
+
+    path.write_text(ICON.sub(kept, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def shrink(path: Path) -> None:
@@ -47,6 +74,7 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
     drop_unused(Path(app.outdir) / "_static")
+    drop_icons(Path(app.outdir) / "_static")
     pictures = (Path(app.outdir) / app.builder.imagedir).glob("*.png")
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(shrink, pictures))

@@ -42,10 +42,10 @@ def test_fonts_of_the_widgets_lie_in_the_book(html: Path, browser: Any) -> None:
     assert [font for font in found if not Path(url2pathname(urlsplit(font).path)).is_file()] == []
 
 
-def test_pages_weigh_less_than_30_megabytes(html: Path) -> None:
+def test_pages_weigh_less_than_25_megabytes(html: Path) -> None:
     weights = {path: path.stat().st_size for path in html.rglob("*") if path.is_file()}
     heaviest = sorted(weights, key=lambda path: -weights[path])[:5]
-    assert sum(weights.values()) < 30_000_000, f"heaviest: {heaviest}"
+    assert sum(weights.values()) < 25_000_000, f"heaviest: {heaviest}"
 
 
 def test_downloads_are_the_notebooks_themselves(html: Path) -> None:

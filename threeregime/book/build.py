@@ -157,9 +157,24 @@ def check_pages(html: Path, names: Iterable[str]) -> None:
             raise ThreeRegimeError(f"{path} would fetch from the network: {address[0]}")
 
 
+def revision(root: Path = ROOT) -> tuple[str, str]:
+    """Return the commit of a project and its date, each "unknown" where it is no repository."""
+    command = ["git", "log", "-1", "--abbrev=12", "--format=%h %cs"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        # A project without a history may lie inside a repository of its user's.
+        if not (root / ".git").exists():
+            return "unknown", "unknown"
+        commit, date = done.stdout.split()
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return "unknown", "unknown"
+    return commit, date
+
+
 def _digest(root: Path) -> str:
     """Return the SHA-256 of everything that pages depend on: project, package and environment."""
-    settings = [sys.version, *(os.environ.get(name, "") for name in VARIABLES)]
+    variables = (os.environ.get(name, "") for name in VARIABLES)
+    settings = [sys.version, *revision(root), *variables]
     digest = hashlib.sha256("\0".join(settings).encode())
     for folder in sorted({root, PACKAGE, ROOT / "book"}):
         for directory, names, files in os.walk(folder):

@@ -1,0 +1,108 @@
+"""The book for readers with aids and on small screens: axe-core, and widths of tables and code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.browsing import Visit
+from threeregime.book import build
+
+AXE = files("axe_playwright_python").joinpath("axe.min.js")
+WORST = ("serious", "critical")
+# Each kind of page; the others are made of the same parts.
+KINDS = (
+    *("book/intro", "book/glossary", "book/references", "book/tables", "book/api/claims"),
+    *("notebooks/claims", "notebooks/explorer", "notebooks/figure_02", "notebooks/landscapes"),
+    "notebooks/figure_03",
+)
+OPENED = "document.querySelectorAll('.bd-article details').forEach(one => { one.open = true; })"
+FOUND = """async ([part, rules]) => {
+    const chosen = rules.length ? { runOnly: { type: "rule", values: rules } } : {};
+    const options = { resultTypes: ["violations"], ...chosen };
+    const found = await axe.run(document.querySelector(part) ?? document, options);
+    return found.violations.map(v => [v.impact, v.id, v.nodes[0].target.join(" ")]);
+}"""
+# Tables and code that are wider than the column, or than the box that they scroll in.
+WIDE = """() => {
+    const article = document.querySelector("article.bd-article");
+    if (!article) return [];
+    const edge = article.getBoundingClientRect().right + 1;
+    const wide = [];
+    for (const part of article.querySelectorAll("table, pre")) {
+        if (!part.getClientRects().length) continue;
+        let box = part;
+        while (box !== article && !/auto|scroll/.test(getComputedStyle(box).overflowX))
+            box = box.parentElement;
+        const scrolls = box !== article && box.scrollWidth > box.clientWidth + 1;
+        const outer = box === article ? part : box;
+        if (outer.getBoundingClientRect().right > edge) wide.push(["beyond", part.outerHTML]);
+        else if (scrolls) wide.push(["scrolls", part.outerHTML]);
+    }
+    return wide.map(([how, text]) => [how, text.slice(0, 200)]);
+}"""
+SIDEWAYS = "document.documentElement.scrollWidth - window.innerWidth"
+
+
+@pytest.fixture(scope="module")
+def page(html: Path, browser: Any) -> Iterator[Any]:
+    """One page for all tests, in light colors on a desktop."""
+    with Visit(browser, html / "book" / "intro.html", color_scheme="light") as visit:
+        yield visit.page
+
+
+def violations(page: Any, part: str = "html", rules: tuple[str, ...] = ()) -> list[list[str]]:
+    """Return what axe-core finds of a serious or critical impact in a part of a page."""
+    if not page.evaluate("typeof axe !== 'undefined'"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    return [one for one in page.evaluate(FOUND, [part, list(rules)]) if one[0] in WORST]
+
+
+@pytest.mark.parametrize("name", ["search", "genindex", *build.page_names()])
+def test_axe_finds_nothing_and_tables_fit_the_column(html: Path, page: Any, name: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto((html / f"{name}.html").as_uri())
+    # The frame around the text is the same on all pages.
+    assert violations(page, "article.bd-article") == []
+    page.evaluate(OPENED)
+    assert page.evaluate(WIDE) == []
+    page.set_viewport_size({"width": 360, "height": 900})
+    assert page.evaluate(SIDEWAYS) <= 0
+    assert [found for found in page.evaluate(WIDE) if found[0] == "beyond"] == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_axe_finds_nothing_in_the_dark_and_on_a_phone(html: Path, page: Any, name: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 900})
+    page.goto((html / f"{name}.html").as_uri())
+    assert violations(page) == []
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.wait_for_timeout(300)  # colors change gradually
+    assert violations(page, rules=("color-contrast", "link-in-text-block")) == []
+
+
+def test_first_page_is_interactive_within_a_second_and_a_half(html: Path, page: Any) -> None:
+    page.goto((html / "book" / "intro.html").as_uri())
+    page.locator(".threeregime-explorer .advice").wait_for()
+    # Of the page alone: a busy machine takes longer in between.
+    timing = "performance.getEntriesByType('navigation')[0].domInteractive"
+    assert page.evaluate(timing) < 1500
+
+
+def test_button_copies_a_citation_without_a_network(html: Path, browser: Any) -> None:
+    with Visit(browser, html / "book" / "references.html") as visit:
+        box = visit.page.locator(".cite-this").first
+        box.hover()
+        box.locator("button.copybtn").click()
+        visit.page.locator(".cite-this button.copybtn.success").wait_for()
+        visit.page.evaluate("document.body.append(document.createElement('textarea'))")
+        area = visit.page.locator("body > textarea")
+        area.focus()
+        visit.page.keyboard.press("Control+V")
+        assert area.input_value().startswith("@inproceedings{zhou2023three")
+        assert visit.wrong == []
