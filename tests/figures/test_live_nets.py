@@ -100,7 +100,8 @@ def test_pairs_are_chosen_by_the_rule(live: LiveNets) -> None:
     assert [pair.regime for pair in chosen] == ["I", "II-A", "II-B"]
     cells = study.diagram.cells.set_index(["epochs", "density"])
     for pair, column in zip(chosen, ("p_I", "p_IIA", "p_IIB"), strict=True):
-        cell = cells.loc[(pair.epochs, pair.density)]
+        at: Any = (pair.epochs, pair.density)
+        cell = cells.loc[at]
         assert cell[column] >= live_nets.CERTAINTY
         sure = study.diagram.cells[study.diagram.cells[column] >= live_nets.CERTAINTY]
         assert pair.density == sure["density"].min()
@@ -114,7 +115,8 @@ def test_nets_are_those_of_the_tables(live: LiveNets) -> None:
     pairs = pairs.set_index(["epochs", "density", "dense_seed", "seed_a", "seed_b"])
     measured = live.measure(all_examples=True).lmc.tolist()
     for pair, lmc in zip(live.chosen, measured, strict=True):
-        row = pairs.loc[(pair.epochs, pair.density, pair.dense_seed, *pair.retrain_seeds)]
+        at: Any = (pair.epochs, pair.density, pair.dense_seed, *pair.retrain_seeds)
+        row = pairs.loc[at]
         # Other machines round differently, so do floats of two bytes.
         assert lmc == pytest.approx(row["lmc"], abs=0.02)
 
@@ -204,7 +206,8 @@ def test_browser_measures_the_lmc_of_pytorch(visit: Visit, live: LiveNets) -> No
 
 def test_browser_prunes_as_pytorch_does(visit: Visit, live: LiveNets) -> None:
     fleet = live.dense(len(DENSITIES))
-    kept = sum(mask.flatten(1).sum(dim=1) for mask in prune_masks(fleet, DENSITIES).values())
+    masks = prune_masks(fleet, DENSITIES).values()
+    kept = torch.stack([mask.flatten(1).sum(dim=1) for mask in masks]).sum(dim=0)
     for density, error, count in zip(
         DENSITIES, live.pruned_errors(DENSITIES).tolist(), kept.tolist(), strict=True
     ):
