@@ -1,7 +1,8 @@
 """Kill sweeps at random moments, run pairs of them in one folder, and count what goes wrong.
 
-``python -m tests.helpers.kills --kills 100 --pairs 20`` prints the counts as JSON, and so far after
-each folder to stderr. Every sweep runs in a process of its own, with fleets of a drawn size, and a checkpoint after every epoch.
+``python -m tests.helpers.kills --kills 100 --pairs 20`` prints the counts as JSON, and those so far
+after each folder. Every sweep runs in a process of its own, with fleets of a drawn size, and a
+checkpoint after every epoch.
 """
 
 from __future__ import annotations
