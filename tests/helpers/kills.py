@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,8 @@ def count(kills: int, pairs: int, seed: int, root: Path) -> dict[str, int]:
     counts.update(rows_lost=0, rows_twice=0, tables_different=0, orphans=0)
     experiment = small_experiment()
     whole = root / "whole"
-    start = time.process_time()
-    _sweep(experiment, whole, 4)
-    work = time.process_time() - start
+    counts["failures"] += _wait(_fork(experiment, whole, 4, 0.0))[0] != 0
+    work = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     while counts["kills"] < kills:
         folder = root / f"killed-{counts['folders']}"
         while True:
@@ -101,15 +101,28 @@ def _sweep(experiment: Experiment, root: Path, fleet: int) -> None:
 
 def _fork(experiment: Experiment, root: Path, fleet: int, after: float) -> int:
     """Start a sweep in a process, which dies after this much processor time if not 0."""
+
+    def run() -> None:
+        if after:
+            end = time.process_time() + after
+            threading.Thread(target=_kill_this_process, args=(end,), daemon=True).start()
+        _sweep(experiment, root, fleet)
+
+    return _start(run)
+
+
+def _start(run: Callable[[], None]) -> int:
+    """Run a function in a process.
+
+    This one computes and reads nothing: libraries would start threads, whose locks the processes
+    that are forked later could find locked for ever.
+    """
     process = os.fork()
     if process:
         return process
     code = 1
     try:
-        if after:
-            end = time.process_time() + after
-            threading.Thread(target=_kill_this_process, args=(end,), daemon=True).start()
-        _sweep(experiment, root, fleet)
+        run()
         code = 0
     except BaseException:  # noqa: BLE001
         traceback.print_exc(file=sys.__stderr__)
@@ -130,7 +143,22 @@ def _wait(*processes: int) -> list[int]:
 
 def _judge(experiment: Experiment, root: Path, whole: Path, counts: Counter[str]) -> None:
     """Compare a folder with that of an undisturbed sweep; add to the counts."""
+    answer = root.with_suffix(".json")
+
+    def judge() -> None:
+        answer.write_text(json.dumps(_differences(experiment, root, whole)))
+
     counts["folders"] += 1
+    if _wait(_start(judge)) == [0]:
+        counts.update(json.loads(answer.read_text()))
+    else:
+        counts["failures"] += 1
+    print(json.dumps(counts), file=sys.__stderr__, flush=True)
+
+
+def _differences(experiment: Experiment, root: Path, whole: Path) -> Counter[str]:
+    """Count what is wrong in a folder; see `count`."""
+    counts: Counter[str] = Counter()
     at = tables_folder(root, experiment.name, experiment.scale)
     for kind in KINDS:
         expected, got = (_rows(tables(experiment, path)[kind]) for path in (whole, root))
@@ -143,7 +171,7 @@ def _judge(experiment: Experiment, root: Path, whole: Path, counts: Counter[str]
         _sweep(experiment, root, 4)
     names = ("claim-*", "fleet-*", ".*", "*.broken")
     counts["orphans"] += sum(len(list(root.rglob(name))) for name in names)
-    print(json.dumps(counts), file=sys.__stderr__, flush=True)
+    return counts
 
 
 def _rows(table: Sequence[list[str]]) -> list[list[str]]:
