@@ -96,9 +96,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name, or the version, when it is first asked for."""
     if name == "__version__":
-        from importlib.metadata import version
+        from threeregime._version import version
 
-        return version("threeregime")
+        return version()
     if name not in _ROOM_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)

@@ -51,9 +51,9 @@ Fields = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from threeregime._version import version
 
-        print(f"threeregime {version('threeregime')}")
+        print(f"threeregime {version()}")
         raise typer.Exit
 
 

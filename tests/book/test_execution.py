@@ -261,7 +261,9 @@ def test_interrupt_keeps_what_was_done_and_ends_the_kernels(tmp_path: Path) -> N
     slow = "import os, time\nfrom pathlib import Path\nPath('../pid').write_text(str(os.getpid()))"
     write_notebook(root / "notebooks" / "slow.ipynb", f"{slow}\ntime.sleep(600)")
     before = (root / "notebooks" / "slow.ipynb").read_bytes()
-    code = "import pathlib, sys\nfrom threeregime.book import run_all as run\n"
+    code = "import pathlib, signal, sys\nfrom threeregime.book import run_all as run\n"
+    # Where the tests run in the background of a script, interrupts are ignored from the start.
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "run(pathlib.Path(sys.argv[1]))"
     with subprocess.Popen(
         [sys.executable, "-c", code, root], env=environment(), stdout=subprocess.PIPE, text=True

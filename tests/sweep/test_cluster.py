@@ -23,7 +23,7 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
 from threeregime.sweep import compute as sweep
-from threeregime.sweep import dask_workers
+from threeregime.sweep import dask_workers, worker_results
 from threeregime.sweep.plan import Plan, make_plan
 
 pytestmark = pytest.mark.cluster
@@ -433,6 +433,95 @@ def test_a_scheduler_that_dies(farm: Farm, tiny: Experiment, tmp_path: Path) -> 
     assert "the scheduler is gone" in line(lambda: compute(tiny, tmp_path, scheduler))
 
 
+def lose_workers(monkeypatch: pytest.MonkeyPatch, absence: float) -> None:
+    """Look for workers all the time, and wait this long for them."""
+    monkeypatch.setattr(worker_results, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(worker_results, "NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(worker_results, "ABSENCE_SECONDS", absence)
+
+
+def test_a_cluster_that_all_workers_leave(
+    farm: Farm,
+    tiny: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The sweep says so, waits for a while, and ends; the same command goes on."""
+    lose_workers(monkeypatch, absence=1.0)
+    scheduler, _ = farm.scheduler()
+    plan, victim = make_plan(tiny, tmp_path, FLEET), farm.worker(scheduler)
+
+    def kill() -> None:
+        wait_for(lambda: fleets_in_retraining(plan))
+        os.kill(victim, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    error = line(lambda: compute(tiny, tmp_path, scheduler))
+    assert error.startswith("all workers are gone, and none came back in 1 s: start some with ")
+    assert error.endswith("--nthreads 1`; what is finished is kept, run it again to go on")
+    said = [text for text in capsys.readouterr().err.splitlines() if "all workers" in text]
+    assert len(said) == 1
+    assert "all workers are gone; waiting 1 s for one: start some with `dask worker" in said[0]
+    farm.worker(scheduler)
+    assert compute(tiny, tmp_path, scheduler)
+
+
+def test_a_worker_that_comes_back_in_time_goes_on(
+    farm: Farm,
+    tiny: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lose_workers(monkeypatch, absence=PATIENCE)
+    scheduler, _ = farm.scheduler()
+    root = tmp_path / "cluster"
+    plan, victim, told = make_plan(tiny, root, FLEET), farm.worker(scheduler), threading.Event()
+    print_line = worker_results._print
+
+    def print_and_tell(text: str) -> None:
+        print_line(text)
+        told.set()
+
+    def replace() -> None:
+        wait_for(lambda: fleets_in_retraining(plan))
+        os.kill(victim, signal.SIGKILL)
+        told.wait(PATIENCE)
+        farm.worker(scheduler)
+
+    monkeypatch.setattr(worker_results, "_print", print_and_tell)
+    threading.Thread(target=replace, daemon=True).start()
+    assert compute(tiny, root, scheduler)
+    assert "threeregime: a worker is there: going on" in capsys.readouterr().err
+    assert compute(tiny, tmp_path / "here")
+    assert tables(tiny, root) == tables(tiny, tmp_path / "here")
+
+
+def test_a_question_to_a_cluster_that_all_workers_leave(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for the memory and the cost of a plan, before it runs."""
+    lose_workers(monkeypatch, absence=0.5)
+    scheduler, _ = farm.scheduler()
+    farm.worker(scheduler)
+    with dask_workers.connect_workers(scheduler) as client:
+        error = line(lambda: dask_workers.run_on_worker(client, os._exit, 1))
+    assert "all workers are gone" in error
+
+
+def test_local_workers_that_the_system_kills_start_again_and_say_it_if_they_keep_dying() -> None:
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask_workers.local_workers(1) as client,
+    ):
+        error = line(lambda: dask_workers.run_on_worker(client, os._exit, 9))
+        assert "the worker died 2 time(s) running over the same fleet" in error
+        assert dask_workers.run_on_worker(client, sum, [1, 2]) == 3
+
+
 class Answers:
     """A client whose workers return fixed answers."""
 
@@ -450,6 +539,7 @@ class Answers:
         ((ModuleNotFoundError("No module named 'threeregime'"),), "10.0.0.0:1 has no threeregime"),
         (("cpu", AttributeError("check")), "10.0.0.1:1 has no threeregime, or another one"),
         ((OSError("closed"),), "10.0.0.0:1 does not answer (OSError: closed)"),
+        ((), "all workers are gone: start some"),
     ],
 )
 def test_answers_of_workers(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 
 from tests.helpers.comparing import tables
 from threeregime._files import claims
+from threeregime._paths import ROOT
 from threeregime.experiments import Experiment, load_experiment
 from threeregime.results import load_results, read_shard
 from threeregime.sweep import (
@@ -75,6 +79,16 @@ def test_sweeps_with_fleets_of_other_sizes_share_the_work(
 def without_fleets(rows: list[list[str]]) -> list[list[str]]:
     column = rows[0].index("fleet") if rows[0] else None
     return [[v for i, v in enumerate(row) if i != column] for row in rows]
+
+
+@pytest.mark.slow
+def test_kills_and_pairs_of_processes_change_nothing() -> None:
+    """A few of those that ``tests/helpers/kills.py`` counts, with fleets of drawn sizes."""
+    words = [sys.executable, "-m", "tests.helpers.kills", "--kills", "4", "--pairs", "1"]
+    counts = json.loads(subprocess.check_output(words, cwd=ROOT, text=True))
+    assert counts.pop("folders") >= 2
+    assert (counts.pop("kills"), counts.pop("pairs")) == (4, 1)
+    assert not any(counts.values()), counts
 
 
 def test_a_fleet_that_another_process_computes_is_waited_for(

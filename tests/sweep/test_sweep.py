@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import math
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,8 @@ from threeregime.results import (
 )
 from threeregime.results.tables import Results
 from threeregime.sweep import compute as sweep
-from threeregime.sweep.plan import DenseJob, RetrainJob, make_plan
+from threeregime.sweep.jobs import run_job
+from threeregime.sweep.plan import DenseJob, JobContext, RetrainJob, make_plan
 from threeregime.training import run as training
 from threeregime.training.evaluation import evaluate_errors
 
@@ -416,6 +419,37 @@ def test_every_shard_says_where_it_comes_from(experiment: Experiment, smoke: Pat
     got = load_results(experiment, smoke).provenance
     assert sorted(got["fleet"]) == sorted({path.stem.partition("-")[2] for path in paths})
     assert json.dumps(got["protocols"].tolist())
+
+
+def test_what_a_record_needs_is_looked_up_before_training(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables whose provenance cannot be written, or not be read again, would cost all the work."""
+
+    def epoch(run: training.TrainingRun) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(training.TrainingRun, "run_epoch", epoch)
+    for name in ("a\nb.toml", "x/" * 2500 + "own.toml"):
+        renamed = dataclasses.replace(tiny, name=name)
+        plan = make_plan(renamed, tmp_path)
+        context = JobContext(renamed, plan.folder, tmp_path, engine="grouped")
+        with pytest.raises(ThreeRegimeError, match="cannot be written: experiment is not a text"):
+            run_job(plan.jobs[0], context)
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    context = JobContext(tiny, plan.folder, tmp_path, engine="grouped")
+    with pytest.raises(metadata.PackageNotFoundError):
+        run_job(plan.jobs[0], context)
+
+
+def test_an_experiment_whose_path_is_long_has_a_record(tiny: Experiment, tmp_path: Path) -> None:
+    folder = tmp_path / "/".join(["x" * 200] * 4)
+    results = compute(dataclasses.replace(tiny, name=str(folder / "own.toml")), tmp_path)
+    assert len(results.provenance) == 2
 
 
 def test_a_second_run_does_nothing(

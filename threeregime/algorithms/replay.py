@@ -18,6 +18,7 @@ import pandas as pd
 from threeregime.algorithms.selection import (
     Decision,
     Measurement,
+    NoCandidate,
     Trials,
     grid_search,
     select_best_dense,
@@ -158,26 +159,37 @@ def replay_rules(trials: list[Replay], rules: Mapping[str, Rule]) -> pd.DataFram
         One row per trial and rule: ``rule``, the load, ``dense_seed``, ``pair``, ``chosen``,
         ``test_error`` (a fraction, of copies that the rule did not see), ``lmc`` (of the pair of
         the chosen net after all of the retraining), ``epochs`` spent on retraining and
-        ``grid_epochs``.
+        ``grid_epochs``. All but the epochs are NaN where every candidate diverged.
     """
-    rows = []
-    for trial in trials:
-        for name, rule in rules.items():
-            decision = rule(trial)
-            rows.append(
-                {
-                    "rule": name,
-                    trial.tables.load: trial.load,
-                    "dense_seed": trial.dense_seed,
-                    "pair": trial.pair,
-                    "chosen": decision.chosen,
-                    "test_error": trial.held_out_error(decision.chosen),
-                    "lmc": trial.retrain(decision.chosen, trial.retraining_epochs).lmc,
-                    "epochs": decision.epochs,
-                    "grid_epochs": decision.grid_epochs,
-                }
-            )
+    rows = [
+        {
+            "rule": name,
+            trial.tables.load: trial.load,
+            "dense_seed": trial.dense_seed,
+            "pair": trial.pair,
+            **_choice(trial, rule),
+        }
+        for trial in trials
+        for name, rule in rules.items()
+    ]
     return pd.DataFrame(rows)
+
+
+def _choice(trial: Replay, rule: Rule) -> dict[str, float]:
+    """Return the choice of a rule in a trial, with its test error, LMC and cost."""
+    try:
+        decision = rule(trial)
+    except NoCandidate:
+        whole = len(trial.candidates) * trial.copies * trial.retraining_epochs
+        unknown = dict.fromkeys(("chosen", "test_error", "lmc"), np.nan)
+        return {**unknown, "epochs": 0, "grid_epochs": whole}
+    return {
+        "chosen": decision.chosen,
+        "test_error": trial.held_out_error(decision.chosen),
+        "lmc": trial.retrain(decision.chosen, trial.retraining_epochs).lmc,
+        "epochs": decision.epochs,
+        "grid_epochs": decision.grid_epochs,
+    }
 
 
 def summarize_rules(choices: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
@@ -224,7 +236,7 @@ def regret_table(choices: pd.DataFrame, load: str, rule: str) -> pd.DataFrame:
     """
     means = choices.groupby(["rule", load, "dense_seed"]).agg(
         test_error=("test_error", "mean"),
-        chosen=("chosen", lambda x: x.mode().iloc[0]),
+        chosen=("chosen", lambda x: next(iter(x.mode()), np.nan)),
         lmc=("lmc", "mean"),
     )
     own, best = means.loc[rule], means.loc["grid search"]

@@ -19,6 +19,11 @@ from threeregime.errors import ThreeRegimeError
 
 EARLY_EPOCHS = 2  # alpha, Section 4.2
 
+
+class NoCandidate(ThreeRegimeError):
+    """A rule has nothing to choose among, since all candidates diverged."""
+
+
 Candidate = TypeVar("Candidate", bound=Hashable)
 """A candidate: a temperature, or the name of a checkpoint."""
 
@@ -110,7 +115,7 @@ def select_by_error(
 
     In Regime I the candidate of lowest test error after a few epochs of retraining is chosen.
 
-    ``epochs`` is alpha in the paper. Raises ThreeRegimeError if no candidate has a finite error.
+    ``epochs`` is alpha in the paper. Raises NoCandidate if no candidate has a finite error.
     """
     return _select(trials, "Algorithm 2", lambda m: -m.test_error, threshold, epochs)
 
@@ -178,7 +183,7 @@ def _highest(scores: dict[Candidate, float]) -> Candidate:
     """The candidate of the highest score; the first of equal ones."""
     known = {c: score for c, score in scores.items() if np.isfinite(score)}
     if not known:
-        raise ThreeRegimeError("no candidate has a finite error: did all of them diverge?")
+        raise NoCandidate("no candidate has a finite error: did all of them diverge?")
     return max(known, key=lambda c: known[c])
 
 

@@ -14,6 +14,7 @@ from threeregime.analysis.intervals import (
     contrast,
     held_out_error,
     interval_half_width,
+    rank_correlation,
     spearman,
     t_half_width,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "interval_half_width",
     "mean",
     "otsu",
+    "rank_correlation",
     "regime_boundaries",
     "regime_label_positions",
     "separation_table",

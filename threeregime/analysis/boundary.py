@@ -78,10 +78,14 @@ class Boundary:
         return pd.DataFrame(rows, columns=columns)
 
     def agreement(self, diagram: PhaseDiagram) -> float:
-        """Share of a whole diagram's cells that are on the right side of the boundary."""
+        """Share of a whole diagram's cells that are on the right side of the boundary.
+
+        NaN if no cell has a regime.
+        """
         regime = diagram.grid("regime")
         known = pd.notna(regime)
-        return float(((regime == "I") == self.in_regime_one)[known].mean())
+        right = ((regime == "I") == self.in_regime_one)[known]
+        return float(right.mean()) if right.size else np.nan
 
 
 def follow_boundary(

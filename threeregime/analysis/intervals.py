@@ -52,6 +52,14 @@ def spearman(error: Array) -> float:
     return float(np.corrcoef(np.arange(len(known)), pd.Series(known).rank())[0, 1])
 
 
+def rank_correlation(first: pd.Series, second: pd.Series) -> float:
+    """Spearman's rank correlation of two columns; NaN where one of them does not change."""
+    known = first.notna() & second.notna()
+    if first[known].nunique() < 2 or second[known].nunique() < 2:
+        return np.nan
+    return float(first.corr(second, method="spearman"))
+
+
 def interval_half_width(values: Array) -> float:
     """Half of the 95 % interval of a mean over dense seeds, from one value per seed [D].
 

@@ -64,12 +64,13 @@ def separation_table(results: Results) -> pd.DataFrame:
     early, tables = results.early, [(np.nan, results.nets), (np.nan, results.pairs)]
     if len(early):
         tables += [(e, early[early["epoch"] == e]) for e in sorted(early["epoch"].unique())]
-    return pd.DataFrame(
+    rows = [
         {"metric": metric, "epoch": epoch, **_score(truth, sign * _means(results, table, metric))}
         for metric, sign in SIGNS.items()
         for epoch, table in tables
         if metric in table and table[metric].notna().any()
-    )
+    ]
+    return pd.DataFrame(rows, columns=["metric", "epoch", "cells", "hotter_better", "auc"])
 
 
 def _means(results: Results, table: pd.DataFrame, metric: str) -> pd.Series:
@@ -86,7 +87,10 @@ def _score(truth: pd.Series, metric: pd.Series) -> dict[str, float]:
 
 
 def areas_by_metric(results: Results, epoch: int | None = None) -> pd.Series:
-    """Area under the ROC curve of each metric, after an epoch of retraining or at its end."""
+    """Area under the ROC curve of each metric, after an epoch of retraining or at its end.
+
+    NaN for a metric that was not measured.
+    """
     table = separation_table(results)
     rows = table["epoch"].isna() if epoch is None else table["epoch"] == epoch
-    return table[rows].set_index("metric")["auc"]
+    return table[rows].set_index("metric")["auc"].reindex(list(SIGNS))

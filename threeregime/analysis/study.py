@@ -75,7 +75,18 @@ class Study:
             threshold = f"{diagram.cka_threshold:.3f} ({diagram.cka_rule})"
             known = np.isfinite(diagram.cka_threshold)
             facts[f"{head}CKA threshold"] = threshold if known else "none: no cell is connected"
+        if failure := self.failure():
+            facts["failure"] = failure
         return pd.Series({k: str(v) for k, v in facts.items()}, name=self.diagram.title).to_frame()
+
+    def failure(self) -> str:
+        """Return in words that the tables hold no net to speak of, or an empty text."""
+        if self.tables.nets["diverged"].all():
+            return "every net diverged"
+        cells = pd.concat([diagram.cells for diagram in self.diagrams.values()])
+        if (cells["no_nets"] | (cells["n_nets"] == 0)).all():
+            return "no net learned anything"
+        return ""
 
     def sources(self) -> Markdown:
         """Row counts and provenance of the tables, for display."""
@@ -108,6 +119,8 @@ class Study:
     ) -> Study:
         """Read the shipped tables of an experiment, compute what is missing, make its diagrams.
 
+        Prints a line if every net diverged or none learned anything.
+
         Args:
             name: the experiment.
             scale: one of its scales.
@@ -133,7 +146,10 @@ class Study:
                 retrain_seeds or len(experiment.retrain_seeds),
             )
         tables = obtain_results(experiment, device, recompute)
-        return cls.from_results(experiment, tables, lmc_threshold, cka_threshold)
+        study = cls.from_results(experiment, tables, lmc_threshold, cka_threshold)
+        if failure := study.failure():
+            print(f"{name}, {scale}: {failure}; what is below tells nothing about pruning")
+        return study
 
     @classmethod
     def from_results(
@@ -222,7 +238,10 @@ def best_temperature_table(diagram: PhaseDiagram) -> pd.DataFrame:
             diagram.load.replace("_", " "): [
                 format_value(diagram.load, x) for x in table[diagram.load]
             ],
-            "best": [format_value(diagram.temperature, x) for x in table["best"]],
+            "best": [
+                format_value(diagram.temperature, x) if np.isfinite(x) else "none"
+                for x in table["best"]
+            ],
             **errors,
             "regimes there": regimes,
         }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from threeregime.analysis.bootstrap import Array, mean
 from threeregime.analysis.cells import METRICS
-from threeregime.analysis.intervals import held_out_error, t_half_width
+from threeregime.analysis.intervals import held_out_error, rank_correlation, t_half_width
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.thresholds import REGIMES
 from threeregime.errors import ThreeRegimeError
@@ -45,18 +45,20 @@ def best_temperatures(diagram: PhaseDiagram) -> pd.DataFrame:
     Returns:
         One row per load: ``best`` (temperature), ``error_hottest``, ``error_best``,
         ``error_coldest`` (fractions), ``regime_hottest``, ``regime_best``, ``regime_coldest``.
-        Hottest and coldest are among the load's cells that have a test error; a load without any
-        is left out.
+        Hottest and coldest are among the load's cells that have a test error; NaN and None for a
+        load without any.
     """
     error, regime = diagram.grid("test_error"), diagram.grid("regime")
     rows = []
     for j, load in enumerate(diagram.loads):
         known = np.flatnonzero(np.isfinite(error[:, j]))
-        if not known.size:
-            continue
-        best = known[np.argmin(error[known, j])]
-        index = {"hottest": known[0], "best": best, "coldest": known[-1]}
-        row = {diagram.load: load, "best": diagram.temperatures[best]}
+        if known.size:
+            best = known[np.argmin(error[known, j])]
+            index = {"hottest": known[0], "best": best, "coldest": known[-1]}
+            row = {diagram.load: load, "best": diagram.temperatures[best]}
+        else:
+            index = dict.fromkeys(("hottest", "best", "coldest"), 0)
+            row = {diagram.load: load, "best": np.nan}
         row |= {f"error_{name}": error[i, j] for name, i in index.items()}
         rows.append(row | {f"regime_{name}": regime[i, j] for name, i in index.items()})
     return pd.DataFrame(rows)
@@ -219,7 +221,7 @@ def diagram_agreement(diagram: PhaseDiagram, reference: PhaseDiagram) -> pd.Data
             "mean here": table[name].mean(),
             "in the paper": table[f"{name}_reference"].mean(),
             "mean difference": table[f"{name}_difference"].mean(),
-            "rank correlation": table[name].corr(table[f"{name}_reference"], method="spearman"),
+            "rank correlation": rank_correlation(table[name], table[f"{name}_reference"]),
         }
         for name in METRICS
         if table[f"{name}_reference"].notna().any()

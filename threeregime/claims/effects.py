@@ -213,7 +213,8 @@ def hottest_gain(evidence: Evidence) -> Array:
 def all_in_one(evidence: Evidence) -> Array:
     """Threshold minus the highest LMC of any load at the coldest temperature [D]."""
     coldest = evidence.grid("lmc")[:, -1]
-    return LMC_THRESHOLD - np.nanmax(coldest, axis=1)
+    highest = np.where(np.isfinite(coldest), coldest, -np.inf).max(axis=1)
+    return np.where(np.isfinite(highest), LMC_THRESHOLD - highest, np.nan)
 
 
 @_effect("gain of {against} in {metric}, where {variant} is in {where}")
@@ -307,7 +308,7 @@ def _choice_difference(
     worse, better = rules
     choices = _selections(evidence, alpha)
     choices = choices[choices[evidence.diagram.load].isin(list(loads))]
-    errors = choices.pivot_table("log_error", "dense_seed", "rule")
+    errors = choices.groupby(["dense_seed", "rule"])["log_error"].mean().unstack()
     return (errors[worse] - errors[better]).to_numpy()
 
 
@@ -350,7 +351,7 @@ def radius_loss(evidence: Evidence) -> Array:
 def _radius_errors(evidence: Evidence) -> pd.DataFrame:
     """Log error at the radius that each rule (columns) chooses, by dense seed; cached as above."""
     choices = _choices(evidence, {"CKA": select_rho, "grid search": grid_search})
-    return choices.pivot_table("log_error", "dense_seed", "rule")
+    return choices.groupby(["dense_seed", "rule"])["log_error"].mean().unstack()
 
 
 @_effect("area under the ROC curve, {better} minus {worse}")

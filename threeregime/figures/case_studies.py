@@ -249,7 +249,7 @@ def _draw_choices(
 def _error_of_rule(choices: pd.DataFrame, rule: str, diagram: PhaseDiagram) -> Array:
     """Test error of a rule's choices by dense seed and load [D, L], a fraction."""
     rows = choices[choices["rule"] == rule]
-    table = rows.pivot_table("test_error", "dense_seed", diagram.load)
+    table = rows.groupby(["dense_seed", diagram.load])["test_error"].mean().unstack()
     errors: Array = table[list(diagram.loads)].to_numpy()
     return errors
 

@@ -26,7 +26,8 @@ Record = dict[str, Any]
 
 COMMIT = re.compile(r"[0-9a-f]{7,40}\+?|unknown")
 """Form of what :func:`commit` returns. Pass a commit to git after ``--`` all the same."""
-LONGEST_TEXT = 200
+LONGEST_TEXT = 4096
+"""Longest text of a record: an experiment of a file is named by its path."""
 TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("experiment", "scale", "fleet", "commit", "device", "engine", "created"), str),
     **dict.fromkeys(("protocols", "seeds", "versions"), dict),

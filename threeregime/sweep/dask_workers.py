@@ -15,18 +15,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from threeregime._files import claims
+from threeregime._version import version
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import resolve_device
 from threeregime.results.provenance import commit
 from threeregime.sweep.jobs import run_job
 from threeregime.sweep.plan import Job, JobContext, Plan, RetrainJob, state_folder
 from threeregime.sweep.resumable import Progress
+from threeregime.sweep.worker_results import (
+    error_line,
+    finished_futures,
+    resumable_error,
+    task_result,
+)
 
 SCHEDULER_SECONDS = 10.0
 """How long to wait for a scheduler to answer."""
@@ -117,7 +123,7 @@ def connect_workers(address: str) -> Iterator[Any]:
         try:
             yield client
         except CommClosedError as error:
-            raise _resumable_error(f"the scheduler at {address} is gone") from error
+            raise resumable_error(f"the scheduler at {address} is gone") from error
 
 
 def _open_client(scheduler: str) -> Any:
@@ -151,8 +157,16 @@ def _silence_dask() -> None:
 
 
 def run_on_worker(client: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function on any one worker; return its result."""
-    return _task_result(client.submit(function, *arguments, pure=False))
+    """Call a function on any one worker; return its result.
+
+    Raises:
+        ThreeRegimeError: it failed, or no worker is left.
+    """
+    from distributed import as_completed
+
+    future = client.submit(function, *arguments, pure=False)
+    (finished,) = finished_futures(client, as_completed([future], loop=client.loop))
+    return task_result(finished)
 
 
 def run_plan(
@@ -174,7 +188,8 @@ def run_plan(
         progress: called from another thread; work that is repeated does not count twice.
 
     Raises:
-        ThreeRegimeError: a job failed, its workers keep dying, or the scheduler is gone.
+        ThreeRegimeError: a job failed, its workers keep dying, or the workers or the scheduler are
+            gone.
     """
     from distributed import as_completed
 
@@ -182,7 +197,7 @@ def run_plan(
     timeout = None
     if context.deadline is not None:
         timeout = max(0.0, context.deadline - time.time()) + GRACE_SECONDS
-    futures = as_completed(loop=client.loop, timeout=timeout)
+    futures = as_completed(loop=client.loop)
     jobs: dict[str, Job] = {}
 
     def submit(job: Job) -> None:
@@ -201,19 +216,16 @@ def run_plan(
     for job, dense in dependencies.items():
         if not dense:
             submit(job)
-    try:
-        for future in futures:
-            finished = jobs[future.key]
-            if not _task_result(future):
-                continue
-            yield finished
-            for job, dense in dependencies.items():
-                if finished in dense:
-                    dense.discard(finished)
-                    if not dense:
-                        submit(job)
-    except TimeoutError:
-        return
+    for future in finished_futures(client, futures, timeout):
+        finished = jobs[future.key]
+        if not task_result(future):
+            continue
+        yield finished
+        for job, dense in dependencies.items():
+            if finished in dense:
+                dense.discard(finished)
+                if not dense:
+                    submit(job)
 
 
 def _dense_jobs_of(job: RetrainJob, plan: Plan) -> set[Job]:
@@ -266,34 +278,6 @@ def _run_task(job: Job, context: JobContext, requirements: WorkerRequirements) -
     return finished
 
 
-def _task_result(future: Any) -> Any:
-    """Return the result of a task; turn its failure into one line."""
-    from distributed import CancelledError, KilledWorker
-
-    try:
-        return future.result()
-    except ThreeRegimeError:
-        raise
-    except KilledWorker as error:
-        deaths = error.allowed_failures + 1
-        raise _resumable_error(
-            f"the worker died {deaths} time(s) running over the same fleet, as a rule for want of "
-            "memory: give workers more, or make fleets smaller (--fleet)"
-        ) from error
-    except CancelledError as error:
-        raise _resumable_error(
-            f"the scheduler is gone, or refused a fleet ({error_line(error)})"
-        ) from error
-    except Exception as error:
-        # What the system refuses says where it did; of others the worker's log has the traceback.
-        more = "" if isinstance(error, OSError) else "; its worker's log tells more"
-        raise _resumable_error(f"a fleet failed ({error_line(error)}){more}") from error
-
-
-def _resumable_error(line: str) -> ThreeRegimeError:
-    return ThreeRegimeError(f"{line}; what is finished is kept, run it again to go on")
-
-
 # --- checking workers
 
 
@@ -313,7 +297,7 @@ class WorkerRequirements:
 
 def code_version() -> str:
     """Return the version and the commit of this process's code."""
-    return f"{metadata.version('threeregime')} ({commit()})"
+    return f"{version()} ({commit()})"
 
 
 @contextmanager
@@ -381,6 +365,8 @@ def _check_clock(worker: str, clock: float, start: float, end: float) -> None:
 def _call_on_all(client: Any, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """Call a function on every worker; return results by address, or raise the first failure."""
     answers = client.run(function, *arguments, on_error="return")
+    if not answers:
+        raise ThreeRegimeError("all workers are gone: start some, and run it again")
     for worker, answer in answers.items():
         if isinstance(answer, ThreeRegimeError):
             raise answer
@@ -392,8 +378,3 @@ def _call_on_all(client: Any, function: Callable[..., Any], *arguments: Any) -> 
         if isinstance(answer, Exception):
             raise ThreeRegimeError(f"the worker {worker} does not answer ({error_line(answer)})")
     return answers
-
-
-def error_line(error: BaseException) -> str:
-    """Return an error as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

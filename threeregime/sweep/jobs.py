@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -27,6 +26,7 @@ from threeregime.metrics import PairMetrics, measure_curvature, measure_pairs
 from threeregime.models import net_builder
 from threeregime.pruning import Masks, prune_masks
 from threeregime.results import finished_nets, write_shard
+from threeregime.results.provenance import Record
 from threeregime.sweep.checkpoints import (
     DamagedCheckpoint,
     EpochMeasurements,
@@ -46,7 +46,14 @@ from threeregime.sweep.plan import (
     unit_checkpoint,
 )
 from threeregime.sweep.resumable import Progress, ResumableTraining, split_checkpoint
-from threeregime.sweep.rows import dense_rows, early_rows, net_rows, pair_rows, provenance
+from threeregime.sweep.rows import (
+    completed,
+    dense_rows,
+    early_rows,
+    net_rows,
+    pair_rows,
+    provenance,
+)
 from threeregime.training import TrainingRun, evaluate_errors, train
 
 WAITING_SECONDS = 1.0
@@ -162,6 +169,8 @@ def _run_dense(job: DenseJob, context: JobContext, progress: Progress) -> bool:
     _forget_lost_stops(job, context)
     recipe, task = job.training, context.load_task(job.protocol)
     engine = engine_for(context, job.protocol, recipe, job.nets)
+    protocols = {job.protocol.dense_hash: job.protocol.to_dict(defaults=False)}
+    origin = provenance(job, context, engine, protocols, {"dense": list(job.seeds)})
     fleet = Fleet.initial(
         net_builder(job.protocol.net, task),
         [stream_seed("initial", seed) for seed in job.seeds],
@@ -184,10 +193,8 @@ def _run_dense(job: DenseJob, context: JobContext, progress: Progress) -> bool:
     run = train(fleet, task, recipe, seeds, engine=engine, epochs=epochs, callback=resumable)
     if run.epoch < (epochs or run.epochs):
         return False
-    protocols = {job.protocol.dense_hash: job.protocol.to_dict(defaults=False)}
-    named_seeds = {"dense": list(job.seeds)}
-    origin = provenance(job, context, engine, protocols, named_seeds, resumable.seconds)
-    write_shard(shard, dense_rows(job, context, resumable.measurements), origin)
+    rows = dense_rows(job, context, resumable.measurements)
+    write_shard(shard, rows, completed(origin, resumable.seconds))
     resumable.path.unlink(missing_ok=True)
     return True
 
@@ -237,6 +244,7 @@ def _run_retraining(job: RetrainJob, context: JobContext, progress: Progress) ->
     if not all(path.exists() for path in checkpoints):
         return False  # the deadline stopped its dense run
     retraining = _Retraining.load(job, context, checkpoints)
+    origin = retraining.provenance(context)
     resumable = ResumableTraining(
         job,
         context,
@@ -253,9 +261,9 @@ def _run_retraining(job: RetrainJob, context: JobContext, progress: Progress) ->
     start = time.monotonic()
     rows = retraining.final_rows(run, context, resumable.measurements)
     resumable.seconds += time.monotonic() - start
-    origin = retraining.provenance(context, resumable.seconds)
+    record = completed(origin, resumable.seconds)
     for kind, shard in shards.items():
-        write_shard(shard, rows[kind], origin)
+        write_shard(shard, rows[kind], record)
     resumable.path.unlink(missing_ok=True)
     progress(job.last_measuring)
     return True
@@ -351,7 +359,7 @@ class _Retraining:
             "pairs": pair_rows(job, context, pairs),
         }
 
-    def provenance(self, context: JobContext, seconds: float) -> dict[str, Any]:
+    def provenance(self, context: JobContext) -> Record:
         """Return the record of origin of the tables."""
         units = self.job.units
         seeds = {
@@ -359,7 +367,7 @@ class _Retraining:
             "retrain": sorted({seed for _, seed in self.job.members}),
         }
         protocols = {u.protocol.hash(): u.protocol.to_dict(defaults=False) for u in units}
-        return provenance(self.job, context, self.engine, protocols, seeds, seconds)
+        return provenance(self.job, context, self.engine, protocols, seeds)
 
     def _measure_pairs(self) -> PairMetrics:
         metrics = self.job.protocol.metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import platform
 import time
 from importlib import metadata
@@ -13,10 +14,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from threeregime._version import version
+from threeregime.errors import ThreeRegimeError
 from threeregime.fleet import Engine, device_name
 from threeregime.metrics import Curvature, PairMetrics
 from threeregime.results import NUMBERS
-from threeregime.results.provenance import commit
+from threeregime.results.provenance import Record, check_record, commit
 from threeregime.sweep.checkpoints import EARLY_METRICS, EpochMeasurements
 from threeregime.sweep.plan import DenseJob, Job, JobContext, RetrainJob
 
@@ -133,15 +136,14 @@ def early_rows(
 
 
 def provenance(
-    job: Job,
-    context: JobContext,
-    engine: Engine,
-    protocols: dict[str, Any],
-    seeds: dict[str, Any],
-    seconds: float,
-) -> dict[str, Any]:
-    """Return the record of origin that is stored with a fleet's tables."""
-    return {
+    job: Job, context: JobContext, engine: Engine, protocols: dict[str, Any], seeds: dict[str, Any]
+) -> Record:
+    """Return the record of origin of a fleet's tables, before the fleet is trained.
+
+    Raises:
+        ThreeRegimeError: tables with this record could not be read.
+    """
+    record = {
         "experiment": context.experiment.name,
         "scale": context.experiment.scale,
         "fleet": job.fleet,
@@ -151,7 +153,7 @@ def provenance(
         "numbers": NUMBERS,
         "commit": commit(),
         "versions": {
-            "threeregime": metadata.version("threeregime"),
+            "threeregime": version(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": metadata.version("torchvision"),
@@ -159,6 +161,15 @@ def provenance(
         },
         "device": device_name(context.device),
         "engine": engine.name,
-        "seconds": round(seconds, 2),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    try:
+        check_record(json.loads(json.dumps(record)))
+    except (TypeError, ValueError) as error:
+        raise ThreeRegimeError(f"tables of {context.folder} cannot be written: {error}") from None
+    return record
+
+
+def completed(record: Record, seconds: float) -> Record:
+    """Return a record of origin with the duration of a fleet that is finished now."""
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {**record, "seconds": round(seconds, 2), "created": created}
