@@ -4,11 +4,14 @@ The theme's script of icons holds two thousand, of which pages show a few: the o
 
 Pictures get a palette of 256 colors without dithering. They consist of lines, letters and areas of
 few colors: on average a pixel changes by less than one step of 255, and a file shrinks to a third.
-The downloads keep the original pictures.
+So do those in the notebooks that can be downloaded; the notebooks of the project keep theirs.
 """
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +27,7 @@ ICONS = Path("scripts") / "fontawesome.js"
 ICON = re.compile(r'"?\b([\w-]+)"?:\[\d+,\d+,\[([^\[\]]*)\],"[0-9a-f]+","[^"]*"\],?')
 SHOWN = re.compile(r"\bfa-([a-z0-9-]+)")
 COLORS = 256
+PNG = "image/png"
 THREADS = 2  # Pillow compresses outside of Python's lock
 
 
@@ -54,19 +58,35 @@ def drop_icons(static: Path) -> None:
     path.write_text(ICON.sub(kept, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def shrink(path: Path) -> None:
-    """Store a PNG with a palette, unless it has one, is transparent, or would grow."""
-    with Image.open(path) as picture:
+def with_palette(png: bytes) -> bytes:
+    """Return a PNG with a palette, unless it has one, is transparent, or would grow."""
+    with Image.open(io.BytesIO(png)) as picture:
         opaque = picture.mode == "RGB" or (
             picture.mode == "RGBA" and picture.getextrema()[3] == (255, 255)
         )
         if not opaque:
-            return
+            return png
         small = picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
-    before = path.read_bytes()
-    small.save(path, optimize=True)
-    if path.stat().st_size >= len(before):
-        path.write_bytes(before)
+    stored = io.BytesIO()
+    small.save(stored, "PNG", optimize=True)
+    return min(png, stored.getvalue(), key=len)
+
+
+def shrink_picture(path: Path) -> None:
+    """Store a PNG with a palette."""
+    path.write_bytes(with_palette(path.read_bytes()))
+
+
+def shrink_notebook(path: Path) -> None:
+    """Store the pictures in a notebook with palettes."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if png := output.get("data", {}).get(PNG):
+                small = with_palette(base64.b64decode(png))
+                output["data"][PNG] = base64.b64encode(small).decode()
+    text = json.dumps(notebook, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def lighten(app: Sphinx, error: Exception | None) -> None:
@@ -76,8 +96,10 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
     drop_unused(Path(app.outdir) / "_static")
     drop_icons(Path(app.outdir) / "_static")
     pictures = (Path(app.outdir) / app.builder.imagedir).glob("*.png")
+    notebooks = (Path(app.outdir) / "_sources").rglob("*.ipynb")
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(shrink, pictures))
+        list(pool.map(shrink_picture, pictures))
+        list(pool.map(shrink_notebook, notebooks))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
