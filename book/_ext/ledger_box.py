@@ -19,6 +19,7 @@ from threeregime.figures import SIGNS
 from threeregime.results import read_outputs
 
 LEDGER = "notebooks/claims"
+WITHOUT_BOX = (LEDGER, "notebooks/found")  # pages that list the claims themselves
 VISIBLE = 8  # claims; the others are folded away
 Claim = dict[str, Any]
 
@@ -33,7 +34,7 @@ def add_verdicts(app: Sphinx, tree: nodes.document) -> None:
     """Add a box to the pages of figures."""
     page = app.env.docname
     path = Path(app.env.doc2path(page))
-    if page != LEDGER and path.suffix == ".ipynb":
+    if page not in WITHOUT_BOX and path.suffix == ".ipynb":
         first, rest = related_claims(page, path, claims(app))
         app.env.note_dependency(str(Path(app.srcdir) / f"{LEDGER}.ipynb"))
         cell = next((c for c in tree.findall(nodes.container) if _has_output(c)), None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -49,7 +52,7 @@ def test_pages_weigh_less_than_25_megabytes(html: Path) -> None:
 
 
 def without_pictures(notebook: str) -> Any:
-    """A notebook with the sizes of its pictures in their place: those of downloads have palettes."""
+    """A notebook with sizes in place of its pictures, since those of downloads have palettes."""
     content = json.loads(notebook)
     for cell in content["cells"]:
         for output in cell.get("outputs", []):
