@@ -79,7 +79,10 @@ def shrink_picture(path: Path) -> None:
 
 def shrink_notebook(path: Path) -> None:
     """Store the pictures in a notebook with palettes."""
-    notebook = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if PNG not in text:
+        return
+    notebook = json.loads(text)
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             if png := output.get("data", {}).get(PNG):

@@ -15,6 +15,7 @@ import json
 import re
 import tomllib
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def descriptions(root: Path) -> dict[str, str]:
 
 
 def _described(notebook: Path, drawn: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """Yield digest and description of the pictures in a notebook."""
+    """Yield digest and description of the pictures in a notebook; no two have the same."""
+    seen: Counter[str] = Counter()
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         pictures = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
         function = DRAWN.search("".join(cell["source"]))
@@ -67,7 +69,10 @@ def _described(notebook: Path, drawn: Iterator[str]) -> Iterator[tuple[str, str]
                 raise ExtensionError(f"{DESCRIPTIONS} lacks a picture of {notebook.name}")
             count = f" ({number} of {len(pictures)})" if len(pictures) > 1 else ""
             content = b64decode(picture["data"]["image/png"])
-            yield hashlib.sha256(content).hexdigest(), f"{text}{count}{_studies(picture)}."
+            description = f"{text}{count}{_studies(picture)}"
+            seen[description] += 1
+            again = f" Picture {seen[description]}." if seen[description] > 1 else ""
+            yield hashlib.sha256(content).hexdigest(), f"{description}.{again}"
 
 
 def _purpose(function: str) -> str:

@@ -32,7 +32,7 @@ FEW_SEEDS = {name: {"dense_seeds": 2} for name in ("figure_04", "figure_16")}
 SLOW = {"failures"}
 """A notebook that replays the same rules on the same tables, without such a parameter."""
 READ = sorted(notebooks.notebook_paths().keys() - WITHOUT_TABLES - SLOW)
-FOLDERS = {"claims", "status"}
+FOLDERS = {"claims", "found", "status"}
 """Notebooks whose tables are a parameter."""
 
 

@@ -710,7 +710,7 @@ def test_a_damaged_shard_is_named_set_aside_and_computed_again(
         {"commit": "master"},
         {"commit": 5},
         {"device": "two\nlines"},
-        {"device": "x" * 1000},
+        {"device": "x" * 5000},
         {"seconds": "long"},
         {"protocols": {"a": 5}},
         {"protocols": []},

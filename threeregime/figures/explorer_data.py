@@ -32,7 +32,8 @@ def explorer_data(studies: Sequence[Study], headline: Summary | None = None) -> 
 
     Args:
         studies: the studies.
-        headline: the mean of the headline effect over studies; None: none is shown.
+        headline: the mean of the headline effect over studies; None: none is shown, as without an
+            interval.
 
     Raises:
         ThreeRegimeError: If there are no studies, or one has several variants.
@@ -45,7 +46,7 @@ def explorer_data(studies: Sequence[Study], headline: Summary | None = None) -> 
     entries = [_entry(key, study) for key, study in unique.items()]
     paper = PhaseDiagram.from_reference(lmc_threshold=entries[0]["lmc_threshold"])
     mean = None
-    if headline is not None:
+    if headline is not None and np.isfinite([headline.low, headline.high]).all():
         mean = {name: getattr(headline, name) for name in ("effect", "low", "high", "studies")}
     return {"diagrams": entries, "paper": _diagram(paper), "colours": COLOURS, "headline": mean}
 
