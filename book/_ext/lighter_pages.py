@@ -10,6 +10,7 @@ So do those in the notebooks that can be downloaded; the notebooks of the projec
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import re
@@ -58,6 +59,7 @@ def drop_icons(static: Path) -> None:
     path.write_text(ICON.sub(kept, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+@functools.cache  # a page and its download have the same picture
 def with_palette(png: bytes) -> bytes:
     """Return a PNG with a palette, unless it has one, is transparent, or would grow."""
     with Image.open(io.BytesIO(png)) as picture:

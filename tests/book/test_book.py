@@ -20,20 +20,6 @@ from threeregime.book import build
 from threeregime.errors import ThreeRegimeError
 
 
-@pytest.mark.parametrize("name", ["index", "search", "genindex", *build.page_names()])
-def test_page_opens_without_a_network_and_fits_a_phone(html: Path, browser: Any, name: str) -> None:
-    with Visit(browser, html / f"{name}.html") as visit:
-        # Pictures below the fold may load late.
-        visit.page.wait_for_function("[...document.images].every(image => image.complete)")
-        assert visit.wrong == []
-        empty = "[...document.images].filter(i => !i.naturalWidth).map(i => i.src)"
-        assert visit.page.evaluate(empty) == []
-        assert visit.page.title()
-        visit.page.set_viewport_size({"width": 390, "height": 800})
-        beyond = "document.documentElement.scrollWidth - window.innerWidth"
-        assert visit.page.evaluate(beyond) <= 0
-
-
 def test_fonts_of_the_widgets_lie_in_the_book(html: Path, browser: Any) -> None:
     sources = """[...document.styleSheets]
         .flatMap(sheet => { try { return [...sheet.cssRules]; } catch { return []; } })

@@ -13,11 +13,9 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
-from ipywidgets.embed import dependency_state
 
-from tests.helpers.browsing import Visit
+from tests.helpers.browsing import HEAD, Visit, write_widgets
 from threeregime import cli, sweep
-from threeregime._paths import ROOT
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.study import Study
 from threeregime.analysis.thresholds import classify
@@ -29,7 +27,6 @@ from threeregime.figures.explorer_data import explorer_data
 from threeregime.results import load_results
 
 RNG = np.random.default_rng(0)
-PAGE = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
 EXACT = ("lmc", "cka_softmax")
 
 
@@ -37,7 +34,7 @@ EXACT = ("lmc", "cka_softmax")
 def page(box: explorer.Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page that holds nothing but the explorer."""
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(PAGE + explorer.embed_html(state(box)), encoding="utf-8")
+    path.write_text(HEAD + explorer.embed_html(state(box)), encoding="utf-8")
     return path
 
 
@@ -337,7 +334,7 @@ def test_a_part_of_a_diagram_is_shown_with_gaps(browser: Any, smoke: Path, tmp_p
         values[0] = None
     traits["grid"]["diagrams"][0]["curves"][0] = None
     path = tmp_path / "gaps.html"
-    path.write_text(PAGE + explorer.embed_html(traits), encoding="utf-8")
+    path.write_text(HEAD + explorer.embed_html(traits), encoding="utf-8")
     with Visit(browser, path) as visit:
         visit.page.locator('[data-row="0"][data-column="0"]').click()
         frames(visit)
@@ -386,26 +383,7 @@ def test_other_widgets_can_be_joined_without_a_kernel(
     slider = ipywidgets.IntSlider(box.row, 0, 7)
     link = ipywidgets.jslink((box, "row"), (slider, "value"))
     shown = ipywidgets.VBox([slider, box])
-    models = dependency_state([shown, link], drop_defaults=False)
-    vendor = (ROOT / "book" / "_vendor").as_uri()
-    (tmp_path / "widgets.js").write_text(
-        (ROOT / "book" / "_assets" / "widgets.js")
-        .read_text(encoding="utf-8")
-        .replace('new URL(".", document.currentScript.src).href', f'"{vendor}/"')
-    )
-    wrapped = json.dumps({"version_major": 2, "version_minor": 0, "state": models})
-    view = {"version_major": 2, "version_minor": 0, "model_id": shown.model_id}
-    kind = "application/vnd.jupyter.widget"
-    (tmp_path / "page.html").write_text(
-        f'{PAGE}<body><script src="{vendor}/requirejs/require.js"></script>'
-        '<script src="widgets.js"></script>'
-        f'<script src="{vendor}/html-manager/embed-amd.js" '
-        'data-jupyter-widgets-cdn="no-network/"></script>'
-        f'<script type="{kind}-state+json">{wrapped}</script>'
-        f'<script type="{kind}-view+json">{json.dumps(view)}</script>',
-        encoding="utf-8",
-    )
-    with Visit(browser, tmp_path / "page.html") as visit:
+    with Visit(browser, write_widgets(tmp_path, shown, link)) as visit:
         head = visit.page.locator(".threeregime-explorer h3")
         head.wait_for()
         handle = visit.page.locator(".noUi-handle")

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ipywidgets.embed import dependency_state
 
-from tests.helpers.browsing import Visit
+from tests.helpers.browsing import HEAD, Visit, write_widgets
 from threeregime._paths import ROOT
 from threeregime.analysis import Study
 from threeregime.data import Dataset, load_task
@@ -25,7 +24,6 @@ from threeregime.figures import live_nets
 from threeregime.figures.live_nets import ChosenPair, LiveNets
 from threeregime.pruning import prune_masks
 
-PAGE = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
 STEP_MS = 50
 DENSITIES = [0.02, 0.1, 0.3, 0.35, 0.5, 0.7, 1.0]
 
@@ -64,7 +62,7 @@ def standing_alone(live: LiveNets, folder: Path) -> Path:
             </script>""")
     path = folder / "page.html"
     style = live_nets.LineWalk._css
-    path.write_text(f"{PAGE}<style>{style}</style>{''.join(parts)}", encoding="utf-8")
+    path.write_text(f"{HEAD}<style>{style}</style>{''.join(parts)}", encoding="utf-8")
     return path
 
 
@@ -197,9 +195,17 @@ def test_browser_measures_the_lmc_of_pytorch(visit: Visit, live: LiveNets) -> No
         }"""
     )
     np.testing.assert_allclose(curves, measured.curve.numpy(), atol=1e-4)
-    for k, lmc in enumerate(measured.lmc.tolist()):
+    for k, (pair, lmc) in enumerate(zip(live.chosen, measured.lmc.tolist(), strict=True)):
         visit.page.evaluate("k => models.showLine.set('pair', k)", k)
-        visit.page.wait_for_function("() => !document.querySelector('.lmc').textContent.match('…')")
+        # The page of the pair before has an LMC, too.
+        visit.page.wait_for_function(
+            """regime => {
+              const [line, lmc] = ["strong", ".lmc"].map((part) =>
+                document.querySelector(`#showLine ${part}`).textContent);
+              return line.startsWith(`Regime ${regime}:`) && !lmc.match("…");
+            }""",
+            arg=pair.regime,
+        )
         shown = visit.page.locator("#showLine section").get_attribute("data-lmc")
         assert float(shown or "nan") == pytest.approx(lmc, abs=1e-4)
 
@@ -383,25 +389,7 @@ def test_sliders_of_jupyter_move_it_without_a_kernel(
     slider = ipywidgets.FloatSlider(0.5, min=0, max=1, step=0.02)
     link = ipywidgets.jslink((slider, "value"), (walk, "t"))
     shown = ipywidgets.VBox([slider, walk])
-    models = dependency_state([shown, link], drop_defaults=False)
-    vendor = (ROOT / "book" / "_vendor").as_uri()
-    script = (ROOT / "book" / "_assets" / "widgets.js").read_text(encoding="utf-8")
-    here = 'new URL(".", document.currentScript.src).href'
-    (tmp_path / "widgets.js").write_text(script.replace(here, f'"{vendor}/"'))
-    kind = "application/vnd.jupyter.widget"
-    state = {"version_major": 2, "version_minor": 0, "state": models}
-    wrapped = json.dumps(state).replace("</", r"<\/")
-    view = {"version_major": 2, "version_minor": 0, "model_id": shown.model_id}
-    (tmp_path / "page.html").write_text(
-        f'{PAGE}<body><script src="{vendor}/requirejs/require.js"></script>'
-        '<script src="widgets.js"></script>'
-        f'<script src="{vendor}/html-manager/embed-amd.js" '
-        'data-jupyter-widgets-cdn="no-network/"></script>'
-        f'<script type="{kind}-state+json">{wrapped}</script>'
-        f'<script type="{kind}-view+json">{json.dumps(view)}</script>',
-        encoding="utf-8",
-    )
-    with Visit(browser, tmp_path / "page.html") as visit:
+    with Visit(browser, write_widgets(tmp_path, shown, link)) as visit:
         tab = visit.page
         tab.get_by_text("Regime I: the net at 0.50", exact=True).wait_for()
         handle = tab.locator(".noUi-handle")

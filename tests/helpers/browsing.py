@@ -2,8 +2,46 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+from threeregime._paths import ROOT
+
+HEAD = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+"""The beginning of a page of a test."""
+
+
+def write_widgets(folder: Path, shown: Any, *links: Any) -> Path:
+    """Write a page with widgets as the book shows them: html-manager and anywidget, no kernel.
+
+    Args:
+        folder: of the page.
+        shown: the widget to show.
+        links: widgets without a view, as those of ``jslink``.
+    """
+    from ipywidgets.embed import dependency_state
+
+    models = dependency_state([shown, *links], drop_defaults=False)
+    vendor = (ROOT / "book" / "_vendor").as_uri()
+    script = (ROOT / "book" / "_assets" / "widgets.js").read_text(encoding="utf-8")
+    here = 'new URL(".", document.currentScript.src).href'
+    (folder / "widgets.js").write_text(script.replace(here, f'"{vendor}/"'))
+    kind = "application/vnd.jupyter.widget"
+    state = {"version_major": 2, "version_minor": 0, "state": models}
+    wrapped = json.dumps(state).replace("</", r"<\/")
+    view = {"version_major": 2, "version_minor": 0, "model_id": shown.model_id}
+    path = folder / "page.html"
+    path.write_text(
+        f'{HEAD}<body><script src="{vendor}/requirejs/require.js"></script>'
+        '<script src="widgets.js"></script>'
+        f'<script src="{vendor}/html-manager/embed-amd.js" '
+        'data-jupyter-widgets-cdn="no-network/"></script>'
+        f'<script type="{kind}-state+json">{wrapped}</script>'
+        f'<script type="{kind}-view+json">{json.dumps(view)}</script>',
+        encoding="utf-8",
+    )
+    return path
 
 
 class Visit:

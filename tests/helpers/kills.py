@@ -39,18 +39,18 @@ LARGEST_SHARE = 0.6
 """Largest moment of a kill, as a share of an undisturbed sweep's processor time."""
 
 
-def small_experiment() -> Experiment:
-    """Return an experiment of six cells: two dense runs, two copies of each, on few images."""
+def small_experiment(dense_seeds: int = 2, retraining_epochs: int = 3) -> Experiment:
+    """Return an experiment of six cells on few images, with two copies of each dense run."""
     fields: dict[str, Any] = {
         "data.images": 160,
         "dense.epochs": 3,
         "dense.milestones": [2],
-        "retraining.epochs": 3,
-        "retraining.milestones": [2],
+        "retraining.epochs": retraining_epochs,
+        "retraining.milestones": [retraining_epochs - 1],
         "metrics.points": 3,
     }
     experiment = load_experiment("figure_02", "smoke").with_fields(fields)
-    return experiment.with_values(epochs=[1, 2, 3], density=[0.2, 0.6]).with_seeds(2, 2)
+    return experiment.with_values(epochs=[1, 2, 3], density=[0.2, 0.6]).with_seeds(dense_seeds, 2)
 
 
 def count(kills: int, pairs: int, seed: int, root: Path) -> dict[str, int]:

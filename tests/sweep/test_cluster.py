@@ -404,17 +404,23 @@ def test_a_job_that_fails_on_a_worker(pair: str, tiny: Experiment, tmp_path: Pat
     assert "; what is finished is kept, run it again to go on" in error
 
 
-def test_a_fleet_whose_workers_die(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
-    scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
-    victim = farm.worker(scheduler)
-
-    plan = make_plan(tiny, tmp_path, FLEET)
+def kill_in_retraining(victim: int, plan: Plan) -> None:
+    """Kill a process as soon as a fleet of a plan is retrained."""
 
     def kill() -> None:
         wait_for(lambda: fleets_in_retraining(plan))
         os.kill(victim, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
+
+
+def test_a_fleet_whose_workers_die(farm: Farm, tiny: Experiment, tmp_path: Path) -> None:
+    scheduler, _ = farm.scheduler(**{"distributed.scheduler.allowed-failures": 0})
+    victim = farm.worker(scheduler)
+
+    plan = make_plan(tiny, tmp_path, FLEET)
+
+    kill_in_retraining(victim, plan)
     error = line(lambda: compute(tiny, tmp_path, scheduler))
     assert "the worker died 1 time(s) running over the same fleet" in error
     assert "(--fleet); what is finished is kept, run it again to go on" in error
@@ -425,11 +431,7 @@ def test_a_scheduler_that_dies(farm: Farm, tiny: Experiment, tmp_path: Path) -> 
     farm.worker(scheduler)
     plan = make_plan(tiny, tmp_path, FLEET)
 
-    def kill() -> None:
-        wait_for(lambda: fleets_in_retraining(plan))
-        os.kill(victim, signal.SIGKILL)
-
-    threading.Thread(target=kill, daemon=True).start()
+    kill_in_retraining(victim, plan)
     assert "the scheduler is gone" in line(lambda: compute(tiny, tmp_path, scheduler))
 
 
@@ -452,11 +454,7 @@ def test_a_cluster_that_all_workers_leave(
     scheduler, _ = farm.scheduler()
     plan, victim = make_plan(tiny, tmp_path, FLEET), farm.worker(scheduler)
 
-    def kill() -> None:
-        wait_for(lambda: fleets_in_retraining(plan))
-        os.kill(victim, signal.SIGKILL)
-
-    threading.Thread(target=kill, daemon=True).start()
+    kill_in_retraining(victim, plan)
     error = line(lambda: compute(tiny, tmp_path, scheduler))
     assert error.startswith("all workers are gone, and none came back in 1 s: start some with ")
     assert error.endswith("--nthreads 1`; what is finished is kept, run it again to go on")

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import kills
 from tests.helpers.comparing import tables
 from threeregime._files import claims
 from threeregime._paths import ROOT
-from threeregime.experiments import Experiment, load_experiment
+from threeregime.experiments import Experiment
 from threeregime.results import load_results, read_shard
 from threeregime.sweep import (
     JobContext,
@@ -30,17 +31,7 @@ from threeregime.sweep import (
 
 @pytest.fixture
 def small() -> Experiment:
-    """Six cells of a dense run, two copies each, on few images."""
-    fields: dict[str, Any] = {
-        "data.images": 160,
-        "dense.epochs": 3,
-        "dense.milestones": [2],
-        "retraining.epochs": 2,
-        "retraining.milestones": [1],
-        "metrics.points": 3,
-    }
-    experiment = load_experiment("figure_02", "smoke").with_fields(fields)
-    return experiment.with_values(epochs=[1, 2, 3], density=[0.2, 0.6]).with_seeds(1, 2)
+    return kills.small_experiment(dense_seeds=1, retraining_epochs=2)
 
 
 def sweep(experiment: Experiment, root: Path, fleet: int) -> bool:

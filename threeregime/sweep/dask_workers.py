@@ -35,14 +35,14 @@ from threeregime.sweep.worker_results import (
 )
 
 SCHEDULER_SECONDS = 10.0
-"""How long to wait for a scheduler to answer."""
+"""Seconds to wait for a scheduler to answer."""
 WORKER_SECONDS = 60.0
-"""How long to wait for the first worker."""
+"""Seconds to wait for the first worker."""
 LOOPBACK = "127.0.0.1"
 START_ATTEMPTS = 3
 """Number of attempts to start Dask on a busy machine."""
 GRACE_SECONDS = 2.0
-"""How long to wait for workers after the deadline."""
+"""Seconds to wait for workers after the deadline."""
 PROGRESS_SECONDS = 1.0
 """Shortest time between two progress events of a worker."""
 RUN_TOKEN = ".run-"

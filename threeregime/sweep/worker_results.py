@@ -14,13 +14,13 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.results import duration
 
 POLL_SECONDS = 0.1
-"""Time between two looks at whether a task has finished."""
+"""Seconds between two looks at whether a task has finished."""
 LOOK_SECONDS = 5.0
-"""Time between two looks at whether there are workers."""
+"""Seconds between two looks at whether there are workers."""
 NOTICE_SECONDS = 10.0
-"""Time without workers before it is said; a local worker that died is replaced sooner."""
+"""Seconds without workers before it is said; a local worker that died is replaced sooner."""
 ABSENCE_SECONDS = 600.0
-"""How long to wait for workers when all of them are gone."""
+"""Seconds to wait for workers when all of them are gone."""
 
 
 def finished_futures(client: Any, futures: Any, seconds: float | None = None) -> Iterator[Any]:

@@ -134,30 +134,49 @@ function axes(diagram, x, y, across, down, width, height, left) {
   return group;
 }
 
-/** Mean error along the line between two copies; the scale is that of the whole diagram. */
-function drawCurve(diagram, curve, width) {
-  const [left, right, top, bottom, height] = [50, 10, 8, 40, 168];
-  const highest = Math.max(0.05, ...diagram.curves.flatMap((one) => one ?? []));
-  const most = Math.ceil(10 * highest) / 10;
-  const x = (t) => left + (width - left - right) * t;
-  const y = (error) => top + (height - top - bottom) * (1 - error / most);
+/**
+ * An empty chart of errors: rules with ticks, both labels, and the scales that place what is drawn.
+ *
+ * @param {number} most the highest error, a fraction
+ * @param {number} steps how many rules lie above the lowest
+ * @param {Array} ticks pairs of a position from 0 to 1 and its text
+ */
+function chart({ width, height, right = 10, most, steps, ticks, name, label }) {
+  const [left, top, bottom] = [50, 8, 40];
+  const x = (share) => left + (width - left - right) * share;
+  const y = (error) => top + (height - top - bottom) * (1 - Math.min(error, most) / most);
   const svg = make("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": true });
-  const steps = most > 0.5 ? 4 : 2;
   for (let i = 0; i <= steps; i++) {
     const error = (most * i) / steps;
-    const [y1, y2] = [y(error), y(error)];
-    svg.append(make("line", { x1: left, x2: width - right, y1, y2, class: "rule" }));
-    svg.append(make("text", { x: left - 5, y: y1, class: "tick end" }, `${Math.round(100 * error)}`));
+    const rule = { x1: left, x2: width - right, y1: y(error), y2: y(error), class: "rule" };
+    const text = { x: left - 5, y: y(error), class: "tick end" };
+    svg.append(make("line", rule), make("text", text, `${Math.round(100 * error)}`));
   }
-  for (const t of [0, 0.5, 1]) {
-    svg.append(make("text", { x: x(t), y: height - bottom + 13, class: "tick" }, `${t}`));
+  for (const [share, text] of ticks) {
+    svg.append(make("text", { x: x(share), y: height - bottom + 13, class: "tick" }, text));
   }
   const middle = (top + height - bottom) / 2;
   const turned = { x: 0, y: 0, transform: `translate(11 ${middle}) rotate(-90)`, class: "label" };
   svg.append(
-    make("text", turned, "Training error (%)"),
-    make("text", { x: (left + width) / 2, y: height - 8, class: "label" }, "from one copy to the other"),
+    make("text", turned, name),
+    make("text", { x: (left + width - right) / 2, y: height - 8, class: "label" }, label),
   );
+  return { svg, x, y, top, foot: height - bottom };
+}
+
+/** Mean error along the line between two copies; the scale is that of the whole diagram. */
+function drawCurve(diagram, curve, width) {
+  const highest = Math.max(0.05, ...diagram.curves.flatMap((one) => one ?? []));
+  const most = Math.ceil(10 * highest) / 10;
+  const { svg, x, y } = chart({
+    width,
+    height: 168,
+    most,
+    steps: most > 0.5 ? 4 : 2,
+    ticks: [0, 0.5, 1].map((t) => [t, `${t}`]),
+    name: "Training error (%)",
+    label: "from one copy to the other",
+  });
   if (curve) {
     const points = curve.map((error, i) => [x(i / (curve.length - 1)), y(error)]);
     svg.append(make("polyline", { points: points.join(" "), class: "curve" }));
@@ -173,38 +192,36 @@ function drawCurve(diagram, curve, width) {
  * @param {string} along "temperature" or "load"
  */
 function drawSlice(diagram, along, row, column, width) {
-  const [left, right, top, bottom, height] = [50, 10, 8, 40, 150];
   const axis = diagram[along];
-  const count = axis.values.length;
   const columns = diagram.load.values.length;
+  const places = [...axis.values.keys()];
   const index = (i) => (along === "temperature" ? i * columns + column : row * columns + i);
   const at = (name, i) => diagram.cells[name][index(i)] ?? null;
   const here = along === "temperature" ? row : column;
   const seeds = diagram.by_seed[index(here)].filter((error) => error !== null);
-  const all = [...Array(count).keys()].flatMap((i) => [at("test_error_high", i), at("test_error", i)]);
-  const most = Math.ceil(10 * Math.max(0.05, ...all, ...seeds)) / 10;
-  const x = (i) => left + (width - left - right) * ((i + 0.5) / count);
-  const y = (error) => top + (height - top - bottom) * (1 - error / most);
-  const svg = make("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": true });
-  for (const error of [0, most / 2, most]) {
-    svg.append(make("line", { x1: left, x2: width - right, y1: y(error), y2: y(error), class: "rule" }));
-    svg.append(make("text", { x: left - 5, y: y(error), class: "tick end" }, `${Math.round(100 * error)}`));
-  }
-  for (const i of ticked(count, (width - left - right) / 30)) {
-    svg.append(make("text", { x: x(i), y: height - bottom + 13, class: "tick" }, axis.ticks[i]));
-  }
-  const turned = { x: 0, y: 0, transform: `translate(11 ${(top + height - bottom) / 2}) rotate(-90)`, class: "label" };
-  svg.append(
-    make("text", turned, diagram.error),
-    make("text", { x: (left + width) / 2, y: height - 8, class: "label" }, axis.label),
-  );
-  const known = [...Array(count).keys()].filter((i) => at("test_error", i) !== null);
-  svg.append(make("polyline", { points: known.map((i) => [x(i), y(at("test_error", i))]).join(" "), class: "curve" }));
-  for (const i of known) {
+  const all = places.flatMap((i) => [at("test_error_high", i), at("test_error", i)]);
+  const share = (i) => (i + 0.5) / places.length;
+  const { svg, x, y } = chart({
+    width,
+    height: 150,
+    most: Math.ceil(10 * Math.max(0.05, ...all, ...seeds)) / 10,
+    steps: 2,
+    ticks: ticked(places.length, (width - 60) / 30).map((i) => [share(i), axis.ticks[i]]),
+    name: diagram.error,
+    label: axis.label,
+  });
+  const known = places.filter((i) => at("test_error", i) !== null);
+  const points = known.map((i) => [x(share(i)), y(at("test_error", i))]);
+  svg.append(make("polyline", { points: points.join(" "), class: "curve" }));
+  known.forEach((i, n) => {
+    const [cx, cy] = points[n];
     const [low, high] = [at("test_error_low", i), at("test_error_high", i)];
-    if (low !== null) svg.append(make("line", { x1: x(i), x2: x(i), y1: y(low), y2: y(high), class: "span" }));
-    svg.append(make("circle", { cx: x(i), cy: y(at("test_error", i)), r: i === here ? 4 : 2.5, class: "point" }));
+    const span = { x1: cx, x2: cx, y1: y(low), y2: y(high), class: "span" };
+    if (low !== null) svg.append(make("line", span));
+    svg.append(make("circle", { cx, cy, r: i === here ? 4 : 2.5, class: "point" }));
+  });
+  for (const error of seeds) {
+    svg.append(make("circle", { cx: x(share(here)) + 7, cy: y(error), r: 1.8, class: "seed" }));
   }
-  for (const error of seeds) svg.append(make("circle", { cx: x(here) + 7, cy: y(error), r: 1.8, class: "seed" }));
   return svg;
 }

@@ -51,25 +51,10 @@ function follow(model, names, root, draw, ahead) {
 
 /** The error over t or density: the points measured so far, those of the metric, and the current. */
 function drawErrors({ width, highest, points, marked, now, label, name, ticks }) {
-  const [left, right, top, bottom, height] = [50, 26, 10, 40, 200];
-  const x = (value) => left + (width - left - right) * value;
-  const y = (error) => top + (height - top - bottom) * (1 - Math.min(error, highest) / highest);
-  const svg = make("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": true });
-  for (let i = 0; i <= 4; i++) {
-    const error = (highest * i) / 4;
-    const place = { x1: left, x2: width - right, y1: y(error), y2: y(error), class: "rule" };
-    const text = { x: left - 5, y: y(error), class: "tick end" };
-    svg.append(make("line", place), make("text", text, `${Math.round(100 * error)}`));
-  }
-  for (const [value, text] of ticks) {
-    svg.append(make("text", { x: x(value), y: height - bottom + 14, class: "tick" }, text));
-  }
-  const middle = (top + height - bottom) / 2;
-  const turned = { x: 0, y: 0, transform: `translate(11 ${middle}) rotate(-90)`, class: "label" };
+  const frame = { width, height: 200, right: 26, most: highest, steps: 4, ticks, name, label };
+  const { svg, x, y, top, foot } = chart(frame);
   svg.append(
-    make("text", turned, name),
-    make("text", { x: (left + width - right) / 2, y: height - 8, class: "label" }, label),
-    make("line", { x1: x(now[0]), x2: x(now[0]), y1: top, y2: height - bottom, class: "here" }),
+    make("line", { x1: x(now[0]), x2: x(now[0]), y1: top, y2: foot, class: "here" }),
     make("polyline", { points: points.map(([a, b]) => [x(a), y(b)]).join(" "), class: "curve" }),
   );
   for (const [a, b] of points) {
