@@ -122,7 +122,7 @@ def add_filters(
 ) -> None:
     """Load the script that filters the ledger on its page."""
     if page == LEDGER:
-        app.add_js_file("claims.js")
+        app.add_js_file("claims.js", loading_method="defer")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

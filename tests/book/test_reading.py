@@ -96,6 +96,29 @@ def test_axe_finds_nothing_in_the_dark_and_on_a_phone(html: Path, page: Any, nam
     assert violations(page, rules=("color-contrast", "link-in-text-block")) == []
 
 
+def test_claims_are_filtered_without_a_kernel(html: Path, browser: Any) -> None:
+    path = html / "notebooks" / "claims.html"
+    with Visit(browser, path, "#claim-depth") as visit:
+        page = visit.page
+        rows = page.locator("details.claim")
+        total = rows.count()
+        assert page.locator("#claim-depth").get_attribute("open") is not None
+        verdict = page.get_by_label("Verdict")
+        verdict.select_option("open")
+        shown = page.locator("details.claim:visible")
+        kinds = {shown.nth(n).get_attribute("data-verdict") for n in range(shown.count())}
+        assert kinds == {"open"}
+        assert f"{shown.count()} of {total} claims" in page.locator(".claims-filters").inner_text()
+        verdict.select_option("")
+        page.get_by_label("In the paper").select_option("Section 3.2")
+        assert 0 < shown.count() < total
+        # A link to a row that is filtered out shows it.
+        page.evaluate("location.hash = 'claim-quantization'")
+        page.locator("#claim-quantization .claim-body").wait_for()
+        assert shown.count() == total
+        assert visit.wrong == []
+
+
 def test_first_page_is_interactive_within_a_second_and_a_half(html: Path, page: Any) -> None:
     page.goto((html / "book" / "intro.html").as_uri())
     page.locator(".threeregime-explorer .advice").wait_for()

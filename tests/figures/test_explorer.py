@@ -207,6 +207,9 @@ def test_slices_go_through_the_cell(visit: Visit, studies: list[Study]) -> None:
         part = tab.locator(f".slices .{along}")
         assert part.locator("circle.point").count() == count
         assert part.locator("circle.seed").count() == dense
+    # Beside each other where there is room.
+    boxes = [tab.locator(f".slices .{along}").bounding_box() for along in counts]
+    assert boxes[0]["y"] == boxes[1]["y"]
     curve = tab.locator(".slices .load polyline")
     before = curve.get_attribute("points")
     tab.locator(".diagram").press("ArrowUp")
