@@ -7,6 +7,7 @@ pair; ``python -m threeregime.figures.live_nets`` trains them and writes it. `Li
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from base64 import b64decode, b64encode
@@ -388,4 +389,5 @@ def write(path: Path = FILE) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Train the nets of the page anew.").parse_args()
     write()
