@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,13 +60,11 @@ effect = "lmc_by_load"
 
 
 @pytest.fixture
-def registration(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registration]:
+def registration(monkeypatch: pytest.MonkeyPatch) -> Registration:
     made = parse_registration(TEXT)
     for module in (agenda, verdicts):
         monkeypatch.setattr(module, "load_registration", lambda: made)
-    verdicts.registered_study.cache_clear()
-    yield made
-    verdicts.registered_study.cache_clear()
+    return made
 
 
 def test_wrong_number_of_workers_is_refused_at_once(tmp_path: Path) -> None:

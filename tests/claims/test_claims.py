@@ -137,6 +137,26 @@ def test_a_study_is_judged_at_the_seeds_it_has() -> None:
     assert (decisions[0],) == verdicts["heating_helps"]
 
 
+def test_a_study_is_read_again_when_its_tables_change(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "changed"
+    shutil.copytree(shipped, root)
+    before = claims.registered_study("figure_06", root)
+    assert before is not None
+    assert claims.registered_study("figure_06", root) is before
+    spoiling.change_rows(
+        root / "figure_06" / "clutter", "nets", lambda rows: rows.assign(test_error=1.0)
+    )
+    after = claims.registered_study("figure_06", root)
+    assert after is not None
+    assert after is not before
+    # Other shipped tables are other tables, although the name and the folder given are the same.
+    assert claims.registered_study("figure_13") is not None
+    monkeypatch.setattr(results, "ROOT", tmp_path / "none")
+    assert claims.registered_study("figure_13") is None
+
+
 def test_the_default_diagram_has_the_papers_shape() -> None:
     """All three regimes are large, and the boundary of Regime I moves with the temperature."""
     study = claims.registered_study("figure_02")

@@ -124,7 +124,6 @@ def run_looks(
         if not whole or (deadline is not None and time.time() > deadline):
             return
         list(pack(at, [study.experiment_name]))
-        registered_study.cache_clear()
         later = _next_look(study, root, data_dir)
         looks = _in_order([*others, later] if later else others)
 

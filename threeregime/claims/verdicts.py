@@ -6,10 +6,11 @@ claim whose study is not yet complete at its first look is *not measured*.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +19,11 @@ from threeregime.analysis import Study, Summary, combine
 from threeregime.claims.decisions import Decision, decide_parts, judge, verdict_of_claim
 from threeregime.claims.effects import EFFECTS, part_effects, part_words
 from threeregime.claims.evidence import Evidence
-from threeregime.claims.parts import Claim, Part
+from threeregime.claims.parts import Claim, Part, RegisteredStudy
 from threeregime.claims.registration import Registration, load_registration
 from threeregime.errors import ThreeRegimeError
 from threeregime.results import tables as results
+from threeregime.results import tables_folder
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -73,7 +75,6 @@ def judge_claims(names: Iterable[str] = (), root: Path | None = None) -> list[Ve
     return [_verdict(registration, name, decisions) for name in names]
 
 
-@functools.lru_cache(maxsize=64)
 def registered_study(name: str, root: Path | None = None) -> Study | None:
     """Return a registered study at its last complete look; None before the first.
 
@@ -82,10 +83,27 @@ def registered_study(name: str, root: Path | None = None) -> Study | None:
         root: folder of the tables; None: the shipped ones.
     """
     registration = load_registration()
-    for look in reversed(registration.rules.looks):
-        experiment = registration.studies[name].experiment(look)
-        if (study := Study.shipped(experiment, root or results.ROOT)) is not None:
-            return study
+    study, at = registration.studies[name], (root or results.ROOT).absolute()
+    folder = tables_folder(at, study.experiment_name, study.scale)
+    return _last_look(study, registration.rules.looks, at, tuple(_states(folder)))
+
+
+def _states(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, size in bytes and time of change of each file in a folder."""
+    for path in sorted(folder.glob("*")):
+        with contextlib.suppress(FileNotFoundError):  # a sweep may be at work there
+            facts = path.stat()
+            yield path.name, facts.st_size, facts.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=64)
+def _last_look(
+    study: RegisteredStudy, looks: tuple[int, ...], root: Path, state: Hashable
+) -> Study | None:
+    """Return a study at its last complete look; cached while its files are in the same state."""
+    for look in reversed(looks):
+        if (complete := Study.shipped(study.experiment(look), root)) is not None:
+            return complete
     return None
 
 
