@@ -1,5 +1,7 @@
 """Smaller pages: what no page shows is deleted, and pictures are compressed.
 
+Pages without equations do not load MathJax.
+
 The theme's script of icons holds two thousand, of which pages show a few: the others are deleted.
 
 Pictures get a palette of 256 colors without dithering. They consist of lines, letters and areas of
@@ -20,6 +22,7 @@ from typing import Any
 
 from PIL import Image
 from sphinx.application import Sphinx
+from sphinx.domains.math import MathDomain
 
 # Maps for debugging scripts and styles, sources of translations, templates of the theme.
 UNUSED = ("*.map", "*.po", "*.mo", "*webpack-macros.html")
@@ -30,6 +33,19 @@ SHOWN = re.compile(r"\bfa-([a-z0-9-]+)")
 COLORS = 256
 PNG = "image/png"
 THREADS = 2  # Pillow compresses outside of Python's lock
+
+
+class MathOfPages(MathDomain):
+    """Sphinx's math domain, where a page has the equations that stand on it.
+
+    In Sphinx's own, a page also has those of all pages below it in the table of contents, so that
+    the first page loads two megabytes of MathJax and shows no equation.
+    """
+
+    def has_equations(self, docname: str | None = None) -> bool:
+        """Return whether a page, or any page, has equations."""
+        known: dict[str, bool] = self.data["has_equations"]
+        return any(known.values()) if docname is None else known.get(docname, False)
 
 
 def drop_unused(static: Path) -> None:
@@ -109,5 +125,6 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx, after extensions that write pictures at the end of the build."""
+    app.add_domain(MathOfPages, override=True)
     app.connect("build-finished", lighten, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

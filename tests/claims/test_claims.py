@@ -11,7 +11,8 @@ import pytest
 
 from tests.helpers import spoiling
 from threeregime.claims import verdicts as claims
-from threeregime.claims.effects import EFFECTS, part_effects, part_words
+from threeregime.claims.effects import EFFECTS
+from threeregime.claims.estimands import part_effects, part_words
 from threeregime.claims.evidence import Evidence
 from threeregime.claims.registration import load_registration
 from threeregime.errors import ThreeRegimeError

@@ -8,7 +8,7 @@ import pandas as pd
 from tests.helpers.synthetic import RETRAINING_EPOCHS, make_diagram, make_tables
 from threeregime.claims import controls
 from threeregime.claims.decisions import judge
-from threeregime.claims.effects import part_effects
+from threeregime.claims.estimands import part_effects
 from threeregime.claims.evidence import Evidence
 from threeregime.claims.registration import load_registration
 from threeregime.experiments import catalogue

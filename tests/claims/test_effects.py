@@ -11,6 +11,7 @@ import pytest
 from tests.helpers.synthetic import RETRAINING_EPOCHS, make_tables
 from threeregime.analysis import PhaseDiagram
 from threeregime.claims import effects
+from threeregime.claims.estimands import part_effects
 from threeregime.claims.evidence import Evidence
 from threeregime.claims.registration import load_registration
 
@@ -139,5 +140,5 @@ def test_every_registered_part_has_its_effect(part: Any) -> None:
     made = evidence(noise=0.002)
     made = replace(made, tables=with_hessian(made))
     names = {option for _, value in part.options for option in np.atleast_1d(value)}
-    values = effects.part_effects(part, replace(made, variants=dict.fromkeys(names, made)))
+    values = part_effects(part, replace(made, variants=dict.fromkeys(names, made)))
     assert values.shape == (6,)

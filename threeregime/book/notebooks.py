@@ -137,7 +137,9 @@ def execute(
             extra_arguments=["--HistoryManager.enabled=False", "--log-level=CRITICAL", *arguments],
         )
     except PapermillExecutionError as error:
-        what = f"{error.ename}: {error.evalue}".strip().splitlines()[0]
+        # The project's own errors say what to do; the name of others says what they are.
+        own = error.ename == ThreeRegimeError.__name__
+        what = (error.evalue if own else f"{error.ename}: {error.evalue}").strip().splitlines()[0]
         raise ThreeRegimeError(f"{source.stem} failed ({what}); see {out}") from error
     except DeadKernelError as error:
         raise ThreeRegimeError(f"{source.stem} failed (its kernel died); see {out}") from error

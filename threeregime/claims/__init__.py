@@ -3,7 +3,7 @@
 from threeregime.claims.agenda import Look, look_lines, missing_looks, run_looks
 from threeregime.claims.controls import pairs_of_copies, shuffle_temperatures
 from threeregime.claims.decisions import Decision, decide_parts, false_discoveries
-from threeregime.claims.effects import part_effects, part_words
+from threeregime.claims.estimands import part_effects, part_words
 from threeregime.claims.evidence import Evidence
 from threeregime.claims.parts import Claim, Part, RegisteredStudy
 from threeregime.claims.registration import Registration, load_registration

@@ -11,7 +11,7 @@ from scipy.special import stdtr  # type: ignore[import-untyped]
 from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
 from threeregime.analysis import Array, Study, t_half_width
-from threeregime.claims.effects import part_effects
+from threeregime.claims.estimands import part_effects
 from threeregime.claims.evidence import Evidence
 from threeregime.claims.parts import Part, Rules
 

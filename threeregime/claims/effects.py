@@ -30,7 +30,6 @@ from threeregime.algorithms import (
 )
 from threeregime.analysis import (
     LMC_THRESHOLD,
-    REGIMES,
     Array,
     areas_by_metric,
     contrast,
@@ -39,7 +38,6 @@ from threeregime.analysis import (
     spearman,
 )
 from threeregime.claims.evidence import Evidence
-from threeregime.claims.parts import Part
 from threeregime.results import Results
 
 
@@ -68,13 +66,6 @@ def _effect(words: str) -> Callable[[Callable[..., Array]], Callable[..., Array]
     return register
 
 
-NAMES = {
-    "log_error": "log error",
-    "dissimilarity": "log(1 - CKA)",
-    "lmc": "LMC",
-    "hessian_trace": "the Hessian's trace",
-    "hessian_top": "its leading eigenvalue",
-}
 STEADY_RANGE = 0.1
 """Largest change of Algorithm 1's accuracy between near thresholds that counts as none."""
 
@@ -374,39 +365,3 @@ def _areas(evidence: Evidence, epoch: int | None) -> pd.DataFrame:
     tables = _tables(evidence)
     seeds = sorted(tables.nets["dense_seed"].unique())
     return pd.DataFrame([areas_by_metric(tables.with_dense_seeds([s]), epoch) for s in seeds])
-
-
-def part_effects(part: Part, evidence: Evidence) -> Array:
-    """Return the effects of a registered part by dense seed [D]; NaN where there is none.
-
-    The options "variant" and "against" name variants of the experiment; without them the effect is
-    of the first one.
-    """
-    options = dict(part.options)
-    if "against" in options:
-        options["against"] = evidence.variants[options["against"]]
-    own = evidence.variants[options.pop("variant")] if "variant" in options else evidence
-    effects = EFFECTS[part.effect].function(own, **options)
-    return evidence.rules.margin - effects if part.smaller_than_margin else effects
-
-
-def part_words(part: Part) -> str:
-    """Return the effect of a registered part in words."""
-    template = EFFECTS[part.effect].words
-    options = {name: _option_words(name, value) for name, value in part.options}
-    words = template.format(**options)
-    if "variant" in options and "{variant}" not in template:
-        words += f" {options['variant']}"
-    if options.get("loads") == "low":
-        words += ", heavy loads"
-    return f"the margin minus {words}" if part.smaller_than_margin else words
-
-
-def _option_words(name: str, value: Any) -> str:
-    """Return the value of an option as it stands in a sentence."""
-    values = value if isinstance(value, tuple) else (value,)
-    if name == "where":
-        return "any regime" if set(values) == set(REGIMES) else f"Regime {' or '.join(values)}"
-    return " or ".join(
-        NAMES.get(one, f"({one})" if ", " in str(one) else str(one)) for one in values
-    )

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from threeregime.analysis import Study, Summary, combine
 from threeregime.claims.decisions import Decision, decide_parts, judge, verdict_of_claim
-from threeregime.claims.effects import EFFECTS, part_effects, part_words
+from threeregime.claims.effects import EFFECTS
+from threeregime.claims.estimands import part_effects, part_words
 from threeregime.claims.evidence import Evidence
 from threeregime.claims.parts import Claim, Part, RegisteredStudy
 from threeregime.claims.registration import Registration, load_registration
