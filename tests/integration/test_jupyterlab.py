@@ -1,4 +1,4 @@
-"""The explorer in JupyterLab itself, with a kernel behind it and no network."""
+"""The explorer and the live nets in JupyterLab itself, with a kernel behind it and no network."""
 
 from __future__ import annotations
 
@@ -25,12 +25,18 @@ CELLS = (
     'ipywidgets.jslink((box, "row"), (slider, "value"))\n'
     'box.observe(lambda at: setattr(label, "value", f"row {at.new} in Python"), "row")\n'
     "ipywidgets.VBox([box, slider, label])",
+    "from threeregime.figures.live_nets import LiveNets\n"
+    "walk = LiveNets.load().line_walk()\n"
+    "position, at = ipywidgets.FloatSlider(0.5, max=1, step=0.1), ipywidgets.Label()\n"
+    'ipywidgets.jslink((position, "value"), (walk, "t"))\n'
+    'walk.observe(lambda new: setattr(at, "value", f"t = {new.new:.1f} in Python"), "t")\n'
+    "ipywidgets.VBox([walk, position, at])",
 )
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a running JupyterLab whose folder holds one notebook with the explorer."""
+    """Address of a running JupyterLab whose folder holds one notebook with the widgets."""
     folder = tmp_path_factory.mktemp("lab")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
@@ -68,8 +74,8 @@ def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"JupyterLab did not start: {log.read_text()[-2000:]}")
 
 
-def test_explorer_lives_in_jupyterlab(lab: str, browser: Any) -> None:
-    """Its cell moves by the keyboard; a joined slider and the kernel follow."""
+def test_widgets_live_in_jupyterlab(lab: str, browser: Any) -> None:
+    """They move by the keyboard; joined sliders and the kernel follow."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -81,7 +87,7 @@ def test_explorer_lives_in_jupyterlab(lab: str, browser: Any) -> None:
     explorer = page.locator(".threeregime-explorer")
     explorer.wait_for()
     before = explorer.locator("h3").first.inner_text()
-    slider = page.locator(".widget-readout").last
+    slider = page.locator(".widget-readout").first
     row = int(slider.inner_text())
     diagram = explorer.locator(".diagram")
     diagram.focus()
@@ -89,6 +95,10 @@ def test_explorer_lives_in_jupyterlab(lab: str, browser: Any) -> None:
     page.get_by_text(f"row {row - 1} in Python").wait_for()
     assert explorer.locator("h3").first.inner_text() != before
     assert int(slider.inner_text()) == row - 1
+    page.locator(".noUi-handle").last.focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("t = 0.6 in Python").wait_for()
+    page.get_by_text("the net at 0.60").wait_for()
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=Path(folder) / "jupyterlab.png")
     own = lab.split("/lab/")[0]

@@ -65,8 +65,7 @@ def _group(study: str, verdicts: Sequence[Verdict]) -> str:
     registered = load_registration().studies[study]
     title = registered.experiment(1).title
     rows = "".join(map(_row, verdicts))
-    name = escape(study.replace("_", " "))
-    return f"<section><h3>{name}: <span>{escape(title)}</span></h3>{rows}</section>"
+    return f"<section><h3>{escape(title)} <span>{escape(study)}</span></h3>{rows}</section>"
 
 
 def _row(verdict: Verdict) -> str:
