@@ -31,7 +31,7 @@ def test_each_claim_is_a_row_under_its_study() -> None:
         ("depth", "open"),
     ]
     assert html.count("<section>") == 2
-    assert html.index("figure 02") < html.index("claim-heating_helps") < html.index("figure 15")
+    assert html.index(">figure_02<") < html.index("claim-heating_helps") < html.index(">figure_15<")
 
 
 def test_a_row_opens_to_rule_seeds_data_and_commands() -> None:
