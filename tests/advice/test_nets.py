@@ -52,6 +52,20 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Pair, int]] = {
 }
 
 
+def test_a_busy_machine_gives_one_thread(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other on busy cores would take minutes for a step."""
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds, percpu: [100.0, 90.0])
+    seen: set[int] = set()
+
+    def forward(net: nn.Module, x: Tensor) -> Any:
+        seen.add(torch.get_num_threads())
+        return net(x)
+
+    ask(mlp(), pictures(), forward=forward)
+    assert seen == {1}
+    assert torch.get_num_threads() == 2
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_every_kind_of_net_is_advised_and_left_alone(name: str) -> None:
     build, data, count = NETS[name]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from threeregime.fleet import compute_settings, device
+from threeregime.fleet import compute_settings, device, spare_threads
 
 KEPT, INITIAL = [(-3, 1 << 30), (-1, (1 << 31) - 1)], [(-3, 128 << 10), (-1, 128 << 10)]
 
@@ -62,6 +62,16 @@ def test_none_leaves_the_threads(threads: None) -> None:
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("busy", "spare"), [([0, 0], 2), ([100, 3], 1), ([100, 100], 1), ([55, 95, 0, 0], 2)]
+)
+def test_threads_are_spare_where_cores_are_idle(
+    busy: list[float], spare: int, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds, percpu: busy)
+    assert spare_threads() == spare
 
 
 def test_without_glibc_there_is_nothing_to_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ from threeregime.algorithms import Decision, select_by_error, select_by_similari
 from threeregime.calibration import load_calibration
 from threeregime.data import IGNORED_TARGET, TensorTask
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet import State, resolve_device
+from threeregime.fleet import State, compute_settings, resolve_device, spare_threads
 from threeregime.training import RATES, default_retraining
 
 RETRAINING_FIELDS = ("optimizer", "lr", "weight_decay", "milestones", "epochs", "batch_size")
@@ -136,8 +136,13 @@ def advise(
     start = time.monotonic()
     _check_options(density, copies, max_examples, checkpoints, method, size)
     resolved = _resolve_device(device)
-    # Called inside no_grad or inference_mode, too; and what is drawn there can be trained on.
-    with torch.inference_mode(False), torch.enable_grad(), random_state_kept(seed):
+    with (
+        # Called inside no_grad or inference_mode, too; and what is drawn there can be trained on.
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        random_state_kept(seed),
+        compute_settings(resolved, spare_threads()),
+    ):
         images = {"grey": grey, "size": size, "mean": mean, "std": std}
         splits = _draw_splits(model, train_data, test_data, max_examples, seed, images)
         net, splits = inspect_net(

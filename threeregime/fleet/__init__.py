@@ -9,6 +9,7 @@ from threeregime.fleet.device import (
     free_memory,
     is_out_of_memory,
     resolve_device,
+    spare_threads,
 )
 from threeregime.fleet.engine import GPU_ENGINES, PRECISIONS, Engine, cpu_engine, pick_gpu_engine
 from threeregime.fleet.fleet import Fleet, State
@@ -32,4 +33,5 @@ __all__ = [
     "is_out_of_memory",
     "pick_gpu_engine",
     "resolve_device",
+    "spare_threads",
 ]

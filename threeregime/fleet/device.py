@@ -23,6 +23,9 @@ CONTAINER_LIMITS = (
 )
 """Files that hold a container's memory limit: of cgroups version 2, then of version 1."""
 
+BUSY_SECONDS = 0.1
+"""Time for which :func:`spare_threads` watches the cores."""
+
 
 def resolve_device(name: str) -> str:
     """Return a device that is available, else raise; ``auto`` is cuda if available, else cpu."""
@@ -55,6 +58,21 @@ def free_memory(device: str) -> int:
     import psutil
 
     return min([psutil.virtual_memory().available, *_container_limits()])
+
+
+def spare_threads() -> int:
+    """Return how many of PyTorch's threads find a core that is idle now, at least one.
+
+    Threads of one step wait for each other at every layer: one that shares its core with another
+    program makes the step a hundred times slower than a single thread would.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return 1
+    import psutil
+
+    cores = psutil.cpu_percent(BUSY_SECONDS, percpu=True)
+    return max(1, min(threads, round(len(cores) - sum(cores) / 100)))
 
 
 def _container_limits() -> Iterator[int]:
