@@ -49,9 +49,12 @@ def related_claims(
 ) -> tuple[list[Claim], list[Claim]]:
     """Return the claims that a page is about, and the others that rest on tables it shows.
 
-    A page named after a figure is about the claims that name the figure; any other page is about
-    the claims that rest on its tables alone.
+    A page named after a claim is about that claim, and one named after a figure about the claims
+    that name the figure; any other page is about the claims that rest on its tables alone.
     """
+    known = list(known)
+    own = page.rpartition("/")[2]
+    named = any(claim["name"] == own for claim in known)
     shown = {
         name["experiment"]
         for output in read_outputs(path)
@@ -61,7 +64,10 @@ def related_claims(
     first, rest = [], []
     for claim in known:
         rests_on = set(claim["experiments"])
-        about = number[1] in _figures(claim["where"]) if number else rests_on <= shown
+        if named:
+            about = claim["name"] == own
+        else:
+            about = number[1] in _figures(claim["where"]) if number else rests_on <= shown
         if about:
             first.append(claim)
         elif rests_on & shown:

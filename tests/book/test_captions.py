@@ -166,3 +166,9 @@ def test_boxes_say_what_the_ledger_says(html: Path) -> None:
                 assert verdict == rows[claim]
                 quoted.add(claim)
     assert len(quoted) > 15
+
+
+@pytest.mark.parametrize("name", ["cifar10", "hessian", "figure_11"])
+def test_a_page_named_after_a_claim_says_its_verdict_first(html: Path, name: str) -> None:
+    (box,) = _blocks(_text(html, f"notebooks/{name}"), "ledger")
+    assert re.findall(r"#(claim-\w+)", box)[0] == f"claim-{name}"
