@@ -101,7 +101,7 @@ def test_text_is_the_results_table(visit: Visit, studies: list[Study]) -> None:
                 assert numbers(row)[-3:] == pytest.approx(expected, abs=1.001 * half)
             advice = tab.locator(".advice").inner_text()
             if cell["no_nets"]:
-                assert advice.startswith("No regime: these nets learned nothing.")
+                assert advice.startswith("No regime: these nets learned too little.")
                 assert tab.locator(".chances > div").count() == 0
                 continue
             assert re.match(rf"Regime {cell['regime']}(:|, but)", advice)

@@ -90,7 +90,7 @@ def cells_from_means(table: pd.DataFrame, temperature: str, load: str) -> Cells:
 
 
 def holds_no_nets(results: Results, max_train_error: float) -> pd.Series:
-    """Mark the cells whose nets have learned nothing, by (temperature, load).
+    """Mark the cells whose nets have learned too little, by (temperature, load).
 
     Two nets at chance answer alike and are connected: LMC and CKA would call them good.
     """

@@ -56,9 +56,9 @@ class PhaseDiagram:
         temperature: name of the temperature, a column of ``cells``.
         load: name of the load, a column of ``cells``.
         cells: one row per cell: temperature and load, each of `METRICS` with ``_low`` and
-            ``_high``, ``regime`` (None if all nets diverged or learned nothing), ``p_I``,
+            ``_high``, ``regime`` (None if all nets diverged or learned too little), ``p_I``,
             ``p_IIA``, ``p_IIB``, ``n_nets`` and ``n_pairs`` (of the means), ``n_diverged`` (nets
-            left out) and ``no_nets`` (whether the nets learned nothing).
+            left out) and ``no_nets`` (whether the nets learned too little).
         temperatures: the T temperatures, hot to cold.
         loads: the L loads in ascending order, which for a density is from high load to low.
         lmc_threshold: separates I from II.

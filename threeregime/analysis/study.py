@@ -85,7 +85,7 @@ class Study:
             return "every net diverged"
         cells = pd.concat([diagram.cells for diagram in self.diagrams.values()])
         if (cells["no_nets"] | (cells["n_nets"] == 0)).all():
-            return "no net learned anything"
+            return "no net learned enough"
         return ""
 
     def sources(self) -> Markdown:
@@ -119,7 +119,7 @@ class Study:
     ) -> Study:
         """Read the shipped tables of an experiment, compute what is missing, make its diagrams.
 
-        Prints a line if every net diverged or none learned anything.
+        Prints a line if every net diverged or none learned enough.
 
         Args:
             name: the experiment.

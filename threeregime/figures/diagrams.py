@@ -275,7 +275,7 @@ def error_curves(diagram: PhaseDiagram, loads: Sequence[float] | None = None) ->
         ]
         if no_nets.any():
             mark: Any = {"ls": "", "marker": "x", "color": "0.3", "ms": 5}
-            handles.append(Line2D([], [], label="nets that learned nothing", **mark))
+            handles.append(Line2D([], [], label="nets that learned too little", **mark))
         style.legend_below(fig, handles)
         band = "; bands: 95 % interval over seeds" if diagram.has_seeds else ""
         ax.set_title(f"{diagram.title}, one line a {diagram.load}{band}", loc="left")

@@ -207,7 +207,7 @@ def legend_handles(diagrams: Iterable[PhaseDiagram], with_arrows: bool = True) -
         Line2D([], [], ls=EDGES["II-A|II-B"], label=f"II-A | II-B: CKA = {cka}", **black),
     ]
     if any(d.cells["no_nets"].any() for d in diagrams):
-        handles.append(Rectangle((0, 0), 1, 1, label="nets that learned nothing", **NO_NETS))
+        handles.append(Rectangle((0, 0), 1, 1, label="nets that learned too little", **NO_NETS))
     if with_arrows and any(change for d in diagrams for change in favourable_transitions(d)):
         mark: Any = {"marker": "$\\uparrow$", "markersize": 8, "ls": "", "color": "black"}
         handles.append(Line2D([], [], label="favourable transition", **mark))

@@ -205,7 +205,7 @@ function drawLegend(box, grid, diagram, thresholds, paper) {
     line("two-two", `CKA = ${printed(thresholds.cka, 3)}`),
     make("span", {}, `Numbers: ${diagram.error[0].toLowerCase()}${diagram.error.slice(1)}`),
     make("span", {}, "Pale: the seeds leave the regime open"),
-    ...(diagram.cells.no_nets.some(Boolean) ? [make("span", {}, "Crossed out: nets that learned nothing")] : []),
+    ...(diagram.cells.no_nets.some(Boolean) ? [make("span", {}, "Crossed out: nets that learned too little")] : []),
     make("span", {}, "Click a cell, or move by the arrow keys"),
     ...(paper ? [make("span", {}, "The paper's:"), ...REGIMES.map(theirs)] : []),
   );

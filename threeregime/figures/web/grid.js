@@ -86,7 +86,7 @@ function advice(diagram, cell, thresholds) {
     return { head: `No results at ${diagram.temperature.phrases[cell.row]}, ${where}.`, body: "" };
   }
   if (cell.regime === null) {
-    const why = cell.no_nets ? "these nets learned nothing" : "all pairs of copies diverged";
+    const why = cell.no_nets ? "these nets learned too little" : "all pairs of copies diverged";
     return { head: `No regime: ${why}.`, body: "" };
   }
   const turn = TURN[cell.regime];
