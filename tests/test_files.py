@@ -111,6 +111,28 @@ def test_a_claim_that_was_taken_over_is_not_removed_by_its_former_holder(tmp_pat
     assert path.exists()
 
 
+def test_a_new_claim_that_another_looks_at_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process opens and locks the file between its making and its locking."""
+    path, lock = tmp_path / "claim", _files._lock
+    others: list[int] = []
+
+    def look_first(handle: int) -> bool:
+        if not others:
+            others.append(os.open(path, os.O_RDWR))
+            assert lock(others[0])
+            assert not lock(handle)
+            os.close(others[0])
+            return False
+        return lock(handle)
+
+    monkeypatch.setattr(_files, "_lock", look_first)
+    with claims([path]):
+        assert path.exists()
+    assert not path.exists()
+
+
 def test_one_of_many_threads_at_a_time(tmp_path: Path) -> None:
     """Each opens the file while others remove it."""
     inside, most, turns = 0, 0, 0

@@ -27,6 +27,8 @@ ABANDONED_SECONDS = 3600.0
 """A file that has been partial for this long is a dead process's: writing takes seconds."""
 HEARTBEAT_SECONDS = 15.0
 """Seconds after which a process renews its claims."""
+LOCKING_SECONDS = 0.001
+"""Seconds between two attempts to lock a claim that this process has just made."""
 OTHER_FILES = 512
 """Number of files that a process may have open besides its claims."""
 STALE_SECONDS = 120.0
@@ -236,8 +238,13 @@ def _open_claim(path: Path) -> int:
             except FileNotFoundError:
                 continue  # it ended meanwhile
         try:
-            other = _read_holder(handle)
-            if not _lock(handle) or not (is_new or _is_stale(path, handle, other)):
+            locked, other = _lock(handle), _read_holder(handle)
+            # Who opens a new claim before its maker locks it locks it to see whether it is stale,
+            # and lets go. A maker that gave up then would leave a claim that nobody holds.
+            while is_new and not locked and other is None:
+                time.sleep(LOCKING_SECONDS)
+                locked, other = _lock(handle), _read_holder(handle)
+            if not locked or not (is_new or _is_stale(path, handle, other)):
                 raise HeldError(str(other or "another process"))
             if _is_named(path, handle):
                 return handle
