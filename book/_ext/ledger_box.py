@@ -52,9 +52,8 @@ def related_claims(
     A page named after a claim is about that claim, and one named after a figure about the claims
     that name the figure; any other page is about the claims that rest on its tables alone.
     """
-    known = list(known)
-    own = page.rpartition("/")[2]
-    named = any(claim["name"] == own for claim in known)
+    known, own = list(known), page.rpartition("/")[2]
+    named = own in {claim["name"] for claim in known}
     shown = {
         name["experiment"]
         for output in read_outputs(path)

@@ -1,4 +1,4 @@
-"""What a registered part estimates: its effect by dense seed, in numbers and in words."""
+"""Effects that the registered parts estimate: by dense seed in numbers, and in words."""
 
 from __future__ import annotations
 
