@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from threeregime._files import atomic_write, check_writable
+from threeregime.algorithms import FACTOR
 from threeregime.calibration import KNOWN_NETS
 from threeregime.data import TensorSplit, TensorTask, stream_seed
 from threeregime.data.digits import clutter, plain
@@ -41,6 +42,7 @@ from threeregime.training import (
     default_retraining,
     evaluate_errors,
     largest_good_rates,
+    lengthen,
     train,
 )
 
@@ -261,25 +263,32 @@ def true_errors(
     return by_copy("error", evaluate_errors(fleet, task, train=False))
 
 
-def evidence(kind: Kind, dense: Fleet, density: float, whole: TensorTask) -> dict[str, np.ndarray]:
-    """Return what `advise` measures of every net, as columns."""
-    task, held_out = whole.hold_out()
-    fleet, masks = pruned_copies(dense, density, kind.build)
-    recipe = default_retraining(task.count, kind.batch_norm)
-    rates = RATES[recipe.optimizer]
-    first = {name: mask[::COPIES] for name, mask in masks.items()}
-    seeds = copy_seeds(dense.members)
-    best = largest_good_rates(dense, task, recipe, seeds[::COPIES], rates, masks=first)
-    rate_of = np.repeat(best, COPIES)
-    state = fleet.state()
-    for rate in set(best):
-        rows = torch.tensor(np.flatnonzero(rate_of == rate))
-        part = fleet.with_state({name: tensor[rows] for name, tensor in fleet.state().items()})
+def retrained(
+    copies: Fleet, masks: Masks, task: TensorTask, recipe: Retraining, rates: Sequence[float]
+) -> Fleet:
+    """Return the copies after a retraining, each at its rate."""
+    seeds, state = copy_seeds(copies.members // COPIES), copies.state()
+    for rate in set(rates):
+        rows = torch.tensor(np.flatnonzero(np.array(rates) == rate))
+        part = copies.with_state({name: tensor[rows] for name, tensor in copies.state().items()})
         kept = {name: mask[rows] for name, mask in masks.items()}
         train(part, task, replace(recipe, lr=rate), [seeds[row] for row in rows], masks=kept)
         for name, tensor in part.state().items():
             state[name][rows] = tensor
-    fleet.load(state)
+    return copies.with_state(state)
+
+
+def evidence(kind: Kind, dense: Fleet, density: float, whole: TensorTask) -> dict[str, np.ndarray]:
+    """Return what `advise` measures of every net, as columns."""
+    task, held_out = whole.hold_out()
+    copies, masks = pruned_copies(dense, density, kind.build)
+    recipe = default_retraining(task.count, kind.batch_norm)
+    first = {name: mask[::COPIES] for name, mask in masks.items()}
+    seeds = copy_seeds(dense.members)[::COPIES]
+    best = largest_good_rates(dense, task, recipe, seeds, RATES[recipe.optimizer], masks=first)
+    rates = [rate for rate in best for _ in range(COPIES)]
+    fleet = retrained(copies, masks, task, recipe, rates)
+    longer = retrained(copies, masks, task, lengthen(recipe, FACTOR), rates)
     pairs = [(COPIES * net, COPIES * net + 1) for net in range(dense.members)]
     metrics = measure_pairs(fleet, pairs, task)
     return {
@@ -292,6 +301,7 @@ def evidence(kind: Kind, dense: Fleet, density: float, whole: TensorTask) -> dic
         **by_copy("train", evaluate_errors(fleet, task, train=True)),
         **by_copy("test", evaluate_errors(fleet, task, train=False)),
         **by_copy("held_out", evaluate_errors(fleet, held_out, train=False)),
+        **by_copy("longer_test", evaluate_errors(longer, task, train=False)),
     }
 
 

@@ -6,6 +6,7 @@ from threeregime.training.retraining import (
     RATES,
     default_retraining,
     largest_good_rates,
+    lengthen,
     range_steps,
 )
 from threeregime.training.run import TrainingRun
@@ -18,6 +19,7 @@ __all__ = [
     "evaluate_errors",
     "evaluate_outputs",
     "largest_good_rates",
+    "lengthen",
     "range_steps",
     "train",
 ]
