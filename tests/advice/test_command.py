@@ -123,8 +123,9 @@ def test_several_checkpoints(command: Command, given: tuple[str, ...]) -> None:
     status, out, err = command("my_nets.py:build", *given, *QUICK, "--progress")
     assert status == 0
     assert "\nPrune epoch_" in out
-    assert "(Algorithm 2)" in out
-    assert "about" in err
+    assert "(successive halving)" in out
+    nets = 3 if given[0] == "--weights" else 2
+    assert f"{nets} nets, then the best 2 for 3 times as long: " in err
 
 
 @pytest.mark.parametrize(

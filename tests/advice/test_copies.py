@@ -42,7 +42,7 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
     model, data = build_net(build), pictures()
     trials = live(model, data)
     fleet = trials._fleet("it", trials.copies)
-    trials._train(fleet, "it", 2)
+    trials._train(fleet, "it", 1)
     together = {name.removeprefix("net."): tensor for name, tensor in fleet.state().items()}
     prunable = [name.removeprefix("net.") for name in trials.net.prunable]
     masks = {n: together[n][0] != 0 for n in prunable}
@@ -106,6 +106,9 @@ def test_the_bar_ends_at_its_total(build: Callable[[], nn.Module]) -> None:
     trials.retrain("it", 2)
     assert trials.bar.n == trials.work() <= trials.bar.total
     assert trials.seconds_per_work() > 0
+    # A longer retraining is a round more, and no net is asked for its dense error twice.
+    trials.retrain("it", 6)
+    assert trials.work() < trials.bar.n <= trials.work() + trials.work(3) == trials.bar.total
 
 
 # --- the recipe
@@ -192,9 +195,38 @@ def test_the_best_dense_net_is_pruned_where_its_copies_are_connected() -> None:
     assert list(advice.evidence) == ["epoch_12", "epoch_0"]
     assert "There are no test data" in str(advice)
     assert "dense held-out error" in str(advice)
-    tested = ask(build_net(plain), pictures(), test_data=pictures(seed=1), checkpoints=states)
-    assert tested.rule == "Algorithm 2"
-    assert "dense test error" in str(tested)
+
+
+def test_with_test_data_all_are_retrained_and_the_best_for_longer() -> None:
+    states = trained(plain, pictures(), (0, 4, 8, 12))
+    asked = {"checkpoints": states, "density": 0.5, "epochs": 2}
+    answer = ask(build_net(plain), pictures(), test_data=pictures(seed=1), **asked)
+    assert answer.rule == "successive halving"
+    assert list(answer.evidence) == list(states)
+    errors = {name: sum(seen.errors) for name, seen in answer.longer.items()}
+    assert len(errors) == 2
+    assert answer.chosen == min(errors, key=lambda name: errors[name])
+    assert answer.pruned_errors == answer.longer[answer.chosen].errors
+    text = str(answer)
+    assert "dense test error" in text
+    assert text.count("retrained longer") == 2
+    assert "The best 2 again, 3 times as long." in text
+    assert answer.cost.steps > 2 * 2 * (4 + 2 * 3)  # copies, epochs, batches an epoch: 1 or more
+
+
+def test_a_users_training_is_spared_by_algorithm_2() -> None:
+    states = trained(plain, pictures(), (0, 12))
+    calls: list[int] = []
+    answer = ask(
+        build_net(plain),
+        pictures(),
+        test_data=pictures(seed=1),
+        checkpoints=states,
+        density=0.5,
+        retrain=lambda net, seed: calls.append(seed),
+    )
+    assert (answer.rule, answer.chosen, answer.longer) == ("Algorithm 2", "epoch_12", {})
+    assert len(calls) == 2  # copies of the best dense net alone
 
 
 def test_in_regime_i_all_are_retrained_and_the_rule_decides(
@@ -225,10 +257,8 @@ def test_checkpoints_that_were_tried_tell_the_direction() -> None:
     answer = ask(model, data, test_data=pictures(seed=1), checkpoints=states, density=0.5)
     trials = SimpleNamespace(task=SimpleNamespace(test=data))
     dense = {"hot": 0.4, "mid": 0.2, "cold": 0.1}
-    errors = {"hot": 0.3, "mid": 0.2, "cold": 0.25}
-    some = answer.evidence[answer.chosen]
     trials.dense = {name: DenseErrors(error, 0.1) for name, error in dense.items()}
-    trials.evidence = {name: replace(some, test=(error,) * 2) for name, error in errors.items()}
+    trials.evidence = dict.fromkeys(dense, answer.evidence[answer.chosen])
     cast_trials: Any = trials
     assert advisor._tried(cast_trials, "mid") == {"hotter", "colder"}
     assert advisor._tried(cast_trials, "cold") == {"hotter"}

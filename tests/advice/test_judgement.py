@@ -105,6 +105,11 @@ def test_a_direction_that_was_tried_is_no_answer() -> None:
     }
     assert judge(evidence(-0.2), DENSE, 0.1, [], None, {"hotter"}).turn == "stay"
     assert judge(evidence(-0.2), DENSE, 0.1, [], None, {"colder"}).turn == "hotter"
+    sure: Any = Known(1.0, 0.0, 0.0)
+    for calibration, tried in ((known, {"hotter", "colder"}), (sure, {"hotter"})):
+        judgement = judge(evidence(-0.2), DENSE, 0.1, [], calibration, tried)
+        assert (judgement.turn, judgement.probabilities) == ("stay", None)
+        assert "were tried" in judgement.basis
 
 
 def test_the_direction_is_judged_by_what_the_nets_have_not_seen() -> None:

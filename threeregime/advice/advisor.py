@@ -3,7 +3,8 @@
 `advise` prunes a copy of the net, retrains two copies of that for some hundred steps, and compares
 them by LMC (Equation 1) and CKA (Equation 2), as the paper does. These give the regime (Section
 3.2); the direction is learned from nets whose truth is known by brute force. Given several
-checkpoints, it chooses the one to prune (Section 4.2, Algorithms 2 and 2.1).
+checkpoints, it chooses the one to prune: by successive halving, or without test data by the paper's
+Algorithm 2.1 (Appendix C.3).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 
 from threeregime._fields import require
 from threeregime.advice.advice import Advice, Cost
-from threeregime.advice.candidates import LiveTrials, UserTraining, random_state_kept
-from threeregime.advice.checkpoints import load_weights, read_weights
+from threeregime.advice.candidates import LiveTrials
+from threeregime.advice.checkpoints import load_states
 from threeregime.advice.inspection import inspect_net
 from threeregime.advice.judgement import (
     MIN_EXAMPLES,
@@ -32,7 +33,7 @@ from threeregime.advice.judgement import (
     find_problems,
     judge,
 )
-from threeregime.advice.model import Forward, PrunableNet, state_of
+from threeregime.advice.model import Forward, UserTraining, state_of
 from threeregime.advice.progress import announce, progress_bar
 from threeregime.advice.user_data import (
     MAX_EXAMPLES,
@@ -42,11 +43,17 @@ from threeregime.advice.user_data import (
     load_folder,
     split_pair,
 )
-from threeregime.algorithms import Decision, select_by_error, select_by_similarity, tune
+from threeregime.algorithms import (
+    Decision,
+    select_by_error,
+    select_by_similarity,
+    successive_halving,
+    tune,
+)
 from threeregime.calibration import load_calibration
 from threeregime.data import IGNORED_TARGET, TensorTask
 from threeregime.errors import ThreeRegimeError
-from threeregime.fleet import State, compute_settings, resolve_device, spare_threads
+from threeregime.fleet import compute_settings, random_state_kept, resolve_device, spare_threads
 from threeregime.training import RATES, default_retraining
 
 RETRAINING_FIELDS = ("optimizer", "lr", "weight_decay", "milestones", "epochs", "batch_size")
@@ -104,7 +111,8 @@ def advise(
         density: fraction of the weights to keep, in (0, 1].
         test_data: like ``train_data``. Without it, checkpoints are compared by CKA (Algorithm 2.1),
             if this can be trusted.
-        checkpoints: candidates by name: state_dicts, or paths of their files. None: the model.
+        checkpoints: candidates by name: state_dicts, or paths of their files. None: the model. With
+            test data all are retrained, and the best third again for three times as long.
         method: "uniform" prunes to the density in each layer (UniformMP, Section 2.3), "global"
             over all layers together.
         keep: names or patterns (``stem.*``) of layers that stay dense.
@@ -114,7 +122,8 @@ def advise(
             examples, by SGD with momentum if the net has batch norm, otherwise by Adam, at the
             largest rate that is good in a range test.
         retrain: function ``retrain(net, seed)`` that trains a pruned net in place, in an order of
-            the examples that depends on the seed; pruned weights stay zero. None: as above.
+            the examples that depends on the seed; pruned weights stay zero. Checkpoints are then
+            compared by Algorithm 2, which retrains the fewest. None: as above.
         forward: function ``forward(net, inputs)`` that returns the outputs, for nets that are
             called in another way; inputs are a dictionary if examples have several. None: the net
             is called with the inputs.
@@ -153,7 +162,7 @@ def advise(
             only=None if prune is None else _names(prune),
             check_weights=checkpoints is None,
         )
-        states = _load_states(net, checkpoints)
+        states = load_states(net, checkpoints) if checkpoints else {OWN: state_of(net.module)}
         task = TensorTask("the given data", *splits, net.classes, loss)
         # Enough have to remain: a few examples show no barrier.
         enough = (1 - HELD_OUT) * task.count >= MIN_EXAMPLES
@@ -236,25 +245,20 @@ def _folder(path: str | Path) -> Path:
     return Path(str(path).removeprefix("folder:")).expanduser()
 
 
-def _load_states(net: PrunableNet, checkpoints: Mapping[str, Any] | None) -> dict[str, State]:
-    """Return the states of the candidates by name."""
-    if checkpoints is None:
-        return {OWN: state_of(net.module)}
-    states = {}
-    for name, value in checkpoints.items():
-        weights = read_weights(Path(value)) if isinstance(value, str | Path) else value
-        states[str(name)] = load_weights(net, weights, str(name))
-    return states
-
-
 def _apply_rule(trials: LiveTrials) -> Decision[str]:
-    """Apply Algorithm 1 to a single candidate, and Algorithm 2 or 2.1 to several."""
+    """Apply Algorithm 1 to a single candidate; choose among several.
+
+    With test data that is done by successive halving. It comes closer to the best candidate than
+    Algorithm 2, which is for retraining that costs much: a user's own.
+    """
     epochs = trials.retraining_epochs
     if len(trials.candidates) == 1:
         (candidate,) = trials.candidates
         if np.isnan(trials.dense_error(candidate)):
             raise ThreeRegimeError(f"{candidate} has diverged: take an earlier state of it")
         return tune(trials, candidate, epochs=epochs)
+    if trials.halving:
+        return successive_halving(trials, epochs)
     if trials.task.test is not None:
         return select_by_error(trials, epochs=epochs)
     return _select_without_test_data(trials, epochs)
@@ -299,6 +303,7 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
         rule=decision.rule if len(trials.candidates) > 1 else "",
         density=trials.density,
         evidence=dict(trials.evidence),
+        longer=dict(trials.longer),
         dense=dict(trials.dense),
         retraining={
             **{name: getattr(recipe, name) for name in RETRAINING_FIELDS},
@@ -338,17 +343,16 @@ def _held_out_count(trials: LiveTrials) -> int:
 
 
 def _tried(trials: LiveTrials, chosen: str) -> set[str]:
-    """Return the directions of which a checkpoint was retrained that is worse on test data.
+    """Return the directions of which a checkpoint was retrained, and not chosen, on test data.
 
     Of two checkpoints of one training, the hotter one fits its training data less.
     """
     if trials.task.test is None:
         return set()
     own, tried = trials.dense[chosen].train, set()
-    for name, evidence in trials.evidence.items():
-        if sum(evidence.errors) >= sum(trials.evidence[chosen].errors):
-            other = trials.dense[name].train
-            tried |= {"hotter"} if other > own else {"colder"} if other < own else set()
+    for name in trials.evidence:
+        other = trials.dense[name].train
+        tried |= {"hotter"} if other > own else {"colder"} if other < own else set()
     return tried
 
 

@@ -7,8 +7,6 @@ retrained as one fleet, each on its own order of the data, and compared by LMC a
 from __future__ import annotations
 
 import contextlib
-import copy
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from threeregime.advice.judgement import DenseErrors, Evidence
-from threeregime.advice.model import AdaptedNet, PrunableNet
-from threeregime.algorithms import Measurement
+from threeregime.advice.model import PrunableNet, UserTraining, train_as_user
+from threeregime.algorithms import FACTOR, Measurement, finalists
 from threeregime.data import IGNORED_TARGET, TensorTask, stream_seed
 from threeregime.errors import ThreeRegimeError, first_line
-from threeregime.fleet import Fleet, State, is_out_of_memory
+from threeregime.fleet import Fleet, State, is_out_of_memory, random_state_kept
 from threeregime.metrics import measure_pairs
 from threeregime.protocol import Retraining
 from threeregime.pruning import Masks, prune_masks
@@ -35,6 +33,7 @@ from threeregime.training import (
     evaluate_errors,
     evaluate_outputs,
     largest_good_rates,
+    lengthen,
     range_steps,
     train,
 )
@@ -53,8 +52,6 @@ MAX_RENUMBERED = 1000
 
 Errors = tuple[float, ...]
 """An error of each member of a fleet."""
-UserTraining = Callable[[nn.Module, int], Any]
-"""A user's function that trains a net, in place, given a seed."""
 
 
 class _StepBar(Callback):
@@ -88,6 +85,7 @@ class LiveTrials:
         rates: learning rates for a range test; it is made once, and its result becomes the
             recipe's. None: the recipe has its rate.
         evidence: measurements of the candidates retrained so far.
+        longer: measurements of those that were retrained again, for longer.
         dense: errors of the dense nets measured so far.
         steps: training steps of all copies so far.
         searched: whether the recipe's rate was found by the range test.
@@ -106,6 +104,7 @@ class LiveTrials:
     held_out: TensorTask | None = None
     rates: Sequence[float] = ()
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    longer: dict[str, Evidence] = field(default_factory=dict)
     dense: dict[str, DenseErrors] = field(default_factory=dict)
     steps: int = 0
     _members: int = 1
@@ -128,8 +127,17 @@ class LiveTrials:
 
     @property
     def retraining_epochs(self) -> int:
-        """Epochs of the short retraining, the only one here."""
+        """Epochs of the short retraining."""
         return self.recipe.epochs
+
+    @property
+    def halving(self) -> bool:
+        """Whether several candidates are compared by successive halving, not by Algorithm 2.
+
+        That needs test data, and a retraining that can be made longer.
+        """
+        several = len(self.candidates) > 1
+        return several and self.task.test is not None and self.training is None
 
     @property
     def steps_per_copy(self) -> int:
@@ -165,34 +173,50 @@ class LiveTrials:
         """Prune a candidate, retrain and measure its copies; NaN if the candidate diverged."""
         if np.isnan(self.dense_error(candidate)):
             return Measurement(np.nan, np.nan, np.nan)
-        evidence = self._retrain(candidate, epochs)
+        factor = epochs // self.recipe.epochs
+        evidence = self._retrain(candidate, factor)
         while np.isnan(evidence.lmc) and self._lower_rates:
             # What went well for the steps of the range test diverged later.
             self.recipe = replace(self.recipe, lr=self._lower_rates.pop())
-            evidence = self._retrain(candidate, epochs)
-        self.evidence[candidate] = evidence
+            evidence = self._retrain(candidate, factor)
+        (self.evidence if factor == 1 else self.longer)[candidate] = evidence
         return Measurement(float(np.mean(evidence.unseen)), evidence.lmc, evidence.cka)
 
-    def _retrain(self, candidate: str, epochs: int) -> Evidence:
-        """Prune a candidate, retrain its copies and measure them."""
-        self.bar.total = max(self.bar.total, self.bar.n + self.work())
+    def _retrain(self, candidate: str, factor: int) -> Evidence:
+        """Prune a candidate, retrain its copies ``factor`` times as long, and measure them."""
+        self.bar.total = max(self.bar.total, self.bar.n + self.work(factor))
         with self._trial_settings():
             fleet = self._fleet(candidate, self.copies)
-            self._train(fleet, candidate, epochs)
+            self._train(fleet, candidate, factor)
             return self._measure(fleet, self.dense[candidate].classes)
 
-    def work(self) -> int:
-        """Return the work of one candidate, in passes of a net over an example."""
+    def expected_work(self) -> int:
+        """Return the work of all that is certain to be done, in passes over an example."""
+        if not self.halving:
+            return self.work()
+        count = len(self.candidates)
+        first, last = (self.work(f) - self._range_work() for f in (1, FACTOR))
+        return self._range_work() + count * first + finalists(count) * last
+
+    def work(self, factor: int = 1) -> int:
+        """Return the work of one candidate, in passes of a net over an example.
+
+        Args:
+            factor: length of the retraining, in short ones.
+        """
         splits = [task.test for task in (self.task, self.held_out) if task]
         test = sum(len(split.targets) for split in splits if split)
         evaluation = self.task.count + test + self._output_examples()
         pairs = self.copies * (self.copies - 1) // 2
         line = LINE_POINTS * self.task.count * (2 if self.net.batch_norm else 1) * pairs
-        training = self.steps_per_copy * self.recipe.batch_size * self.copies * BACKWARD
         cka = min(CKA_EXAMPLES, self.task.count) * pairs
-        training += self.range_steps * self.recipe.batch_size * BACKWARD
-        training = 0 if self.training else training
+        training = factor * self.steps_per_copy * self.recipe.batch_size * self.copies * BACKWARD
+        training = 0 if self.training else training + self._range_work()
         return evaluation * (1 + self.copies) + line + cka + training
+
+    def _range_work(self) -> int:
+        """Return the work of the range test that is still to be made."""
+        return self.range_steps * self.recipe.batch_size * BACKWARD
 
     def seconds_per_work(self) -> float:
         """Return the seconds of a pass over an example, from some training steps."""
@@ -228,26 +252,26 @@ class LiveTrials:
         device = self.task.train.inputs.device
         return Fleet(lambda: self.net.module, state, device, backend="separate")
 
-    def _train(self, fleet: Fleet, candidate: str, epochs: int) -> None:
+    def _train(self, fleet: Fleet, candidate: str, factor: int) -> None:
         """Prune all copies with the same mask and retrain each on its own order of the data."""
-        self.bar.set_description(f"{candidate}: retraining {self.copies} copies")
+        longer = f", {factor} times as long" if factor > 1 else ""
+        self.bar.set_description(f"{candidate}: retraining {self.copies} copies{longer}")
         masks = prune_masks(fleet, self.density, self.method, names=self.net.prunable)
         seeds = [stream_seed("copy", self.seed, number) for number in range(self.copies)]
         if self.training is not None:
-            self._train_as_user(fleet, masks, self.training, seeds)
+            fleet.load(train_as_user(self.net.module, fleet.state(), masks, self.training, seeds))
             return
         self._find_rate(candidate, masks, seeds[:1])
         train(
             fleet,
             self.task,
-            self.recipe,
+            lengthen(self.recipe, factor),
             seeds,
             masks=masks,
-            epochs=epochs,
             threads=None,
             callback=_StepBar(self.bar.update, BACKWARD * self.recipe.batch_size * self.copies),
         )
-        self.steps += self.steps_per_copy * self.copies
+        self.steps += factor * self.steps_per_copy * self.copies
 
     def _find_rate(self, candidate: str, masks: Masks, seeds: Sequence[int]) -> None:
         """Give the recipe its rate by a range test of a pruned net, if it has none."""
@@ -267,35 +291,6 @@ class LiveTrials:
         self.searched = True
         self._lower_rates = sorted(lower for lower in self.rates if lower < rate)
         self.recipe, self.rates = replace(self.recipe, lr=rate), ()
-
-    def _train_as_user(
-        self, fleet: Fleet, masks: Masks, training: UserTraining, seeds: Sequence[int]
-    ) -> None:
-        """Train each copy by the user's function; pruned weights stay zero."""
-        state = fleet.state()
-        for number, seed in enumerate(seeds):
-            net: AdaptedNet = copy.deepcopy(self.net.module).to(fleet.device)
-            tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-            kept = {name: masks[name][number] for name in masks}
-            with torch.no_grad():
-                for name, tensor in state.items():
-                    tensors[name].copy_(tensor[number])
-                for name, mask in kept.items():
-                    tensors[name].mul_(mask)
-            for name, mask in kept.items():
-                tensors[name].register_hook(lambda gradient, mask=mask: gradient * mask)
-            torch.manual_seed(seed)
-            try:
-                training(net.net, seed)
-            except Exception as error:
-                raise ThreeRegimeError(
-                    f"your retraining failed: {type(error).__name__}: {first_line(error)}"
-                ) from error
-            trained = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-            for name, tensor in state.items():
-                value = trained[name].detach().to(tensor.device)
-                tensor[number] = value * kept[name] if name in kept else value
-        fleet.load(state)
 
     def _measure(self, fleet: Fleet, dense_classes: Sequence[int] = ()) -> Evidence:
         self.bar.set_description("measuring LMC and CKA")
@@ -383,19 +378,3 @@ def _renumbered_error(said: Tensor, targets: Tensor, classes: int) -> float:
     pairs.index_put_((said, targets), torch.ones_like(said), accumulate=True)
     rows, columns = linear_sum_assignment(-pairs.numpy())
     return 1 - float(pairs[rows, columns].sum()) / max(1, len(said))
-
-
-@contextlib.contextmanager
-def random_state_kept(seed: int) -> Iterator[None]:
-    """Seed PyTorch inside the context; restore all random number generators after it."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - a user's code may use it
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.default_generator.manual_seed(seed)
-            if devices:
-                torch.cuda.manual_seed_all(seed)
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002

@@ -118,6 +118,15 @@ def _load_pickle(path: Path) -> Any:
     raise ThreeRegimeError(f"{path} names more than {MAX_UNKNOWN} unknown classes")
 
 
+def load_states(net: PrunableNet, checkpoints: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Return the states of a net that checkpoints hold, by name: weights, or paths of files."""
+    states = {}
+    for name, value in checkpoints.items():
+        weights = read_weights(Path(value)) if isinstance(value, str | Path) else value
+        states[str(name)] = load_weights(net, weights, str(name))
+    return states
+
+
 def load_weights(net: PrunableNet, weights: Any, name: str) -> dict[str, Tensor]:
     """Return the state of a net with the weights of a checkpoint.
 

@@ -38,6 +38,8 @@ MAX_MEMORY = 0.1
 their labels by heart."""
 LOST_SHARE = 0.05
 """Share of the examples whose classes the copies may lose before there is no answer."""
+TRIED = "the other directions were tried: their checkpoints do worse"
+"""Basis of an answer that no known net is needed for."""
 TURNS = {"I": "hotter", "II-A": "colder", "II-B": "stay"}
 
 
@@ -204,6 +206,8 @@ def judge(
     blocking = [finding for finding in findings if finding.blocks]
     if blocking:
         return Judgement(regime, CANNOT_TELL, None, "there is no answer", blocking[0].text)
+    if {"hotter", "colder"} <= set(tried):
+        return Judgement(regime, "stay", None, TRIED)
     known = None
     if calibration is not None:
         known = calibration.probabilities(measures_of(evidence, dense, density))
@@ -212,7 +216,10 @@ def judge(
         turn = "stay" if TURNS[regime] in tried else TURNS[regime]
         return Judgement(regime, turn, None, basis)
     known = {name: 0.0 if name in tried else share for name, share in known.items()}
-    known = {name: share / sum(known.values()) for name, share in known.items()}
+    total = sum(known.values())
+    if not total:
+        return Judgement(regime, "stay", None, TRIED)
+    known = {name: share / total for name, share in known.items()}
     turn = direction(known)
     if turn != CANNOT_TELL:
         return Judgement(regime, turn, known, calibration.words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ PREFIX = "net."
 
 Forward = Callable[[nn.Module, Any], Any]
 """A user's function from a net and a batch of inputs to outputs."""
+UserTraining = Callable[[nn.Module, int], Any]
+"""A user's function that trains a net, in place, given a seed."""
 
 
 class PlainBatchNorm(_BatchNorm):
@@ -268,3 +270,51 @@ def state_of(net: nn.Module) -> dict[str, Tensor]:
     return {
         n: t.detach().clone() for n, t in tensors.items() if n.rpartition(".")[2] != BATCH_COUNT
     }
+
+
+def train_as_user(
+    module: AdaptedNet,
+    state: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    training: UserTraining,
+    seeds: Sequence[int],
+) -> dict[str, Tensor]:
+    """Train pruned copies of a net one by one by a user's function; pruned weights stay zero.
+
+    Args:
+        module: the net.
+        state: tensors of all copies by name, [copies, ...].
+        masks: masks of the weights to keep, bool [copies, ...], by name.
+        training: the function.
+        seeds: one for each copy.
+
+    Returns:
+        The state after the training.
+
+    Raises:
+        ThreeRegimeError: the function fails.
+    """
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    for number, seed in enumerate(seeds):
+        net = copy.deepcopy(module).to(next(iter(state.values())).device)
+        tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        kept = {name: masks[name][number] for name in masks}
+        with torch.no_grad():
+            for name, tensor in state.items():
+                tensors[name].copy_(tensor[number])
+            for name, mask in kept.items():
+                tensors[name].mul_(mask)
+        for name, mask in kept.items():
+            tensors[name].register_hook(lambda gradient, mask=mask: gradient * mask)
+        torch.manual_seed(seed)
+        try:
+            training(net.net, seed)
+        except Exception as error:
+            raise ThreeRegimeError(
+                f"your retraining failed: {type(error).__name__}: {first_line(error)}"
+            ) from error
+        trained = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        for name, tensor in state.items():
+            value = trained[name].detach().to(tensor.device)
+            tensor[number] = value * kept[name] if name in kept else value
+    return state

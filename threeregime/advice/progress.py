@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from threeregime.advice.candidates import LiveTrials
+from threeregime.algorithms import FACTOR, finalists
 
 
 @dataclass
@@ -61,19 +62,27 @@ def announce(trials: LiveTrials) -> None:
     """Set the total of the bar, and print how long the work will take, if the bar is shown."""
     if trials.bar.disable:
         return
-    candidates = len(trials.candidates)
-    trials.bar.total = trials.work()
-    seconds = trials.work() * trials.seconds_per_work()
+    trials.bar.total = trials.expected_work()
+    seconds = trials.expected_work() * trials.seconds_per_work()
     device = trials.task.train.inputs.device
     whom = "your function, plus " if trials.training else ""
     search = f"{trials.range_steps:,} steps to find the rate, " if trials.rates else ""
     text = f"{search}{trials.copies} copies x {trials.steps_per_copy:,} steps, then LMC and CKA"
-    several = f", up to {candidates} times that if copies are poorly connected"
+    several, more = _several(trials)
     trials.bar.write(
-        f"{text}: {whom}about {_duration(seconds)} on {device}{several if candidates > 1 else ''}",
-        file=sys.stderr,
+        f"{several}{text}: {whom}about {_duration(seconds)} on {device}{more}", file=sys.stderr
     )
-    trials.bar.reset(total=trials.work())
+    trials.bar.reset(total=trials.expected_work())
+
+
+def _several(trials: LiveTrials) -> tuple[str, str]:
+    """Return what is said before and after the forecast if there are several candidates."""
+    count = len(trials.candidates)
+    if count == 1:
+        return "", ""
+    if trials.halving:
+        return f"{count} nets, then the best {finalists(count)} for {FACTOR} times as long: ", ""
+    return "", f", up to {count} times that if copies are poorly connected"
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from threeregime.fleet.device import (
     device_name,
     free_memory,
     is_out_of_memory,
+    random_state_kept,
     resolve_device,
     spare_threads,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "free_memory",
     "is_out_of_memory",
     "pick_gpu_engine",
+    "random_state_kept",
     "resolve_device",
     "spare_threads",
 ]

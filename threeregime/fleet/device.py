@@ -6,10 +6,12 @@ import contextlib
 import ctypes
 import functools
 import os
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from threeregime._fields import shorten
@@ -117,6 +119,22 @@ def compute_settings(device: torch.device | str, threads: int | None = 1) -> Ite
                 torch.set_num_threads(threads)
             settings.enter_context(_RETAINED_MEMORY)
         yield
+
+
+@contextmanager
+def random_state_kept(seed: int) -> Iterator[None]:
+    """Seed PyTorch inside the context; restore all random number generators after it."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - a user's code may use it
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.default_generator.manual_seed(seed)
+            if devices:
+                torch.cuda.manual_seed_all(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
 
 
 class _RetainedMemory:
