@@ -289,19 +289,28 @@ def evidence(kind: Kind, dense: Fleet, density: float, whole: TensorTask) -> dic
     rates = [rate for rate in best for _ in range(COPIES)]
     fleet = retrained(copies, masks, task, recipe, rates)
     longer = retrained(copies, masks, task, lengthen(recipe, FACTOR), rates)
-    pairs = [(COPIES * net, COPIES * net + 1) for net in range(dense.members)]
-    metrics = measure_pairs(fleet, pairs, task)
     return {
         "rate": np.array(best),
-        "lmc": metrics.lmc.numpy(),
-        "cka": metrics.cka_softmax.numpy(),
         "dense_train": evaluate_errors(dense, task, train=True).numpy(),
         "dense_test": evaluate_errors(dense, task, train=False).numpy(),
         "dense_held_out": evaluate_errors(dense, held_out, train=False).numpy(),
-        **by_copy("train", evaluate_errors(fleet, task, train=True)),
-        **by_copy("test", evaluate_errors(fleet, task, train=False)),
-        **by_copy("held_out", evaluate_errors(fleet, held_out, train=False)),
-        **by_copy("longer_test", evaluate_errors(longer, task, train=False)),
+        **measured("", fleet, task, held_out),
+        **measured("longer_", longer, task, held_out),
+    }
+
+
+def measured(
+    prefix: str, fleet: Fleet, task: TensorTask, held_out: TensorTask
+) -> dict[str, np.ndarray]:
+    """Return what is measured of retrained copies, as columns."""
+    pairs = [(first, first + 1) for first in range(0, fleet.members, COPIES)]
+    metrics = measure_pairs(fleet, pairs, task)
+    return {
+        f"{prefix}lmc": metrics.lmc.numpy(),
+        f"{prefix}cka": metrics.cka_softmax.numpy(),
+        **by_copy(f"{prefix}train", evaluate_errors(fleet, task, train=True)),
+        **by_copy(f"{prefix}test", evaluate_errors(fleet, task, train=False)),
+        **by_copy(f"{prefix}held_out", evaluate_errors(fleet, held_out, train=False)),
     }
 
 
