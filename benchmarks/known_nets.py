@@ -4,7 +4,8 @@ The table ``threeregime/calibration/known_nets.csv``, which :func:`threeregime.a
 and is tested on. For each kind of net, dense runs of four seeds are stopped after 2 to 160 epochs;
 every dense net is pruned to three densities and retrained as in its dense run for 40 epochs, two
 copies each. Their errors on pictures that no rule sees are the truth: whether a hotter or a colder
-dense run gives a better pruned net. The same nets are put to the short retraining of ``advise``.
+dense run gives a better pruned net. The same nets are put to the short retraining of ``advise``,
+and to one of three times as many steps.
 Kinds of the role "test" are for testing alone: nothing was chosen by them.
 
 Finished kinds are kept: another call goes on with the others. Label noise replaces a share of the
@@ -26,7 +27,6 @@ import torch
 from torch import Tensor, nn
 
 from threeregime._files import atomic_write, check_writable
-from threeregime.algorithms import FACTOR
 from threeregime.calibration import KNOWN_NETS
 from threeregime.data import TensorSplit, TensorTask, stream_seed
 from threeregime.data.digits import clutter, plain
@@ -42,7 +42,6 @@ from threeregime.training import (
     default_retraining,
     evaluate_errors,
     largest_good_rates,
-    lengthen,
     train,
 )
 
@@ -51,6 +50,8 @@ DENSITIES = (0.05, 0.1, 0.3)
 SEEDS = (0, 1, 2, 3)
 COPIES = 2
 BATCH_SIZE = 32
+LONGER = 3
+"""Length of the longer retraining, in those of `advise`."""
 SEEN_TEST_PICTURES = 400
 """Test pictures for the rules; the others are for the truth."""
 TEST_PICTURES = 4000
@@ -288,7 +289,9 @@ def evidence(kind: Kind, dense: Fleet, density: float, whole: TensorTask) -> dic
     best = largest_good_rates(dense, task, recipe, seeds, RATES[recipe.optimizer], masks=first)
     rates = [rate for rate in best for _ in range(COPIES)]
     fleet = retrained(copies, masks, task, recipe, rates)
-    longer = retrained(copies, masks, task, lengthen(recipe, FACTOR), rates)
+    later = tuple(LONGER * epoch for epoch in recipe.milestones)
+    long = replace(recipe, epochs=LONGER * recipe.epochs, milestones=later)
+    longer = retrained(copies, masks, task, long, rates)
     return {
         "rate": np.array(best),
         "dense_train": evaluate_errors(dense, task, train=True).numpy(),

@@ -304,6 +304,9 @@ def advise(
     retrain: Annotated[
         str, typer.Option(help="Your retraining: FILE.py:function(net, seed).")
     ] = "",
+    retrain_all: Annotated[
+        bool, typer.Option("--retrain-all", help="Retrain every checkpoint; needs test data.")
+    ] = False,
     copies: Annotated[int, typer.Option(help="Retrained copies of each pruned net.")] = 2,
     max_examples: Annotated[int, typer.Option(help="Examples of a split to draw.")] = 10_000,
     size: Annotated[int | None, typer.Option(help="Pixels to scale images to, each way.")] = None,
@@ -330,6 +333,7 @@ def advise(
         values.user_data(data),
         test_data=values.user_data(test, "test") if test else None,
         checkpoints=checkpoints or None,
+        retrain_all=retrain_all,
         density=density,
         method=method,
         keep=keep or (),

@@ -63,7 +63,6 @@ def answer(lmc: float = -0.2, cka: float = 0.9, chances: Any = None, **fields: A
             "test_found": None,
             "held_out": 0,
         },
-        "longer": {},
         "cost": Cost(4, 40, 1.0, "cpu"),
     }
     return Advice(**{**values, **fields})
@@ -78,9 +77,6 @@ def test_what_pruning_costs_comes_first() -> None:
     assert answer().pruning_cost == pytest.approx(0.09)
     gains = answer(dense={"a": DenseErrors(0.5, None)})
     assert "pruning with retraining gains 39.0 points" in str(gains)
-    longer = answer(longer={"a": dataclasses.replace(gains.evidence["a"], train=(0.03, 0.05))})
-    assert longer.pruning_cost == pytest.approx(0.02)
-    assert str(longer).splitlines()[0].endswith("pruning costs 2.0 points.")
     unknown = answer(dense={"a": DenseErrors(math.nan, None)})
     assert "what pruning costs is unknown" in str(unknown)
 

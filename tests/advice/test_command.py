@@ -123,9 +123,14 @@ def test_several_checkpoints(command: Command, given: tuple[str, ...]) -> None:
     status, out, err = command("my_nets.py:build", *given, *QUICK, "--progress")
     assert status == 0
     assert "\nPrune epoch_" in out
-    assert "(successive halving)" in out
-    nets = 3 if given[0] == "--weights" else 2
-    assert f"{nets} nets, then the best 2 for 3 times as long: " in err
+    assert "(Algorithm 2)" in out
+    assert "about" in err
+    assert "times that if copies are poorly connected" in err
+    status, out, err = command("my_nets.py:build", *given, *QUICK, "--progress", "--retrain-all")
+    assert status == 0
+    assert "(grid search)" in out
+    assert "not retrained" not in out
+    assert f"{3 if given[0] == '--weights' else 2} nets: " in err
 
 
 @pytest.mark.parametrize(

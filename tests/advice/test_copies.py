@@ -42,7 +42,7 @@ def test_each_copy_is_the_net_trained_alone_in_the_same_order(
     model, data = build_net(build), pictures()
     trials = live(model, data)
     fleet = trials._fleet("it", trials.copies)
-    trials._train(fleet, "it", 1)
+    trials._train(fleet, "it", 2)
     together = {name.removeprefix("net."): tensor for name, tensor in fleet.state().items()}
     prunable = [name.removeprefix("net.") for name in trials.net.prunable]
     masks = {n: together[n][0] != 0 for n in prunable}
@@ -106,9 +106,6 @@ def test_the_bar_ends_at_its_total(build: Callable[[], nn.Module]) -> None:
     trials.retrain("it", 2)
     assert trials.bar.n == trials.work() <= trials.bar.total
     assert trials.seconds_per_work() > 0
-    # A longer retraining is a round more, and no net is asked for its dense error twice.
-    trials.retrain("it", 6)
-    assert trials.work() < trials.bar.n <= trials.work() + trials.work(3) == trials.bar.total
 
 
 # --- the recipe
@@ -197,36 +194,21 @@ def test_the_best_dense_net_is_pruned_where_its_copies_are_connected() -> None:
     assert "dense held-out error" in str(advice)
 
 
-def test_with_test_data_all_are_retrained_and_the_best_for_longer() -> None:
-    states = trained(plain, pictures(), (0, 4, 8, 12))
+def test_all_are_retrained_if_asked_for() -> None:
+    states = trained(plain, pictures(), (0, 4, 12))
     asked = {"checkpoints": states, "density": 0.5, "epochs": 2}
-    answer = ask(build_net(plain), pictures(), test_data=pictures(seed=1), **asked)
-    assert answer.rule == "successive halving"
-    assert list(answer.evidence) == list(states)
-    errors = {name: sum(seen.errors) for name, seen in answer.longer.items()}
-    assert len(errors) == 2
+    data = {"test_data": pictures(seed=1)}
+    few = ask(build_net(plain), pictures(), **asked, **data)
+    assert (few.rule, len(few.evidence)) == ("Algorithm 2", 1)
+    assert "dense test error" in str(few)
+    answer = ask(build_net(plain), pictures(), **asked, **data, retrain_all=True)
+    assert (answer.rule, list(answer.evidence)) == ("grid search", list(states))
+    errors = {name: sum(seen.errors) for name, seen in answer.evidence.items()}
     assert answer.chosen == min(errors, key=lambda name: errors[name])
-    assert answer.pruned_errors == answer.longer[answer.chosen].errors
-    text = str(answer)
-    assert "dense test error" in text
-    assert text.count("retrained longer") == 2
-    assert "The best 2 again, 3 times as long." in text
-    assert answer.cost.steps > 2 * 2 * (4 + 2 * 3)  # copies, epochs, batches an epoch: 1 or more
-
-
-def test_a_users_training_is_spared_by_algorithm_2() -> None:
-    states = trained(plain, pictures(), (0, 12))
-    calls: list[int] = []
-    answer = ask(
-        build_net(plain),
-        pictures(),
-        test_data=pictures(seed=1),
-        checkpoints=states,
-        density=0.5,
-        retrain=lambda net, seed: calls.append(seed),
-    )
-    assert (answer.rule, answer.chosen, answer.longer) == ("Algorithm 2", "epoch_12", {})
-    assert len(calls) == 2  # copies of the best dense net alone
+    alone = {**data, "checkpoints": {"a": states["epoch_4"]}}
+    for missing in (asked, data, alone):
+        with pytest.raises(ThreeRegimeError, match="retrain_all = True is not allowed: with test"):
+            ask(build_net(plain), pictures(), **missing, retrain_all=True)
 
 
 def test_in_regime_i_all_are_retrained_and_the_rule_decides(

@@ -177,7 +177,7 @@ def test_kinds_of_the_role_test_teach_nothing(monkeypatch: pytest.MonkeyPatch) -
         def shares(self, measures: Any) -> Any:
             return np.full((len(measures.lmc), 3), np.nan)
 
-    def load(held_out: bool, without: str, similarity: bool, copies: int) -> Silent:
+    def load(held_out: bool, without: str, similarity: bool, copies: int, longer: bool) -> Silent:
         asked.append(without)
         return Silent()
 

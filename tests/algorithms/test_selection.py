@@ -72,28 +72,6 @@ def test_algorithms_2_retrain_all_candidates_only_in_regime_i(
     assert selection.select_best_dense(well).epochs == 0
 
 
-@dataclass
-class LaterReversed(KnownTrials):
-    """Trials whose three good candidates, 1 to 3, are ranked otherwise by a longer retraining."""
-
-    asked: list[tuple[float, int]] = field(default_factory=list)
-
-    def retrain(self, candidate: float, epochs: int) -> Measurement:
-        self.asked.append((candidate, epochs))
-        error = candidate / 100 if candidate <= 3 else 0.3
-        return Measurement(error if epochs == 10 else 0.2 - error, 0.0, 1.0)
-
-
-def test_successive_halving_retrains_the_best_third_for_longer() -> None:
-    numbers = list(map(float, range(1, 8)))
-    trials = LaterReversed(dict.fromkeys(numbers, 0.1), {})
-    decision = selection.successive_halving(trials, epochs=10)
-    assert decision.chosen == 3
-    assert trials.asked == [(n, 10) for n in numbers] + [(n, 30) for n in numbers[:3]]
-    assert decision.epochs == 2 * (7 * 10 + 3 * 30)
-    assert [selection.finalists(n) for n in (1, 2, 3, 6, 7, 20)] == [1, 2, 2, 2, 3, 7]
-
-
 def test_sams_radius_is_that_of_highest_cka() -> None:
     assert selection.select_rho(make_trials(0.0)).chosen == 40
 

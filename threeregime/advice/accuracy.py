@@ -30,7 +30,7 @@ from threeregime.calibration import (
 
 
 def answer_known_nets(
-    held_out: bool = False, similarity: bool = False, copies: int = 2
+    held_out: bool = False, similarity: bool = False, copies: int = 2, longer: bool = False
 ) -> pd.DataFrame:
     """Return the answers about all known nets, a row each.
 
@@ -41,6 +41,7 @@ def answer_known_nets(
         held_out: whether errors are of held-out training examples instead of test examples.
         similarity: whether LMC and CKA are used, too.
         copies: number of retrained copies whose errors are averaged, 1 or 2.
+        longer: whether they were retrained for three times as many steps.
 
     Returns:
         Columns of :func:`load_known_nets`, with the probabilities ``hotter``, ``stay`` and
@@ -50,11 +51,10 @@ def answer_known_nets(
     parts = []
     for kind, part in nets.groupby("kind", sort=False):
         own = str(kind) if part["role"].iloc[0] == "train" else ""
-        calibration = load_calibration(held_out, own, similarity, copies)
+        calibration = load_calibration(held_out, own, similarity, copies, longer)
         assert calibration is not None
-        parts.append(
-            part.assign(**_predictions(calibration, Measures.of_table(part, held_out, copies)))
-        )
+        measures = Measures.of_table(part, held_out, copies, longer)
+        parts.append(part.assign(**_predictions(calibration, measures)))
     return pd.concat(parts)
 
 
@@ -145,16 +145,21 @@ class KnownTrials:
     Attributes:
         nets: rows of :func:`load_known_nets`, one per stop.
         held_out: whether errors are of held-out training examples instead of test examples.
+        retraining: prefix of the columns of a retraining: empty for the short one of `advise`,
+            "longer" for three times as many steps, "own" for a complete one by the recipe of the
+            dense run (of one copy, and the error alone).
     """
 
     nets: pd.DataFrame
     held_out: bool
+    retraining: str = ""
     retraining_epochs: int = 20
     copies: int = 2
 
     def __post_init__(self) -> None:
-        measures = Measures.of_table(self.nets, self.held_out)
-        columns = (measures.dense_test, measures.test, measures.lmc, measures.cka)
+        measures = Measures.of_table(self.nets, self.held_out, longer=self.retraining == "longer")
+        error = self.nets["error_0"] if self.retraining == "own" else measures.test
+        columns = (measures.dense_test, error, measures.lmc, measures.cka)
         rows = zip(self.nets["epochs"], *map(np.asarray, columns), strict=True)
         self._rows = {int(stop): tuple(map(float, values)) for stop, *values in rows}
 
@@ -172,29 +177,49 @@ class KnownTrials:
         return Measurement(*self._rows[candidate][1:])
 
 
-def _unless_known_by_heart(trials: KnownTrials) -> int | None:
+def _grid_search(retraining: str = "") -> Choice:
+    """Return the choice of the lowest test error after some retraining of every stop."""
+    return lambda run: grid_search(KnownTrials(run, False, retraining)).chosen
+
+
+def _algorithm_2(run: pd.DataFrame) -> int:
+    trials = KnownTrials(run, False)
+    return select_by_error(trials, epochs=trials.retraining_epochs).chosen
+
+
+def _algorithm_2_1(run: pd.DataFrame) -> int:
+    trials = KnownTrials(run, True)
+    return select_by_similarity(trials, epochs=trials.retraining_epochs).chosen
+
+
+def _unless_known_by_heart(run: pd.DataFrame) -> int | None:
     """Return the choice of Algorithm 2.1; None if it cannot be trusted without test data."""
-    chosen = select_by_similarity(trials, epochs=trials.retraining_epochs).chosen
+    trials, chosen = KnownTrials(run, True), _algorithm_2_1(run)
     stops = trials.candidates
     copies = {stop: trials.retrain(stop, trials.retraining_epochs).test_error for stop in stops}
     known = known_by_heart({stop: trials.dense_error(stop) for stop in stops}, copies)
     return None if chosen in known else chosen
 
 
-Choice = Callable[[KnownTrials], int | None]
+def _last(run: pd.DataFrame) -> int:
+    return int(run["epochs"].iloc[-1])
+
+
+Choice = Callable[[pd.DataFrame], int | None]
+"""A choice among the stops of a dense run at one density, rows of :func:`load_known_nets`."""
 CHOICES: dict[str, Choice] = {
-    "Algorithm 2": lambda trials: select_by_error(trials, epochs=trials.retraining_epochs).chosen,
-    "grid search": lambda trials: grid_search(trials).chosen,
-    "best dense net": lambda trials: select_best_dense(trials).chosen,
-    "last checkpoint": lambda trials: trials.candidates[-1],
+    "Algorithm 2": _algorithm_2,
+    "grid search": _grid_search(),
+    "grid search, three times as long": _grid_search("longer"),
+    "grid search by your own recipe": _grid_search("own"),
+    "best dense net": lambda run: select_best_dense(KnownTrials(run, False)).chosen,
+    "last checkpoint": _last,
 }
 """Ways to choose a checkpoint with test data."""
 CHOICES_HELD_OUT: dict[str, Choice] = {
     "Algorithm 2.1, if it can be trusted": _unless_known_by_heart,
-    "Algorithm 2.1": lambda trials: (
-        select_by_similarity(trials, epochs=trials.retraining_epochs).chosen
-    ),
-    "last checkpoint": CHOICES["last checkpoint"],
+    "Algorithm 2.1": _algorithm_2_1,
+    "last checkpoint": _last,
 }
 """Ways to choose a checkpoint without test data."""
 
@@ -204,16 +229,18 @@ def choose_known_nets(held_out: bool = False) -> pd.DataFrame:
 
     Returns:
         A row per kind, density, seed and rule: ``chosen`` (NaN for no choice), and ``lost``, the
-        true error of that stop minus that of the best one, both means over the dense seeds.
+        true error of that stop minus that of the best one, both means over the dense seeds without
+        the copy that grid search by the own recipe chooses by.
     """
     rows = []
     groups = load_known_nets().groupby(["role", "kind", "density"], sort=False)
     for (role, kind, density), nets in groups:
-        errors = nets.groupby("epochs")["error"].mean()
+        copies = nets[["epochs", "error_0", "error_1"]].melt("epochs").groupby("epochs")["value"]
         for seed, run in nets.groupby("seed"):
-            trials = KnownTrials(run, held_out)
+            own = run.set_index("epochs")["error_0"]
+            errors = (copies.sum() - own) / (copies.size() - 1)
             for rule, choose in (CHOICES_HELD_OUT if held_out else CHOICES).items():
-                chosen = choose(trials)
+                chosen = choose(run)
                 lost = np.nan if chosen is None else float(errors[chosen] - errors.min())
                 rows.append((role, kind, density, seed, rule, chosen, lost))
     columns = ["role", "kind", "density", "seed", "rule", "chosen", "lost"]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from threeregime.advice.judgement import BY_HEART, DenseErrors, Evidence, Finding
-from threeregime.algorithms import FACTOR
 from threeregime.analysis import LMC_THRESHOLD
 from threeregime.calibration import CANNOT_TELL
 from threeregime.errors import ThreeRegimeError
@@ -60,7 +59,6 @@ class Advice:
         density: fraction of the weights that is kept.
         evidence: measurements of the retrained copies by name of the net. Algorithms 2 and 2.1 do
             not retrain the others if LMC of the best dense net is good enough.
-        longer: measurements after a longer retraining of the nets that were the best before it.
         dense: errors of the dense nets, by name.
         retraining: recipe of the retraining.
         pruned: number of prunable weights and layers, their types, the name of the unpruned layer
@@ -80,7 +78,6 @@ class Advice:
     rule: str
     density: float
     evidence: dict[str, Evidence]
-    longer: dict[str, Evidence]
     dense: dict[str, DenseErrors]
     retraining: dict[str, Any]
     pruned: dict[str, Any]
@@ -93,14 +90,9 @@ class Advice:
         return self.turn == CANNOT_TELL
 
     @property
-    def pruned_errors(self) -> tuple[float, ...]:
-        """Errors of the chosen net's copies after the longest retraining, on test data if any."""
-        return self.longer.get(self.chosen, self.evidence[self.chosen]).errors
-
-    @property
     def pruning_cost(self) -> float:
-        """Mean of these errors minus the error of the dense net."""
-        errors = self.pruned_errors
+        """Mean error of the copies minus that of the dense net, on test data if there are any."""
+        errors = self.evidence[self.chosen].errors
         return sum(errors) / len(errors) - self.dense[self.chosen].error
 
     def __str__(self) -> str:
@@ -113,7 +105,7 @@ class Advice:
         split = "training" if evidence.test is None else "test"
         return (
             f"Pruned to {100 * self.density:g} % of its weights and retrained, the net errs on "
-            f"{_percents(self.pruned_errors)} of the {split} examples (its copies), dense on "
+            f"{_percents(evidence.errors)} of the {split} examples (its copies), dense on "
             f"{_percent(dense.error)}: {_points(self.pruning_cost)}."
         )
 
@@ -139,8 +131,6 @@ class Advice:
             else:
                 line += f"; pruned LMC {evidence.lmc:+.3f}, CKA {evidence.cka:.3f}"
                 line += f", {split} error {_percents(evidence.unseen)}"
-            if name in self.longer:
-                line += f", retrained longer {_percents(self.longer[name].unseen)}"
             lines.append(line)
         return [*lines, ""]
 
@@ -215,13 +205,10 @@ class Advice:
         decay = f", a tenth of it after epochs {milestones}" if milestones else ""
         if recipe["weight_decay"]:
             decay += f", weight decay {recipe['weight_decay']:g}"
-        again = (
-            f" The best {len(self.longer)} again, {FACTOR} times as long." if self.longer else ""
-        )
         return (
             f"Retrained: {recipe['copies']} copies for {recipe['epochs']} epochs by "
             f"{recipe['optimizer']}, batches of {recipe['batch_size']}, rate {recipe['lr']:g}"
-            f"{decay}; seed {recipe['seed']}.{again}"
+            f"{decay}; seed {recipe['seed']}."
         )
 
     def _example_count(self, split: str) -> str:

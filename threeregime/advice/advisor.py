@@ -3,8 +3,7 @@
 `advise` prunes a copy of the net, retrains two copies of that for some hundred steps, and compares
 them by LMC (Equation 1) and CKA (Equation 2), as the paper does. These give the regime (Section
 3.2); the direction is learned from nets whose truth is known by brute force. Given several
-checkpoints, it chooses the one to prune: by successive halving, or without test data by the paper's
-Algorithm 2.1 (Appendix C.3).
+checkpoints, it chooses the one to prune (Section 4.2, Algorithms 2 and 2.1).
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ from threeregime.advice.user_data import (
 )
 from threeregime.algorithms import (
     Decision,
+    grid_search,
     select_by_error,
     select_by_similarity,
-    successive_halving,
     tune,
 )
 from threeregime.calibration import load_calibration
@@ -73,6 +72,7 @@ def advise(
     density: float = 0.05,
     test_data: Any = None,
     checkpoints: Mapping[str, Any] | None = None,
+    retrain_all: bool = False,
     method: str = "uniform",
     keep: Sequence[str] = (),
     prune: Sequence[str] | None = None,
@@ -111,8 +111,10 @@ def advise(
         density: fraction of the weights to keep, in (0, 1].
         test_data: like ``train_data``. Without it, checkpoints are compared by CKA (Algorithm 2.1),
             if this can be trusted.
-        checkpoints: candidates by name: state_dicts, or paths of their files. None: the model. With
-            test data all are retrained, and the best third again for three times as long.
+        checkpoints: candidates by name: state_dicts, or paths of their files. None: the model.
+        retrain_all: whether every checkpoint is pruned and retrained, and the lowest test error
+            chosen. False: only if the copies of the best dense net are poorly connected (Algorithm
+            2). It pays with a complete retraining by your own recipe.
         method: "uniform" prunes to the density in each layer (UniformMP, Section 2.3), "global"
             over all layers together.
         keep: names or patterns (``stem.*``) of layers that stay dense.
@@ -122,8 +124,7 @@ def advise(
             examples, by SGD with momentum if the net has batch norm, otherwise by Adam, at the
             largest rate that is good in a range test.
         retrain: function ``retrain(net, seed)`` that trains a pruned net in place, in an order of
-            the examples that depends on the seed; pruned weights stay zero. Checkpoints are then
-            compared by Algorithm 2, which retrains the fewest. None: as above.
+            the examples that depends on the seed; pruned weights stay zero. None: as above.
         forward: function ``forward(net, inputs)`` that returns the outputs, for nets that are
             called in another way; inputs are a dictionary if examples have several. None: the net
             is called with the inputs.
@@ -164,6 +165,8 @@ def advise(
         )
         states = load_states(net, checkpoints) if checkpoints else {OWN: state_of(net.module)}
         task = TensorTask("the given data", *splits, net.classes, loss)
+        fits = not retrain_all or (len(states) > 1 and task.test is not None)
+        require(fits, "retrain_all", True, "with test data and two or more checkpoints")
         # Enough have to remain: a few examples show no barrier.
         enough = (1 - HELD_OUT) * task.count >= MIN_EXAMPLES
         task, held_out = task.hold_out(HELD_OUT) if enough else (task, None)
@@ -181,6 +184,7 @@ def advise(
                 method=method,
                 training=retrain,
                 held_out=held_out.to(resolved) if held_out else None,
+                retrain_all=retrain_all,
                 rates=() if lr is not None or retrain else RATES[recipe.optimizer],
             )
             announce(trials)
@@ -246,19 +250,15 @@ def _folder(path: str | Path) -> Path:
 
 
 def _apply_rule(trials: LiveTrials) -> Decision[str]:
-    """Apply Algorithm 1 to a single candidate; choose among several.
-
-    With test data that is done by successive halving. It comes closer to the best candidate than
-    Algorithm 2, which is for retraining that costs much: a user's own.
-    """
+    """Apply Algorithm 1 to a single candidate, and Algorithm 2, 2.1 or grid search to several."""
     epochs = trials.retraining_epochs
     if len(trials.candidates) == 1:
         (candidate,) = trials.candidates
         if np.isnan(trials.dense_error(candidate)):
             raise ThreeRegimeError(f"{candidate} has diverged: take an earlier state of it")
         return tune(trials, candidate, epochs=epochs)
-    if trials.halving:
-        return successive_halving(trials, epochs)
+    if trials.retrain_all:
+        return grid_search(trials, epochs)
     if trials.task.test is not None:
         return select_by_error(trials, epochs=epochs)
     return _select_without_test_data(trials, epochs)
@@ -303,7 +303,6 @@ def _make_advice(trials: LiveTrials, decision: Decision[str], start: float) -> A
         rule=decision.rule if len(trials.candidates) > 1 else "",
         density=trials.density,
         evidence=dict(trials.evidence),
-        longer=dict(trials.longer),
         dense=dict(trials.dense),
         retraining={
             **{name: getattr(recipe, name) for name in RETRAINING_FIELDS},

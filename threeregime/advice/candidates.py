@@ -20,7 +20,7 @@ from torch import Tensor
 
 from threeregime.advice.judgement import DenseErrors, Evidence
 from threeregime.advice.model import PrunableNet, UserTraining, train_as_user
-from threeregime.algorithms import FACTOR, Measurement, finalists
+from threeregime.algorithms import Measurement
 from threeregime.data import IGNORED_TARGET, TensorTask, stream_seed
 from threeregime.errors import ThreeRegimeError, first_line
 from threeregime.fleet import Fleet, State, is_out_of_memory, random_state_kept
@@ -33,7 +33,6 @@ from threeregime.training import (
     evaluate_errors,
     evaluate_outputs,
     largest_good_rates,
-    lengthen,
     range_steps,
     train,
 )
@@ -82,10 +81,10 @@ class LiveTrials:
         training: a user's training of a pruned net; None: the recipe.
         held_out: the same task, its test split training examples that the copies are not retrained
             on; None: no such.
+        retrain_all: whether all candidates are retrained, whatever the best dense one shows.
         rates: learning rates for a range test; it is made once, and its result becomes the
             recipe's. None: the recipe has its rate.
         evidence: measurements of the candidates retrained so far.
-        longer: measurements of those that were retrained again, for longer.
         dense: errors of the dense nets measured so far.
         steps: training steps of all copies so far.
         searched: whether the recipe's rate was found by the range test.
@@ -102,9 +101,9 @@ class LiveTrials:
     method: str = "uniform"
     training: UserTraining | None = None
     held_out: TensorTask | None = None
+    retrain_all: bool = False
     rates: Sequence[float] = ()
     evidence: dict[str, Evidence] = field(default_factory=dict)
-    longer: dict[str, Evidence] = field(default_factory=dict)
     dense: dict[str, DenseErrors] = field(default_factory=dict)
     steps: int = 0
     _members: int = 1
@@ -127,17 +126,8 @@ class LiveTrials:
 
     @property
     def retraining_epochs(self) -> int:
-        """Epochs of the short retraining."""
+        """Epochs of the short retraining, the only one here."""
         return self.recipe.epochs
-
-    @property
-    def halving(self) -> bool:
-        """Whether several candidates are compared by successive halving, not by Algorithm 2.
-
-        That needs test data, and a retraining that can be made longer.
-        """
-        several = len(self.candidates) > 1
-        return several and self.task.test is not None and self.training is None
 
     @property
     def steps_per_copy(self) -> int:
@@ -173,44 +163,36 @@ class LiveTrials:
         """Prune a candidate, retrain and measure its copies; NaN if the candidate diverged."""
         if np.isnan(self.dense_error(candidate)):
             return Measurement(np.nan, np.nan, np.nan)
-        factor = epochs // self.recipe.epochs
-        evidence = self._retrain(candidate, factor)
+        evidence = self._retrain(candidate, epochs)
         while np.isnan(evidence.lmc) and self._lower_rates:
             # What went well for the steps of the range test diverged later.
             self.recipe = replace(self.recipe, lr=self._lower_rates.pop())
-            evidence = self._retrain(candidate, factor)
-        (self.evidence if factor == 1 else self.longer)[candidate] = evidence
+            evidence = self._retrain(candidate, epochs)
+        self.evidence[candidate] = evidence
         return Measurement(float(np.mean(evidence.unseen)), evidence.lmc, evidence.cka)
 
-    def _retrain(self, candidate: str, factor: int) -> Evidence:
-        """Prune a candidate, retrain its copies ``factor`` times as long, and measure them."""
-        self.bar.total = max(self.bar.total, self.bar.n + self.work(factor))
+    def _retrain(self, candidate: str, epochs: int) -> Evidence:
+        """Prune a candidate, retrain its copies and measure them."""
+        self.bar.total = max(self.bar.total, self.bar.n + self.work())
         with self._trial_settings():
             fleet = self._fleet(candidate, self.copies)
-            self._train(fleet, candidate, factor)
+            self._train(fleet, candidate, epochs)
             return self._measure(fleet, self.dense[candidate].classes)
 
     def expected_work(self) -> int:
         """Return the work of all that is certain to be done, in passes over an example."""
-        if not self.halving:
-            return self.work()
-        count = len(self.candidates)
-        first, last = (self.work(f) - self._range_work() for f in (1, FACTOR))
-        return self._range_work() + count * first + finalists(count) * last
+        nets = len(self.candidates) if self.retrain_all else 1
+        return self._range_work() + nets * (self.work() - self._range_work())
 
-    def work(self, factor: int = 1) -> int:
-        """Return the work of one candidate, in passes of a net over an example.
-
-        Args:
-            factor: length of the retraining, in short ones.
-        """
+    def work(self) -> int:
+        """Return the work of one candidate, in passes of a net over an example."""
         splits = [task.test for task in (self.task, self.held_out) if task]
         test = sum(len(split.targets) for split in splits if split)
         evaluation = self.task.count + test + self._output_examples()
         pairs = self.copies * (self.copies - 1) // 2
         line = LINE_POINTS * self.task.count * (2 if self.net.batch_norm else 1) * pairs
         cka = min(CKA_EXAMPLES, self.task.count) * pairs
-        training = factor * self.steps_per_copy * self.recipe.batch_size * self.copies * BACKWARD
+        training = self.steps_per_copy * self.recipe.batch_size * self.copies * BACKWARD
         training = 0 if self.training else training + self._range_work()
         return evaluation * (1 + self.copies) + line + cka + training
 
@@ -252,10 +234,9 @@ class LiveTrials:
         device = self.task.train.inputs.device
         return Fleet(lambda: self.net.module, state, device, backend="separate")
 
-    def _train(self, fleet: Fleet, candidate: str, factor: int) -> None:
+    def _train(self, fleet: Fleet, candidate: str, epochs: int) -> None:
         """Prune all copies with the same mask and retrain each on its own order of the data."""
-        longer = f", {factor} times as long" if factor > 1 else ""
-        self.bar.set_description(f"{candidate}: retraining {self.copies} copies{longer}")
+        self.bar.set_description(f"{candidate}: retraining {self.copies} copies")
         masks = prune_masks(fleet, self.density, self.method, names=self.net.prunable)
         seeds = [stream_seed("copy", self.seed, number) for number in range(self.copies)]
         if self.training is not None:
@@ -265,13 +246,14 @@ class LiveTrials:
         train(
             fleet,
             self.task,
-            lengthen(self.recipe, factor),
+            self.recipe,
             seeds,
             masks=masks,
+            epochs=epochs,
             threads=None,
             callback=_StepBar(self.bar.update, BACKWARD * self.recipe.batch_size * self.copies),
         )
-        self.steps += factor * self.steps_per_copy * self.copies
+        self.steps += self.steps_per_copy * self.copies
 
     def _find_rate(self, candidate: str, masks: Masks, seeds: Sequence[int]) -> None:
         """Give the recipe its rate by a range test of a pruned net, if it has none."""

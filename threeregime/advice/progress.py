@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from threeregime.advice.candidates import LiveTrials
-from threeregime.algorithms import FACTOR, finalists
 
 
 @dataclass
@@ -80,8 +79,8 @@ def _several(trials: LiveTrials) -> tuple[str, str]:
     count = len(trials.candidates)
     if count == 1:
         return "", ""
-    if trials.halving:
-        return f"{count} nets, then the best {finalists(count)} for {FACTOR} times as long: ", ""
+    if trials.retrain_all:
+        return f"{count} nets: ", ""
     return "", f", up to {count} times that if copies are poorly connected"
 
 

@@ -19,23 +19,19 @@ from threeregime.algorithms.replay import (
 )
 from threeregime.algorithms.selection import (
     EARLY_EPOCHS,
-    FACTOR,
     Decision,
     Measurement,
     Trials,
-    finalists,
     grid_search,
     select_best_dense,
     select_by_error,
     select_by_similarity,
     select_rho,
-    successive_halving,
     tune,
 )
 
 __all__ = [
     "EARLY_EPOCHS",
-    "FACTOR",
     "Decision",
     "Measurement",
     "Replay",
@@ -46,7 +42,6 @@ __all__ = [
     "accuracy_table",
     "confusion_table",
     "costliest_mistakes",
-    "finalists",
     "grid_search",
     "heating_outcomes",
     "regret_table",
@@ -57,7 +52,6 @@ __all__ = [
     "select_by_similarity",
     "select_rho",
     "selection_rules",
-    "successive_halving",
     "summarize_rules",
     "tune",
 ]

@@ -9,7 +9,7 @@ measure them. The same rules run on live nets and on result tables
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -18,8 +18,6 @@ from threeregime.analysis import LMC_THRESHOLD
 from threeregime.errors import ThreeRegimeError
 
 EARLY_EPOCHS = 2  # alpha, Section 4.2
-FACTOR = 3
-"""How much longer the finalists of successive halving are retrained, and which share they are."""
 
 
 class NoCandidate(ThreeRegimeError):
@@ -160,32 +158,6 @@ def grid_search(trials: Trials[Candidate], epochs: int | None = None) -> Decisio
     return _decision(trials, "grid search", chosen, evidence, np.nan, epochs)
 
 
-def finalists(candidates: int) -> int:
-    """Return how many candidates :func:`successive_halving` retrains for longer."""
-    return min(candidates, max(2, -(-candidates // FACTOR)))
-
-
-def successive_halving(trials: Trials[Candidate], epochs: int | None = None) -> Decision[Candidate]:
-    """Retrain all candidates, then the best third for three times as long; choose among these.
-
-    A short retraining tells good from bad candidates, a longer one tells which of the good ones is
-    best. These are two rounds of the algorithm of Jamieson and Talwalkar (2016) with eta = 3, the
-    second with at least two candidates. Raises NoCandidate if no candidate has a finite error.
-
-    Args:
-        trials: the candidates at one load.
-        epochs: of the first retraining; None: all of them.
-    """
-    epochs = trials.retraining_epochs if epochs is None else epochs
-    evidence = {c: trials.retrain(c, epochs) for c in trials.candidates}
-    error = _finite({c: m.test_error for c, m in evidence.items()})
-    last = sorted(error, key=lambda c: error[c])[: finalists(len(trials.candidates))]
-    chosen = _highest({c: -trials.retrain(c, FACTOR * epochs).test_error for c in last})
-    decision = _decision(trials, "successive halving", chosen, evidence, np.nan, epochs)
-    spent = decision.epochs + len(last) * trials.copies * FACTOR * epochs
-    return replace(decision, epochs=spent)
-
-
 def _select(
     trials: Trials[Candidate],
     rule: str,
@@ -209,16 +181,10 @@ def _in_regime_one(measurement: Measurement, threshold: float) -> bool:
 
 def _highest(scores: dict[Candidate, float]) -> Candidate:
     """The candidate of the highest score; the first of equal ones."""
-    known = _finite(scores)
-    return max(known, key=lambda c: known[c])
-
-
-def _finite(scores: dict[Candidate, float]) -> dict[Candidate, float]:
-    """The candidates whose scores are finite; NoCandidate if there are none."""
     known = {c: score for c, score in scores.items() if np.isfinite(score)}
     if not known:
         raise NoCandidate("no candidate has a finite error: did all of them diverge?")
-    return known
+    return max(known, key=lambda c: known[c])
 
 
 def _decision(

@@ -61,23 +61,27 @@ class Measures:
     density: ArrayLike
 
     @classmethod
-    def of_table(cls, nets: pd.DataFrame, held_out: bool, copies: int = 2) -> Measures:
+    def of_table(
+        cls, nets: pd.DataFrame, held_out: bool, copies: int = 2, longer: bool = False
+    ) -> Measures:
         """Return the measurements of known nets.
 
         Args:
             nets: rows of :func:`threeregime.calibration.load_known_nets`.
             held_out: whether errors are of held-out training examples instead of test examples.
             copies: number of copies whose errors are averaged, 1 or 2.
+            longer: whether they were retrained for three times as many steps.
         """
+        prefix = "longer_" if longer else ""
         test = "held_out" if held_out else "test"
 
         def mean(name: str) -> Array:
-            columns = [f"{name}_{copy}" for copy in range(copies)]
+            columns = [f"{prefix}{name}_{copy}" for copy in range(copies)]
             return nets[columns].mean(axis=1).to_numpy()
 
         return cls(
-            lmc=nets["lmc"],
-            cka=nets["cka"],
+            lmc=nets[f"{prefix}lmc"],
+            cka=nets[f"{prefix}cka"],
             dense_train=nets["dense_train"],
             dense_test=nets[f"dense_{test}"],
             train=mean("train"),
@@ -153,7 +157,11 @@ class Calibration:
 
 @cache
 def load_calibration(
-    held_out: bool = False, without: str = "", similarity: bool = False, copies: int = 2
+    held_out: bool = False,
+    without: str = "",
+    similarity: bool = False,
+    copies: int = 2,
+    longer: bool = False,
 ) -> Calibration | None:
     """Return the calibration for nets with test data, or with held-out training data.
 
@@ -162,6 +170,7 @@ def load_calibration(
         without: a kind that is not learned from.
         similarity: whether LMC and CKA are among the features.
         copies: number of copies whose errors are averaged, 1 or 2.
+        longer: whether they were retrained for three times as many steps.
 
     Returns:
         None if there is no table.
@@ -170,16 +179,20 @@ def load_calibration(
         return None
     nets = load_known_nets().dropna(subset=["truth"])
     nets = nets.loc[(nets["role"] == "train") & (nets["kind"] != without)]
-    return fit(nets, held_out, similarity, copies)
+    return fit(nets, held_out, similarity, copies, longer)
 
 
 def fit(
-    nets: pd.DataFrame, held_out: bool, similarity: bool = False, copies: int = 2
+    nets: pd.DataFrame,
+    held_out: bool,
+    similarity: bool = False,
+    copies: int = 2,
+    longer: bool = False,
 ) -> Calibration:
     """Return a random forest of known nets, rows of :func:`load_known_nets` with their truth."""
     from sklearn.ensemble import RandomForestClassifier
 
-    inputs = Measures.of_table(nets, held_out, copies).features(similarity)
+    inputs = Measures.of_table(nets, held_out, copies, longer).features(similarity)
     usable = np.flatnonzero(np.isfinite(inputs).all(axis=1))
     nets, inputs = nets.iloc[usable], inputs[usable]
     classifier = RandomForestClassifier(

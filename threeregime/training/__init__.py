@@ -6,7 +6,6 @@ from threeregime.training.retraining import (
     RATES,
     default_retraining,
     largest_good_rates,
-    lengthen,
     range_steps,
 )
 from threeregime.training.run import TrainingRun
@@ -19,7 +18,6 @@ __all__ = [
     "evaluate_errors",
     "evaluate_outputs",
     "largest_good_rates",
-    "lengthen",
     "range_steps",
     "train",
 ]

@@ -74,12 +74,6 @@ def default_retraining(
     )
 
 
-def lengthen(recipe: Retraining, factor: int) -> Retraining:
-    """Return a recipe of ``factor`` times as many epochs, whose rate falls as much later."""
-    milestones = tuple(factor * epoch for epoch in recipe.milestones)
-    return replace(recipe, epochs=factor * recipe.epochs, milestones=milestones)
-
-
 def largest_good_rates(
     fleet: Fleet,
     task: Task,
