@@ -130,6 +130,7 @@ class Kind:
         noise: share of the training labels that are replaced by random ones.
         optimizer, lr, weight_decay: training, dense and of the pruned net.
         examples: number of training examples.
+        normalized: whether inputs have mean 0 and deviation 1, instead of values from 0 to 1.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Kind:
     clutter: bool = False
     noise: float = 0.0
     examples: int = 1000
+    normalized: bool = True
 
     @property
     def batch_norm(self) -> bool:
@@ -167,6 +169,9 @@ KINDS = (
          1e-4, clutter=True),
     Kind("CNN, group norm, 30 % noise", "train", lambda: cnn(1, "group", 8, 16), "adam", 1e-3,
          noise=0.3),
+    Kind("MLP on pixels, 30 % noise", "train", lambda: mlp(64, 100, 100), "adam", 1e-3, noise=0.3,
+         normalized=False),
+    Kind("MLP on pixels", "train", lambda: mlp(64, 100, 100), "adam", 1e-3, normalized=False),
     Kind("MLP, 25 % noise", "test", lambda: mlp(64, 120, 120), "sgd", 0.05, noise=0.25,
          examples=500),
     Kind("MLP on clutter, 20 % noise", "test", lambda: mlp(300, 80, 80, 80), "adam", 1e-3,
@@ -186,8 +191,9 @@ def load(kind: Kind) -> tuple[TensorTask, TensorTask]:
         torch.tensor, (clutter if kind.clutter else plain)()
     )
     inputs, test_inputs = inputs / 255, test_inputs / 255
-    mean, std = inputs.mean((0, 2, 3), keepdim=True), inputs.std((0, 2, 3), keepdim=True)
-    inputs, test_inputs = (inputs - mean) / std, (test_inputs - mean) / std
+    if kind.normalized:
+        mean, std = inputs.mean((0, 2, 3), keepdim=True), inputs.std((0, 2, 3), keepdim=True)
+        inputs, test_inputs = (inputs - mean) / std, (test_inputs - mean) / std
     generator = torch.Generator().manual_seed(stream_seed("known nets", kind.name))
     train = torch.randperm(len(inputs), generator=generator)[: kind.examples]
     test = torch.randperm(len(test_inputs), generator=generator)[:TEST_PICTURES]
