@@ -42,10 +42,17 @@ ExperimentName = Annotated[
 ]
 Scale = Annotated[str, typer.Option(help="smoke, clutter, mini or paper.")]
 Names = list[str] | None
+Root = Annotated[Path | None, typer.Option(help="Where the tables lie; shipped ones by default.")]
+Results = Annotated[
+    Path | None, typer.Option(help="Folder of the results; default: results/ or runs/results/.")
+]
+DataDir = Annotated[Path, typer.Option(help="Folder of the data sets.")]
+TimeBudget = Annotated[
+    str, typer.Option(help="Stop before it ends, with everything saved: 90s, 9m, 2h.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 Fields = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="Change a protocol field, e.g. data.name=folder:pics."),
+    Names, typer.Option("--set", "-s", help="Change a protocol field, e.g. data.name=folder:pics.")
 ]
 
 
@@ -76,13 +83,8 @@ def sweep(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Dense and retraining seeds, e.g. 3x3.")] = "",
     set_: Fields = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the results; default: results/, or without a checkout runs/results/."
-        ),
-    ] = None,
-    data_dir: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+    out: Results = None,
+    data_dir: DataDir = Path("data"),
     download: Annotated[bool, typer.Option("--download", help="Download missing data.")] = False,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core or GPU.")] = 0,
@@ -97,9 +99,7 @@ def sweep(
         str,
         typer.Option(help="Engine of the fleets, e.g. 'grouped bfloat16'; auto: the net decides."),
     ] = "auto",
-    time_budget: Annotated[
-        str, typer.Option(help="Stop before it ends, with everything saved: 90s, 9m, 2h.")
-    ] = "",
+    time_budget: TimeBudget = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print the plan and its cost.")
     ] = False,
@@ -137,7 +137,7 @@ def sweep(
 def run(
     notebook: Annotated[str, typer.Argument(help="Name of the notebook, e.g. figure_02.")],
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE; repeat for more.")
+        Names, typer.Option("--parameter", "-p", help="NAME=VALUE; repeat for more.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -156,29 +156,25 @@ def run(
 
 @app.command()
 def claims(
-    only: Annotated[str, typer.Option(help="Only these claims, e.g. heating_helps,depth.")] = "",
-    root: Annotated[
-        Path | None, typer.Option(help="Where the tables lie; shipped ones by default.")
+    only: Annotated[
+        Names, typer.Option(help="Only these claims, e.g. heating_helps,depth; repeat for more.")
     ] = None,
+    root: Root = None,
 ) -> None:
     """Decide the paper's claims from the tables of the registered studies, a line on each."""
     from threeregime.claims import judge_claims, verdict_lines
 
-    names = list(filter(None, only.split(",")))
+    names = [name for names in only or () for name in names.split(",") if name]
     for line in verdict_lines(judge_claims(names, root)):
         print(line)
 
 
 @app.command("study")
 def run_studies(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; default: results/.")
-    ] = None,
-    data_dir: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+    out: Results = None,
+    data_dir: DataDir = Path("data"),
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
-    time_budget: Annotated[
-        str, typer.Option(help="Stop before it ends, with everything saved: 90s, 9m, 2h.")
-    ] = "",
+    time_budget: TimeBudget = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what is missing and its core-hours.")
     ] = False,
@@ -247,12 +243,8 @@ def experiments() -> None:
 
 @results_app.command("pack")
 def pack_results(
-    studies: Annotated[
-        list[str] | None, typer.Argument(help="Studies, e.g. figure_02; by default all.")
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Where the tables lie; shipped ones by default.")
-    ] = None,
+    studies: Annotated[Names, typer.Argument(help="Studies, e.g. figure_02; default: all.")] = None,
+    root: Root = None,
 ) -> None:
     """Merge the files that sweeps wrote into one for each table; nothing in them changes."""
     from threeregime.results import pack, tables
@@ -268,9 +260,7 @@ def pack_results(
 @results_app.command("archive")
 def archive_results(
     out: Annotated[Path, typer.Option(help="Folder of the archive.")] = Path("dist"),
-    root: Annotated[
-        Path | None, typer.Option(help="Where the tables lie; shipped ones by default.")
-    ] = None,
+    root: Root = None,
 ) -> None:
     """Write the packed tables as one archive, with a manifest of checksums, for a release."""
     from threeregime.results import archive, tables
@@ -301,9 +291,7 @@ def advise(
     optimizer: Annotated[str | None, typer.Option(help="adam or sgd.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of retraining.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="L2 decay of retraining.")] = None,
-    retrain: Annotated[
-        str, typer.Option(help="Your retraining: FILE.py:function(net, seed).")
-    ] = "",
+    retrain: Annotated[str, typer.Option(help="Your training: FILE.py:function(net, seed).")] = "",
     retrain_all: Annotated[
         bool, typer.Option("--retrain-all", help="Retrain every checkpoint; needs test data.")
     ] = False,
@@ -366,6 +354,12 @@ def _need_checkout(what: str) -> None:
         raise ThreeRegimeError(f"{what}: not in the installed package, run this in a checkout")
 
 
+def _complain(line: str) -> int:
+    """Print the line of a user's error; return its exit status."""
+    print(f"threeregime: {' '.join(line.split())}", file=sys.stderr)  # file names may have lines
+    return 2
+
+
 def main() -> None:
     """Run the command line; print a user's error as one line, with exit status 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -375,40 +369,28 @@ def main() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        print(
-            f"threeregime: the current folder: {error.strerror}: change to another one",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        sys.exit(_complain(f"the current folder: {error.strerror}: change to another one"))
     try:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
-        status, line = error.exit_code, error.format_message()
-        if line:  # empty if the help is shown instead
-            print(f"threeregime: {line} (--help lists what there is)", file=sys.stderr)
+        status = error.exit_code
+        if line := error.format_message():  # empty if the help is shown instead
+            _complain(f"{line} (--help lists what there is)")
     except ThreeRegimeError as error:
-        status = 2
-        # The name of a file may have several lines.
-        print(f"threeregime: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        status = _complain(str(error))
     except BrokenPipeError:
         # Whoever read the output has ended, e.g. `head`; without this, Python complains at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as error:
-        status, reason = 2, " ".join((error.strerror or str(error)).split())
         # The system says what it refuses, and where: no line of code would say more.
-        line = (
-            f"{error.filename or 'a file'}: {reason}: name another place with --out, or make room"
-        )
-        print(f"threeregime: {line}", file=sys.stderr)
+        place, reason = error.filename or "a file", error.strerror or str(error)
+        status = _complain(f"{place}: {reason}: name another place with --out, or make room")
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        status, extra = 2, EXTRAS[error.name]
-        print(
-            f"threeregime: {error.name} is missing: pip install 'threeregime[{extra}]'",
-            file=sys.stderr,
-        )
+        extra = EXTRAS[error.name]
+        status = _complain(f"{error.name} is missing: pip install 'threeregime[{extra}]'")
     if status == INTERRUPTED:
         saved = sys.argv[1:2] and sys.argv[1] in SAVING
         state = "what was computed is saved, run it again to go on" if saved else "nothing is kept"

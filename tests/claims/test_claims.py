@@ -175,9 +175,10 @@ def test_claims_are_judged_without_ipython() -> None:
     """The command line must work where no notebook can."""
     code = "import sys; sys.modules['IPython'] = None; from threeregime import cli; cli.app()"
     command = [sys.executable, "-c", code, "claims", "--only", "rho_by_cka"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*command, "--only", "depth,hessian"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "rho_by_cka" in done.stdout
+    *lines, _ = done.stdout.splitlines()
+    assert {line.split()[1] for line in lines} == {"rho_by_cka", "depth", "hessian"}
 
 
 def test_unknown_claims() -> None:
