@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from threeregime._files import atomic_write
@@ -102,16 +100,9 @@ def write_state(path: Path, state: State, about: Mapping[str, Any] | None = None
     about = dict(about or {})
     text = json.dumps({**about, "sha256": _checksum(tensors, about)})
     # One entry: safetensors writes several in any order, and equal states are to be equal bytes.
-
-    def save(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary, {METADATA_KEY: text})
-        except SafetensorError as error:
-            # It raises no OSError where the system refuses to write, but says which one it was.
-            number = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
-
-    atomic_write(path, save)
+    # Not by save_file: a killed one leaves a partial file of its own, which nobody knows.
+    content = save(tensors, {METADATA_KEY: text})
+    atomic_write(path, lambda partial: partial.write_bytes(content))
 
 
 def read_state(path: Path, device: torch.device | str = "cpu") -> State:
