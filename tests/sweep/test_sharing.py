@@ -54,7 +54,7 @@ def test_sweeps_with_fleets_of_other_sizes_share_the_work(
 ) -> None:
     sweep(small, tmp_path / "one", 4)
     # Processes, as for users: threads would share the global random state that nets are drawn from.
-    command = [sys.executable, "-c", SWEEP, tmp_path / "two"]
+    command = [sys.executable, "-c", SWEEP, str(tmp_path / "two")]
     running = [subprocess.Popen([*command, str(fleet)], cwd=ROOT) for fleet in (4, 6)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     at = tmp_path / "two" / "figure_02" / "smoke"
