@@ -356,7 +356,8 @@ def _need_checkout(what: str) -> None:
 
 def _complain(line: str) -> int:
     """Print the line of a user's error; return its exit status."""
-    print(f"threeregime: {' '.join(line.split())}", file=sys.stderr)  # file names may have lines
+    # The name of a file may have several lines.
+    print(f"threeregime: {' '.join(line.splitlines())}", file=sys.stderr)
     return 2
 
 

@@ -239,11 +239,15 @@ def test_checkpoints_that_were_tried_tell_the_direction() -> None:
     answer = ask(model, data, test_data=pictures(seed=1), checkpoints=states, density=0.5)
     trials = SimpleNamespace(task=SimpleNamespace(test=data))
     dense = {"hot": 0.4, "mid": 0.2, "cold": 0.1}
+    errors = {"hot": 0.3, "mid": 0.2, "cold": 0.25}
+    some = answer.evidence[answer.chosen]
     trials.dense = {name: DenseErrors(error, 0.1) for name, error in dense.items()}
-    trials.evidence = dict.fromkeys(dense, answer.evidence[answer.chosen])
+    trials.evidence = {name: replace(some, test=(error,) * 2) for name, error in errors.items()}
     cast_trials: Any = trials
     assert advisor._tried(cast_trials, "mid") == {"hotter", "colder"}
     assert advisor._tried(cast_trials, "cold") == {"hotter"}
+    trials.evidence["hot"] = replace(some, test=(math.nan,) * 2)  # diverged: it tells nothing
+    assert advisor._tried(cast_trials, "mid") == {"colder"}
     trials.task.test = None
     assert advisor._tried(cast_trials, "mid") == set()
 

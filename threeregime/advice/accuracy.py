@@ -145,9 +145,9 @@ class KnownTrials:
     Attributes:
         nets: rows of :func:`load_known_nets`, one per stop.
         held_out: whether errors are of held-out training examples instead of test examples.
-        retraining: prefix of the columns of a retraining: empty for the short one of `advise`,
-            "longer" for three times as many steps, "own" for a complete one by the recipe of the
-            dense run (of one copy, and the error alone).
+        retraining: what the candidates are compared after: "" is the short retraining of `advise`,
+            "longer" one of three times as many steps, "own" a complete one by the recipe of the
+            dense run (of one copy, whose error alone is known).
     """
 
     nets: pd.DataFrame
@@ -236,9 +236,9 @@ def choose_known_nets(held_out: bool = False) -> pd.DataFrame:
     groups = load_known_nets().groupby(["role", "kind", "density"], sort=False)
     for (role, kind, density), nets in groups:
         copies = nets[["epochs", "error_0", "error_1"]].melt("epochs").groupby("epochs")["value"]
+        total, others = copies.sum(), copies.size() - 1
         for seed, run in nets.groupby("seed"):
-            own = run.set_index("epochs")["error_0"]
-            errors = (copies.sum() - own) / (copies.size() - 1)
+            errors = (total - run.set_index("epochs")["error_0"]) / others
             for rule, choose in (CHOICES_HELD_OUT if held_out else CHOICES).items():
                 chosen = choose(run)
                 lost = np.nan if chosen is None else float(errors[chosen] - errors.min())

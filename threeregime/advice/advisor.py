@@ -342,16 +342,17 @@ def _held_out_count(trials: LiveTrials) -> int:
 
 
 def _tried(trials: LiveTrials, chosen: str) -> set[str]:
-    """Return the directions of which a checkpoint was retrained, and not chosen, on test data.
+    """Return the directions of which a checkpoint was retrained that is worse on test data.
 
     Of two checkpoints of one training, the hotter one fits its training data less.
     """
     if trials.task.test is None:
         return set()
     own, tried = trials.dense[chosen].train, set()
-    for name in trials.evidence:
-        other = trials.dense[name].train
-        tried |= {"hotter"} if other > own else {"colder"} if other < own else set()
+    for name, evidence in trials.evidence.items():
+        if sum(evidence.errors) >= sum(trials.evidence[chosen].errors):
+            other = trials.dense[name].train
+            tried |= {"hotter"} if other > own else {"colder"} if other < own else set()
     return tried
 
 

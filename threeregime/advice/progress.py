@@ -61,8 +61,8 @@ def announce(trials: LiveTrials) -> None:
     """Set the total of the bar, and print how long the work will take, if the bar is shown."""
     if trials.bar.disable:
         return
-    trials.bar.total = trials.expected_work()
-    seconds = trials.expected_work() * trials.seconds_per_work()
+    trials.bar.total = work = trials.expected_work()
+    seconds = work * trials.seconds_per_work()
     device = trials.task.train.inputs.device
     whom = "your function, plus " if trials.training else ""
     search = f"{trials.range_steps:,} steps to find the rate, " if trials.rates else ""
@@ -71,7 +71,7 @@ def announce(trials: LiveTrials) -> None:
     trials.bar.write(
         f"{several}{text}: {whom}about {_duration(seconds)} on {device}{more}", file=sys.stderr
     )
-    trials.bar.reset(total=trials.expected_work())
+    trials.bar.reset(total=work)
 
 
 def _several(trials: LiveTrials) -> tuple[str, str]:
