@@ -207,7 +207,7 @@ def test_all_are_retrained_if_asked_for() -> None:
     assert answer.chosen == min(errors, key=lambda name: errors[name])
     alone = {**data, "checkpoints": {"a": states["epoch_4"]}}
     for missing in (asked, data, alone):
-        with pytest.raises(ThreeRegimeError, match="retrain_all = True is not allowed: with test"):
+        with pytest.raises(ThreeRegimeError, match="retrain_all = True is not allowed: give test"):
             ask(build_net(plain), pictures(), **missing, retrain_all=True)
 
 

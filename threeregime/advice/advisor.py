@@ -166,7 +166,7 @@ def advise(
         states = load_states(net, checkpoints) if checkpoints else {OWN: state_of(net.module)}
         task = TensorTask("the given data", *splits, net.classes, loss)
         fits = not retrain_all or (len(states) > 1 and task.test is not None)
-        require(fits, "retrain_all", True, "with test data and two or more checkpoints")
+        require(fits, "retrain_all", True, "give test data and two or more checkpoints")
         # Enough have to remain: a few examples show no barrier.
         enough = (1 - HELD_OUT) * task.count >= MIN_EXAMPLES
         task, held_out = task.hold_out(HELD_OUT) if enough else (task, None)
