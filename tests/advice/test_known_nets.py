@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import known_nets as benchmark
+from benchmarks.kinds import KINDS, load
 from tests.advice.examples import Silent
 from threeregime.advice import accuracy
 from threeregime.advice.candidates import LiveTrials
@@ -80,19 +81,19 @@ def test_the_truth_is_seldom_wrong_where_all_stops_are_equal() -> None:
 
 def test_the_table_holds_every_kind(table: pd.DataFrame) -> None:
     assert known_nets.KNOWN_NETS.read_text(encoding="utf-8").startswith("# ")
-    for kind in benchmark.KINDS:
+    for kind in KINDS:
         nets = table[table["kind"] == kind.name]
         cells = len(benchmark.EPOCHS) * len(benchmark.DENSITIES) * len(benchmark.SEEDS)
         assert len(nets) == cells
         assert set(nets["role"]) == {kind.role}
-    assert set(table["kind"]) == {kind.name for kind in benchmark.KINDS}
+    assert set(table["kind"]) == {kind.name for kind in KINDS}
     assert table["error"].between(0, 1).all()
     ends = table["epochs"].isin([min(benchmark.EPOCHS), max(benchmark.EPOCHS)])
     assert table.loc[ends, "truth"].isna().all()
     assert set(table.loc[~ends, "truth"]) == set(DIRECTIONS)
 
 
-KIND = next(kind for kind in benchmark.KINDS if kind.name == "small MLP, 40 % noise")
+KIND = next(kind for kind in KINDS if kind.name == "small MLP, 40 % noise")
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_row_of_the_table_is_computed_again(table: pd.DataFrame) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_advise_measures_what_the_table_says(table: pd.DataFrame) -> None:
-    task, _ = benchmark.load(KIND)
+    task, _ = load(KIND)
     dense = benchmark.train_dense(KIND, task)
     net = KIND.build()
     net.load_state_dict({name: tensor[0] for name, tensor in dense.state().items()})
@@ -183,8 +184,8 @@ def test_kinds_of_the_role_test_teach_nothing(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(accuracy, "load_calibration", load)
     answers = accuracy.answer_known_nets()
-    roles = [kind.role for kind in benchmark.KINDS]
-    own = [kind.name if kind.role == "train" else "" for kind in benchmark.KINDS]
+    roles = [kind.role for kind in KINDS]
+    own = [kind.name if kind.role == "train" else "" for kind in KINDS]
     assert sorted(asked) == sorted(own)
     assert set(answers["answer"]) == {CANNOT_TELL}
     assert roles.count("test") >= 6
