@@ -173,21 +173,24 @@ def test_without_a_table_there_is_no_calibration(
 
 
 def test_kinds_of_the_role_test_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, ...]] = []
 
     class Silent:
         def shares(self, measures: Any) -> Any:
             return np.full((len(measures.lmc), 3), np.nan)
 
-    def load(held_out: bool, without: str, similarity: bool, copies: int, longer: bool) -> Silent:
+    def load(
+        held_out: bool, without: tuple[str, ...], similarity: bool, copies: int, longer: bool
+    ) -> Silent:
         asked.append(without)
         return Silent()
 
     monkeypatch.setattr(accuracy, "load_calibration", load)
     answers = accuracy.answer_known_nets()
     roles = [kind.role for kind in KINDS]
-    own = [kind.name if kind.role == "train" else "" for kind in KINDS]
-    assert sorted(asked) == sorted(own)
+    left_out = [name for kinds in asked for name in kinds]
+    assert sorted(left_out) == sorted(kind.name for kind in KINDS if kind.role == "train")
+    assert asked.count(()) == 1
     assert set(answers["answer"]) == {CANNOT_TELL}
     assert roles.count("test") >= 6
 

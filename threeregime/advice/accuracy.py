@@ -28,6 +28,9 @@ from threeregime.calibration import (
     load_known_nets,
 )
 
+FOLDS = 11
+"""Number of times that directions are learned without some of the kinds that are learned from."""
+
 
 def answer_known_nets(
     held_out: bool = False, similarity: bool = False, copies: int = 2, longer: bool = False
@@ -35,7 +38,7 @@ def answer_known_nets(
     """Return the answers about all known nets, a row each.
 
     Nets of the role "test" are of kinds that nothing was learned from. Those of the role "train"
-    are answered by what is learned without their own kind.
+    are answered by what is learned without their own kind, and without the others of its fold.
 
     Args:
         held_out: whether errors are of held-out training examples instead of test examples.
@@ -49,13 +52,20 @@ def answer_known_nets(
     """
     nets = load_known_nets().dropna(subset=["truth"])
     parts = []
-    for kind, part in nets.groupby("kind", sort=False):
-        own = str(kind) if part["role"].iloc[0] == "train" else ""
+    for kinds in _folds(nets):
+        part = nets[nets["kind"].isin(kinds)]
+        own = kinds if part["role"].iloc[0] == "train" else ()
         calibration = load_calibration(held_out, own, similarity, copies, longer)
         assert calibration is not None
         measures = Measures.of_table(part, held_out, copies, longer)
         parts.append(part.assign(**_predictions(calibration, measures)))
-    return pd.concat(parts)
+    return pd.concat(parts).sort_index()
+
+
+def _folds(nets: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the kinds that are answered together: those to test on, and folds of the others."""
+    test, train = (list(nets.loc[nets["role"] == r, "kind"].unique()) for r in ("test", "train"))
+    return [tuple(test), *(tuple(train[first::FOLDS]) for first in range(FOLDS))]
 
 
 def _predictions(calibration: Calibration, measures: Measures) -> dict[str, Any]:

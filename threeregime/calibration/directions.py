@@ -32,7 +32,7 @@ MIN_RIGHT = 0.1
 TREES = 200
 LEAF = 16
 """Known nets in a leaf at least. This and the features have the lowest logarithmic loss on the
-kinds that are learned from, each predicted without itself. They and `SURE` were fixed before the
+kinds that are learned from, each predicted by others. They and `SURE` were fixed before the
 kinds to test on were computed."""
 
 
@@ -167,7 +167,7 @@ class Calibration:
 @cache
 def load_calibration(
     held_out: bool = False,
-    without: str = "",
+    without: tuple[str, ...] = (),
     similarity: bool = False,
     copies: int = 2,
     longer: bool = False,
@@ -176,7 +176,7 @@ def load_calibration(
 
     Args:
         held_out: whether errors are of examples that were held out from the retraining.
-        without: a kind that is not learned from.
+        without: kinds that are not learned from.
         similarity: whether LMC and CKA are among the features.
         copies: number of copies whose errors are averaged, 1 or 2.
         longer: whether they were retrained for three times as many steps.
@@ -187,7 +187,7 @@ def load_calibration(
     if not KNOWN_NETS.exists():
         return None
     nets = load_known_nets().dropna(subset=["truth"])
-    nets = nets.loc[(nets["role"] == "train") & (nets["kind"] != without)]
+    nets = nets.loc[(nets["role"] == "train") & ~nets["kind"].isin(without)]
     return fit(nets, held_out, similarity, copies, longer)
 
 
