@@ -200,3 +200,13 @@ def test_data_order_and_augmentation_do_not_depend_on_companions() -> None:
         assert torch.equal(labels[0], more_labels[1])
         assert not torch.equal(images[:, 0], more[:, 0])
     assert not torch.equal(alone.draw(0)[0], alone.draw(1)[0])
+
+
+@pytest.mark.parametrize(("capability", "enabled"), [("AVX2", False), ("AVX512", True)])
+def test_onednn_is_avoided_where_its_gradients_are_faulty(
+    capability: str, enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with torch.backends.mkldnn.flags(enabled=True):
+        make_run([0], "grouped")
+        assert torch._C._get_mkldnn_enabled() == enabled

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from threeregime.errors import ThreeRegimeError
 from threeregime.fleet.backends import BACKENDS, PlannedPass
+from threeregime.fleet.device import avoid_faulty_convolutions
 
 State = dict[str, Tensor]
 """Parameters and statistics of a fleet by plain name, each [M, ...]."""
@@ -46,6 +47,7 @@ class Fleet:
         self.members = len(next(iter(state.values())))
         if backend == "planned" and self.device.type != "cpu":
             raise ThreeRegimeError("a planned fleet runs on a CPU: use the engine grouped")
+        avoid_faulty_convolutions()
         self.backend = BACKENDS[backend]
         self.module = self.backend.stack(build(), self.members)
         self.module.to(device=self.device, dtype=dtype)
