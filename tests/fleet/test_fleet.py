@@ -207,6 +207,10 @@ def test_onednn_is_avoided_where_its_gradients_are_faulty(
     capability: str, enabled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    with torch.backends.mkldnn.flags(enabled=True):
+    before = torch._C._get_mkldnn_enabled()
+    torch.backends.mkldnn.set_flags(_enabled=True)
+    try:
         make_run([0], "grouped")
         assert torch._C._get_mkldnn_enabled() == enabled
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before)
