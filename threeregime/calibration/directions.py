@@ -31,9 +31,9 @@ MIN_RIGHT = 0.1
 """A smaller share of right answers does not show how many labels are wrong."""
 TREES = 200
 LEAF = 16
-"""Known nets in a leaf at least. This and the features have the lowest logarithmic loss on the
-kinds that are learned from, each predicted by others. They and `SURE` were fixed before the
-kinds to test on were computed."""
+"""Known nets in a leaf at least. This and the features were chosen by their logarithmic loss on the
+kinds that are learned from, each predicted by others. They and `SURE` were fixed before the answers
+for the kinds to test on were looked at."""
 
 
 @dataclass(frozen=True)

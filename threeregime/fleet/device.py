@@ -88,9 +88,9 @@ def _container_limits() -> Iterator[int]:
 def avoid_faulty_convolutions() -> None:
     """Have PyTorch convolve without oneDNN on processors without AVX-512.
 
-    There, the gradients of small convolutions that oneDNN of PyTorch 2.11 computes are written past
-    the end of their memory, and the process is aborted. The setting is the process's, since a
-    backward pass may run long after its forward pass.
+    There, backward passes of small convolutions by oneDNN of PyTorch 2.11 damage the heap, and the
+    process is aborted. The setting is the process's, since a backward pass may run long after its
+    forward pass.
     """
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         torch.backends.mkldnn.set_flags(_enabled=False)
