@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -202,15 +204,43 @@ def test_data_order_and_augmentation_do_not_depend_on_companions() -> None:
     assert not torch.equal(alone.draw(0)[0], alone.draw(1)[0])
 
 
-@pytest.mark.parametrize(("capability", "enabled"), [("AVX2", False), ("AVX512", True)])
+@pytest.mark.parametrize(
+    ("capability", "backend", "enabled"),
+    [
+        ("AVX2", "separate", False),
+        ("AVX2", "grouped", True),  # grouped convolutions are computed by other code
+        ("AVX512", "separate", True),
+    ],
+)
 def test_onednn_is_avoided_where_its_gradients_are_faulty(
-    capability: str, enabled: bool, monkeypatch: pytest.MonkeyPatch
+    capability: str, backend: str, enabled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     before = torch._C._get_mkldnn_enabled()
     torch.backends.mkldnn.set_flags(_enabled=True)
     try:
-        make_run([0], "grouped")
+        make_run([0, 1], backend)
         assert torch._C._get_mkldnn_enabled() == enabled
     finally:
         torch.backends.mkldnn.set_flags(_enabled=before)
+
+
+@pytest.mark.parametrize("channels", [3, 4, 8])
+def test_gradients_of_strided_pointwise_convolutions_are_those_of_float64(channels: int) -> None:
+    """Where oneDNN is faulty, it aborts the process here."""
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        torch.manual_seed(0)
+        build = functools.partial(nn.Conv2d, channels, 8, 1, stride=2)
+        Fleet.initial(build, [0], backend="separate")
+        layer = build().to(dtype)
+        images = torch.randn(32, channels, 8, 8).to(dtype, memory_format=torch.channels_last)
+        for _ in range(100):
+            layer.zero_grad()
+            layer(images).square().sum().backward()
+        assert layer.weight.grad is not None
+        return layer.weight.grad.double()
+
+    torch.testing.assert_close(
+        gradient(torch.float32), gradient(torch.float64), rtol=1e-3, atol=1e-2
+    )

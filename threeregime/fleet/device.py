@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from threeregime._fields import shorten
 from threeregime.errors import ThreeRegimeError
@@ -24,6 +26,9 @@ CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 """Files that hold a container's memory limit: of cgroups version 2, then of version 1."""
+
+CHANNELS = 8
+"""Number of channels in a vector of processors without AVX-512."""
 
 BUSY_SECONDS = 0.1
 """Time for which :func:`spare_threads` watches the cores."""
@@ -85,15 +90,22 @@ def _container_limits() -> Iterator[int]:
             yield int(path.read_text())
 
 
-def avoid_faulty_convolutions() -> None:
-    """Have PyTorch convolve without oneDNN on processors without AVX-512.
+def avoid_faulty_convolutions(module: nn.Module) -> None:
+    """Have PyTorch convolve without oneDNN if its gradients of a module's weights are faulty.
 
-    There, backward passes of small convolutions by oneDNN of PyTorch 2.11 damage the heap, and the
-    process is aborted. The setting is the process's, since a backward pass may run long after its
-    forward pass.
+    On processors without AVX-512, oneDNN of PyTorch 2.11 takes whole vectors of eight channels in
+    the gradient of a 1 x 1 convolution with a stride, and writes behind its memory if there are
+    fewer: the process is aborted. The setting is the process's, since a backward pass may run long
+    after its forward pass.
     """
-    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+    layers = (part for part in module.modules() if isinstance(part, _ConvNd))
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability() and any(map(_is_faulty, layers)):
         torch.backends.mkldnn.set_flags(_enabled=False)
+
+
+def _is_faulty(layer: _ConvNd) -> bool:
+    strided = set(layer.kernel_size) == {1} and max(layer.stride) > 1
+    return strided and layer.groups == 1 and layer.in_channels < CHANNELS
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -47,9 +47,9 @@ class Fleet:
         self.members = len(next(iter(state.values())))
         if backend == "planned" and self.device.type != "cpu":
             raise ThreeRegimeError("a planned fleet runs on a CPU: use the engine grouped")
-        avoid_faulty_convolutions()
         self.backend = BACKENDS[backend]
         self.module = self.backend.stack(build(), self.members)
+        avoid_faulty_convolutions(self.module)
         self.module.to(device=self.device, dtype=dtype)
         self._forward = self.backend.forward(self.module, self.members)
         self._training = self.backend.forward(self.module, self.members, compiled)
