@@ -88,7 +88,8 @@ function sheetOf(pictures) {
     const text = make("span");
     return { text, box: make("div", { class: "tile" }, canvas, text) };
   });
-  const box = make("div", { class: "sheet", role: "img" }, ...tiles.map((tile) => tile.box));
+  const named = { class: "sheet", role: "img", "aria-label": "Test pictures" };
+  const box = make("div", named, ...tiles.map((tile) => tile.box));
   const mark = (read) =>
     tiles.forEach(({ text, box: tile }, n) => {
       const wrong = read[n] !== labels[n];
@@ -245,7 +246,8 @@ function showPruning(model, element) {
     const read = net.read(pruned(dense, layers, density), pictures.input);
     return { error: errorOf(read, pictures.labels) };
   });
-  const maps = make("div", { class: "maps", role: "img" }, ...layers.map((layer) => layer.box));
+  const named = { class: "maps", role: "img", "aria-label": "Kept weights of each layer" };
+  const maps = make("div", named, ...layers.map((layer) => layer.box));
   const legend = make("p", { class: "legend" });
   for (const [k, text] of ["positive", "negative"].entries()) {
     const swatch = make("span", { class: "swatch", style: `background: ${KEPT[k]}` });
