@@ -78,14 +78,15 @@ def _predictions(calibration: Calibration, measures: Measures) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy of answers about nets whose truth is known.
+    """Accuracy of answers.
 
     Attributes:
-        right: share of right answers among those given, the mean over dense nets.
+        right: share of right answers among those given where the truth is known, the mean over
+            dense nets.
         half_width: half of its 95 % interval (Student's t over dense nets).
-        unanswered: share of "cannot tell".
+        unanswered: share of "cannot tell", wherever the truth is known or not.
         nets: number of dense nets.
-        answers: number of answers given.
+        answers: number of answers given where the truth is known.
     """
 
     right: float
@@ -97,55 +98,67 @@ class Accuracy:
 
 def accuracy_of(answers: pd.DataFrame, column: str = "answer") -> Accuracy:
     """Return the accuracy of the answers in a column of :func:`answer_known_nets`."""
-    given = answers[answers[column] != CANNOT_TELL]
+    said = answers[column] != CANNOT_TELL
+    given = answers[said & answers["known"]]
     right = (given[column] == given["truth"]).astype(float)
     by_net = right.groupby([given["kind"], given["seed"]]).mean()
     return Accuracy(
         right=float(by_net.mean()),
         half_width=interval_half_width(np.asarray(by_net, dtype=np.float64)),
-        unanswered=1 - len(given) / len(answers),
+        unanswered=float(1 - said.mean()),
         nets=len(answers[["kind", "seed"]].drop_duplicates()),
         answers=len(given),
     )
 
 
 def direction_table(answers: pd.DataFrame) -> pd.DataFrame:
-    """Return truth and answers by kind of net, and how often blind rules are right.
+    """Return truth and answers by kind of net, and how often the paper's rule is right.
 
     Args:
         answers: as returned by :func:`answer_known_nets`.
 
     Returns:
-        A row per kind: its role, how many of its nets are better hotter, colder or as they are,
-        the share of right answers among those given, the share of "cannot tell", and the share
-        that is right by the paper's rule and by always saying the same.
+        A row per kind: its role, how many of its nets are known to be better hotter, colder or as
+        they are and of how many it is not known, the share of right answers among those given, the
+        share of "cannot tell", and the share of known nets where the paper's rule is right.
     """
     rows = []
     for (role, kind), nets in answers.groupby(["role", "kind"], sort=False):
-        truth = nets["truth"].value_counts()
+        truth = nets.loc[nets["known"], "truth"].value_counts()
         own = accuracy_of(nets)
         rows.append(
             {
                 "role": role,
                 "kind": kind,
                 **{f"truly {name}": int(truth.get(name, 0)) for name in DIRECTIONS},
+                "not known": int((~nets["known"]).sum()),
                 "right": own.right,
                 "cannot tell": own.unanswered,
                 "paper's rule": paper_accuracy(nets),
-                **{f"always {name}": float((nets["truth"] == name).mean()) for name in DIRECTIONS},
             }
         )
     return pd.DataFrame(rows)
 
 
 def paper_accuracy(answers: pd.DataFrame) -> float:
-    """Return the share of nets whose direction is the one that belongs to their regime.
+    """Return the share of nets of known truth whose direction is the one of their regime.
 
     Args:
         answers: as returned by :func:`answer_known_nets`.
     """
-    regimes = [regime_of(*pair) for pair in answers[["lmc", "cka"]].to_numpy()]
-    return float((answers["truth"] == [TURNS[regime] for regime in regimes]).mean())
+    known = answers[answers["known"]]
+    regimes = [regime_of(*pair) for pair in known[["lmc", "cka"]].to_numpy()]
+    return float((known["truth"] == [TURNS[regime] for regime in regimes]).mean())
+
+
+def blind_accuracy(answers: pd.DataFrame) -> dict[str, float]:
+    """Return how often always the same direction is right, of the nets of known truth.
+
+    Args:
+        answers: as returned by :func:`answer_known_nets`.
+    """
+    truth = answers.loc[answers["known"], "truth"]
+    return {name: float((truth == name).mean()) for name in DIRECTIONS}
 
 
 @dataclass

@@ -56,12 +56,15 @@ def reliability(answers: pd.DataFrame) -> Figure:
 def reliability_points(answers: pd.DataFrame) -> pd.DataFrame:
     """Return a row per bin with answers: mean probability, share that is right, and its interval.
 
+    An answer is right by as much as its direction is probably the true one.
+
     Returns:
         Columns ``probability``, ``right``, ``low``, ``high``, ``answers`` and ``nets``.
     """
     chances = answers[["hotter", "stay", "colder"]].dropna()
     most = chances.max(axis=1)
-    right = chances.idxmax(axis=1) == answers.loc[chances.index, "truth"]
+    said = chances.idxmax(axis=1)
+    right = sum((said == name) * answers.loc[chances.index, f"true_{name}"] for name in chances)
     nets = answers.loc[chances.index, "kind"] + answers.loc[chances.index, "seed"].astype(str)
     rows = []
     for low, high in pairwise(EDGES):
