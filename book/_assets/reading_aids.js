@@ -1,5 +1,5 @@
-// What the pages lack for readers with a keyboard or a screen reader: boxes that scroll take the
-// focus, and the handles of the widgets' sliders carry the name of their label.
+// What the pages lack: columns of words begin at the left. For readers with a keyboard or a screen
+// reader, boxes that scroll take the focus, and the handles of sliders carry the name of their label.
 (() => {
   const BOXES = ".bd-article pre, .bd-article div:has(> table)";
 
@@ -23,6 +23,19 @@
     }
   }
 
+  function align() {
+    for (const table of document.querySelectorAll(".cell_output table")) {
+      const rows = [...table.rows].filter((row) => row.closest("tbody"));
+      const columns = [...(rows[0]?.cells ?? [])].map((_, n) => rows.map((row) => row.cells[n]));
+      const isText = (cell) => /^\p{L}/u.test(cell?.textContent.trim() || "a");
+      columns.forEach((cells, n) => {
+        if (!cells.every(isText)) return;
+        for (const row of table.rows) row.cells[n]?.style.setProperty("text-align", "left");
+      });
+    }
+  }
+
+  align();
   reach();
   window.addEventListener("load", reach);
   window.addEventListener("resize", reach);
