@@ -22,7 +22,7 @@ endef
 
 # Targets given together run one after the other: they share two cores and one build folder.
 .NOTPARALLEL:
-.PHONY: help install book test test-fast check pytest format lock clean
+.PHONY: help install book test test-all test-fast check pytest format lock clean
 
 help: ## what can be typed here
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 16
@@ -30,10 +30,13 @@ help: ## what can be typed here
 book: install ## run every notebook and build the book; its address is the last line
 	@$(BIN)/threeregime book
 
-test: check pytest ## check format, lint, types and imports, run every test, measure coverage
+test: check pytest ## check format, lint, types and imports, run the tests, measure coverage
+
+test-all: check ## as `make test`, with every case of the exhaustive tests
+	@$(PYTEST) --cov
 
 test-fast: install ## run the tests without a browser, notebooks, a cluster and slow training
-	@$(PYTEST) -m "not slow and not browser and not notebook and not cluster" tests
+	@$(PYTEST) -m "not slow and not browser and not notebook and not cluster and not exhaustive" tests
 
 check: install ## of `make test`, the format, the lint, the types and the imports alone
 	@$(BIN)/ruff format --check --quiet .
@@ -42,7 +45,7 @@ check: install ## of `make test`, the format, the lint, the types and the import
 	@$(BIN)/lint-imports --no-logo --no-cache
 
 pytest: install ## of `make test`, the tests alone
-	@$(PYTEST) --cov
+	@$(PYTEST) --cov -m "not exhaustive"
 
 format: install ## put the code into the form that `make test` asks for
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

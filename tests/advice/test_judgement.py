@@ -79,7 +79,7 @@ class Known:
     ("chances", "turn"),
     [
         ((0.5, 0.45, 0.05), CANNOT_TELL),
-        ((0.0, 0.59, 0.41), CANNOT_TELL),
+        ((0.0, 0.54, 0.46), CANNOT_TELL),
         ((0.02, 0.02, 0.96), "colder"),
         ((0.2, 0.75, 0.05), "stay"),
     ],

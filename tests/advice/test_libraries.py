@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tests.advice.examples import CLASSES, ask
 from threeregime.advice import Advice
 from threeregime.errors import ThreeRegimeError
 
+EXAMPLES = ("lcnet_050", "mobilenet_v3_small", "squeezenet1_1", "test_vit")
+"""Nets that every run of the tests tries."""
 TORCHVISION = (
     ("mobilenet_v2", 32),
     ("densenet121", 32),
@@ -38,6 +41,12 @@ TIMM = (
 )
 
 
+def of_library(nets: Sequence[tuple[str, int]]) -> list[Any]:
+    """Return nets with their sizes of pictures as parameters, all but the examples marked."""
+    marked = pytest.mark.exhaustive
+    return [pytest.param(*net, marks=[] if net[0] in EXAMPLES else marked) for net in nets]
+
+
 def advise_on_pictures(net: Any, size: int) -> Advice:
     """Return advice on a net, after one epoch on 64 pictures of noise."""
     generator = torch.Generator().manual_seed(0)
@@ -60,7 +69,7 @@ def check(net: Any, size: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), TORCHVISION)
+@pytest.mark.parametrize(("name", "size"), of_library(TORCHVISION))
 def test_nets_of_torchvision(name: str, size: int) -> None:
     from torchvision import models
 
@@ -69,7 +78,7 @@ def test_nets_of_torchvision(name: str, size: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), TIMM)
+@pytest.mark.parametrize(("name", "size"), of_library(TIMM))
 def test_nets_of_timm(name: str, size: int) -> None:
     import timm
 

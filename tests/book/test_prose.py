@@ -10,6 +10,7 @@ import pytest
 
 from threeregime._paths import ROOT
 from threeregime.analysis.thresholds import LMC_THRESHOLD
+from threeregime.calibration.known_nets import KNOWN
 from threeregime.experiments import catalogue
 
 # What a result looks like: a decimal fraction, or a number with the unit of a result.
@@ -38,6 +39,7 @@ def constants() -> dict[str, set[str]]:
     threshold = f"{LMC_THRESHOLD:g}"
     return {
         "README.md": {"0.3", "6 GB"},  # a density to try; what the environment takes on disk
+        "advice.ipynb": {f"{100 * KNOWN:g} %"},
         "advise.md": {threshold},
         "protocol.md": {"80 %"},  # of the paper's grid
         "explorer.ipynb": {"95 %"},  # of the replicates, where a regime is sure

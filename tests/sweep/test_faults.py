@@ -17,6 +17,10 @@ from threeregime.experiments import Experiment, load_experiment
 from threeregime.sweep import resumable, run_sweep
 
 
+def more_cases(*values: object) -> list[Any]:
+    return [pytest.param(value, marks=pytest.mark.exhaustive) for value in values]
+
+
 @pytest.fixture
 def tiny() -> Experiment:
     """One dense run, two copies of it, few images."""
@@ -76,7 +80,7 @@ def files_of(experiment: Experiment, root: Path, patch: pytest.MonkeyPatch) -> l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [full, refused, failing])
+@pytest.mark.parametrize("fault", [full, *more_cases(refused, failing)])
 def test_a_write_that_fails_is_one_error_with_the_path(
     fault: Callable[..., None],
     tiny: Experiment,
@@ -120,7 +124,7 @@ def flipped(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [cut_off, emptied, flipped, Path.unlink])
+@pytest.mark.parametrize("damage", [flipped, *more_cases(cut_off, emptied, Path.unlink)])
 def test_a_file_that_is_damaged_between_two_sweeps_costs_only_its_work(
     damage: Callable[[Path], object],
     tiny: Experiment,

@@ -87,17 +87,24 @@ class Replay:
         ]
 
     def _rows_of_pair(self, table: pd.DataFrame) -> pd.DataFrame:
-        first, second = np.sort(table[["seed_a", "seed_b"]].to_numpy(), axis=1).T
-        return self._rows(table[(first == self.pair[0]) & (second == self.pair[1])])
+        rows = self._rows(table)
+        first, second = np.sort(rows[["seed_a", "seed_b"]].to_numpy(), axis=1).T
+        return rows[(first == self.pair[0]) & (second == self.pair[1])]
+
+    @cached_property
+    def _dense_errors(self) -> dict[float, float]:
+        """Mean test error of the dense nets by candidate."""
+        dense, axis = self.tables.dense, self.tables.temperature
+        rows = dense[dense["dense_seed"] == self.dense_seed]
+        if self.tables.load in rows:
+            rows = rows[rows[self.tables.load] == self.load]
+        if axis not in rows:  # the candidates differ in their retraining alone
+            return dict.fromkeys(self.candidates, float(rows["test_error"].mean()))
+        return dict(rows.groupby(axis)["test_error"].mean())
 
     def dense_error(self, candidate: float) -> float:
-        """Test error of the dense net."""
-        dense = self.tables.dense
-        rows = dense["dense_seed"] == self.dense_seed
-        for axis, value in ((self.tables.temperature, candidate), (self.tables.load, self.load)):
-            if axis in dense:
-                rows &= dense[axis] == value
-        return float(dense.loc[rows, "test_error"].mean())
+        """Test error of the dense net; NaN if it diverged."""
+        return self._dense_errors.get(candidate, np.nan)
 
     def retrain(self, candidate: float, epochs: int) -> Measurement:
         """Return the measurement of the pair after some epochs of retraining.
@@ -124,13 +131,15 @@ class Replay:
 
 def replays(tables: Results, retraining_epochs: int) -> list[Replay]:
     """Replays of every load, dense seed and pair of copies in a table of one variant."""
-    nets = tables.nets
-    return [
-        Replay(tables, load, seed, pair, retraining_epochs)
-        for load in sorted(nets[tables.load].unique())
-        for seed in sorted(nets["dense_seed"].unique())
-        for pair in itertools.combinations(sorted(nets["retrain_seed"].unique()), 2)
-    ]
+    nets, trials = tables.nets, []
+    pairs = list(itertools.combinations(sorted(nets["retrain_seed"].unique()), 2))
+    for load in sorted(nets[tables.load].unique()):
+        of_load = tables.with_loads([load])
+        for seed in sorted(nets["dense_seed"].unique()):
+            # Each replay searches its own rows alone.
+            own = of_load.with_dense_seeds([seed])
+            trials += [Replay(own, load, seed, pair, retraining_epochs) for pair in pairs]
+    return trials
 
 
 def selection_rules(threshold: float, alpha: int) -> dict[str, Rule]:

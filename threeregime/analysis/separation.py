@@ -61,16 +61,21 @@ def separation_table(results: Results) -> pd.DataFrame:
         guessing; NaN if all cells are of one kind.
     """
     truth = hotter_is_better(results)
-    early, tables = results.early, [(np.nan, results.nets), (np.nan, results.pairs)]
-    if len(early):
-        tables += [(e, early[early["epoch"] == e]) for e in sorted(early["epoch"].unique())]
     rows = [
         {"metric": metric, "epoch": epoch, **_score(truth, sign * _means(results, table, metric))}
         for metric, sign in SIGNS.items()
-        for epoch, table in tables
+        for epoch, table in _tables(results)
         if metric in table and table[metric].notna().any()
     ]
     return pd.DataFrame(rows, columns=["metric", "epoch", "cells", "hotter_better", "auc"])
+
+
+def _tables(results: Results) -> list[tuple[float, pd.DataFrame]]:
+    """Return the tables with metrics, each with its epoch of retraining; NaN: its end."""
+    early, tables = results.early, [(np.nan, results.nets), (np.nan, results.pairs)]
+    if len(early):
+        tables += [(e, early[early["epoch"] == e]) for e in sorted(early["epoch"].unique())]
+    return tables
 
 
 def _means(results: Results, table: pd.DataFrame, metric: str) -> pd.Series:
@@ -91,6 +96,11 @@ def areas_by_metric(results: Results, epoch: int | None = None) -> pd.Series:
 
     NaN for a metric that was not measured.
     """
-    table = separation_table(results)
-    rows = table["epoch"].isna() if epoch is None else table["epoch"] == epoch
-    return table[rows].set_index("metric")["auc"].reindex(list(SIGNS))
+    wanted = np.nan if epoch is None else epoch
+    chosen = [table for at, table in _tables(results) if np.array_equal(at, wanted, equal_nan=True)]
+    truth, areas = hotter_is_better(results), {}
+    for metric, sign in SIGNS.items():
+        for table in chosen:
+            if metric in table and table[metric].notna().any():
+                areas[metric] = _score(truth, sign * _means(results, table, metric))["auc"]
+    return pd.Series(areas, dtype=float).reindex(list(SIGNS))

@@ -89,12 +89,16 @@ class Results:
         """Return the rows of some dense seeds alone."""
         return self._only("dense_seed", seeds)
 
+    def with_loads(self, loads: Sequence[float]) -> Results:
+        """Return the rows of some loads alone, and of dense nets that are of all loads."""
+        return self._only(self.load, loads)
+
     def _only(self, column: str, values: Sequence[Any]) -> Results:
         parts = {kind: getattr(self, kind) for kind in KINDS}
         selected = {
             kind: table[table[column].isin(values)].reset_index(drop=True)
             for kind, table in parts.items()
-            if len(table)
+            if column in table
         }
         return replace(self, **selected)
 
