@@ -30,9 +30,9 @@ help: ## what can be typed here
 book: install ## run every notebook and build the book; its address is the last line
 	@$(BIN)/threeregime book
 
-test: check pytest ## check format, lint, types and imports, run the tests, measure coverage
+test: check pytest ## check format, lint, types and imports, run the tests
 
-test-all: check ## as `make test`, with every case of the exhaustive tests
+test-all: check ## as `make test`, with every case of the exhaustive tests, and measure coverage
 	@$(PYTEST) --cov
 
 test-fast: install ## run the tests without a browser, notebooks, a cluster and slow training
@@ -45,7 +45,7 @@ check: install ## of `make test`, the format, the lint, the types and the import
 	@$(BIN)/lint-imports --no-logo --no-cache
 
 pytest: install ## of `make test`, the tests alone
-	@$(PYTEST) --cov -m "not exhaustive"
+	@$(PYTEST) -m "not exhaustive"
 
 format: install ## put the code into the form that `make test` asks for
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

@@ -27,8 +27,11 @@ function build(grid, act) {
     choice.append(make("option", { value: diagram.key }, diagram.title));
   }
   choice.addEventListener("change", () => act.turn(choice.value));
-  const temperature = slider("", { min: 0, step: 1, class: "temperature" }, (row) => act.set({ row }));
-  const load = slider("", { min: 0, step: 1, class: "load" }, (column) => act.set({ column }));
+  // Drawing names these two after the axes; a screen reader may come before.
+  const temperature = slider("Temperature", { min: 0, step: 1, class: "temperature" }, (row) =>
+    act.set({ row }),
+  );
+  const load = slider("Load", { min: 0, step: 1, class: "load" }, (column) => act.set({ column }));
   // Thresholds stay on the values that their own diagram has until somebody moves them.
   const lmc = slider("LMC threshold", { min: -0.5, max: 0, step: 0.005, class: "lmc" }, (value) =>
     act.set({ lmc_threshold: value }),
@@ -46,6 +49,7 @@ function build(grid, act) {
     class: "diagram",
     tabindex: 0,
     role: "application",
+    "aria-label": "Phase diagram",
     "aria-roledescription": "phase diagram",
   });
   const command = make("code", { tabindex: 0 });
