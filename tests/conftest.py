@@ -68,6 +68,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     used = getattr(item, "fixturenames", ())
     if item.path.suffix == ".ipynb":
         item.add_marker("notebook")
+    if item.path.name == "controls.ipynb":  # trains for minutes
+        item.add_marker("exhaustive")
     if "browser" in used:
         item.add_marker("browser")
     if "html" in used:

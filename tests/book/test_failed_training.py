@@ -32,6 +32,8 @@ FEW_SEEDS = {name: {"dense_seeds": 2} for name in ("figure_04", "figure_16")}
 SLOW = {"failures"}
 """A notebook that replays the same rules on the same tables, without such a parameter."""
 READ = sorted(notebooks.notebook_paths().keys() - WITHOUT_TABLES - SLOW)
+JUDGING = {"claims", "found"}
+"""Notebooks that judge all claims."""
 FOLDERS = {"claims", "found", "status"}
 """Notebooks whose tables are a parameter."""
 
@@ -93,7 +95,10 @@ def run(notebook: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return run_cells(notebooks.notebook_paths()[notebook], monkeypatch, **given)
 
 
-@pytest.mark.parametrize("notebook", READ)
+@pytest.mark.parametrize(
+    "notebook",
+    [pytest.param(n, marks=pytest.mark.exhaustive if n in JUDGING else []) for n in READ],
+)
 def test_every_net_diverged(
     notebook: str,
     diverged: Path,
