@@ -24,8 +24,7 @@ from threeregime.figures import live_nets
 from threeregime.figures.live_nets import ChosenPair, LiveNets
 from threeregime.pruning import prune_masks
 
-STEP_MS = 100
-"""Milliseconds that a reader takes for at once, also on a slow machine."""
+STEP_MS = 50
 DENSITIES = [0.02, 0.1, 0.3, 0.35, 0.5, 0.7, 1.0]
 
 
