@@ -63,7 +63,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | Non
     return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+def _mark(item: pytest.Item) -> None:
     """Mark a test by what it uses."""
     used = getattr(item, "fixturenames", ())
     if item.path.suffix == ".ipynb":
@@ -77,7 +77,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long files first, so that the processes end at about the same time."""
+    """Mark tests; put long files first, so that the processes end at about the same time."""
+    for item in items:  # the hook of an item is not called outside of this folder
+        _mark(item)
     kinds = ("cluster", "slow", "browser", "notebook")
     ranks: dict[str, int] = {}
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from tests.advice.examples import CLASSES, ask
+from tests.helpers.cases import with_examples
 from threeregime.advice import Advice
 from threeregime.errors import ThreeRegimeError
 
@@ -41,12 +41,6 @@ TIMM = (
 )
 
 
-def of_library(nets: Sequence[tuple[str, int]]) -> list[Any]:
-    """Return nets with their sizes of pictures as parameters, all but the examples marked."""
-    marked = pytest.mark.exhaustive
-    return [pytest.param(*net, marks=[] if net[0] in EXAMPLES else marked) for net in nets]
-
-
 def advise_on_pictures(net: Any, size: int) -> Advice:
     """Return advice on a net, after one epoch on 64 pictures of noise."""
     generator = torch.Generator().manual_seed(0)
@@ -69,7 +63,7 @@ def check(net: Any, size: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), of_library(TORCHVISION))
+@pytest.mark.parametrize(("name", "size"), with_examples(TORCHVISION, EXAMPLES))
 def test_nets_of_torchvision(name: str, size: int) -> None:
     from torchvision import models
 
@@ -78,7 +72,7 @@ def test_nets_of_torchvision(name: str, size: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), of_library(TIMM))
+@pytest.mark.parametrize(("name", "size"), with_examples(TIMM, EXAMPLES))
 def test_nets_of_timm(name: str, size: int) -> None:
     import timm
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.helpers.cases import with_examples
 from tests.helpers.notebook_cells import run_cells
 from tests.helpers.spoiling import change_rows
 from threeregime._paths import RESULTS
@@ -95,10 +96,7 @@ def run(notebook: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return run_cells(notebooks.notebook_paths()[notebook], monkeypatch, **given)
 
 
-@pytest.mark.parametrize(
-    "notebook",
-    [pytest.param(n, marks=pytest.mark.exhaustive if n in JUDGING else []) for n in READ],
-)
+@pytest.mark.parametrize("notebook", with_examples(READ, set(READ) - JUDGING))
 def test_every_net_diverged(
     notebook: str,
     diverged: Path,

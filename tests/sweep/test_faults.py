@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.cases import with_examples
 from tests.helpers.comparing import tables
 from threeregime import _files
 from threeregime.experiments import Experiment, load_experiment
 from threeregime.sweep import resumable, run_sweep
-
-
-def more_cases(*values: object) -> list[Any]:
-    return [pytest.param(value, marks=pytest.mark.exhaustive) for value in values]
 
 
 @pytest.fixture
@@ -80,7 +77,7 @@ def files_of(experiment: Experiment, root: Path, patch: pytest.MonkeyPatch) -> l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [full, *more_cases(refused, failing)])
+@pytest.mark.parametrize("fault", with_examples([full, refused, failing], [full]))
 def test_a_write_that_fails_is_one_error_with_the_path(
     fault: Callable[..., None],
     tiny: Experiment,
@@ -124,7 +121,9 @@ def flipped(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [flipped, *more_cases(cut_off, emptied, Path.unlink)])
+@pytest.mark.parametrize(
+    "damage", with_examples([cut_off, emptied, flipped, Path.unlink], [flipped])
+)
 def test_a_file_that_is_damaged_between_two_sweeps_costs_only_its_work(
     damage: Callable[[Path], object],
     tiny: Experiment,

@@ -60,11 +60,16 @@ def separation_table(results: Results) -> pd.DataFrame:
         :data:`SIGNS`, ranks a cell that is better when hotter above one that is not. 0.5 is
         guessing; NaN if all cells are of one kind.
     """
+    return _separation(results, _tables(results))
+
+
+def _separation(results: Results, tables: list[tuple[float, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the rows of :func:`separation_table` for some of the tables."""
     truth = hotter_is_better(results)
     rows = [
         {"metric": metric, "epoch": epoch, **_score(truth, sign * _means(results, table, metric))}
         for metric, sign in SIGNS.items()
-        for epoch, table in _tables(results)
+        for epoch, table in tables
         if metric in table and table[metric].notna().any()
     ]
     return pd.DataFrame(rows, columns=["metric", "epoch", "cells", "hotter_better", "auc"])
@@ -96,11 +101,7 @@ def areas_by_metric(results: Results, epoch: int | None = None) -> pd.Series:
 
     NaN for a metric that was not measured.
     """
-    wanted = np.nan if epoch is None else epoch
-    chosen = [table for at, table in _tables(results) if np.array_equal(at, wanted, equal_nan=True)]
-    truth, areas = hotter_is_better(results), {}
-    for metric, sign in SIGNS.items():
-        for table in chosen:
-            if metric in table and table[metric].notna().any():
-                areas[metric] = _score(truth, sign * _means(results, table, metric))["auc"]
-    return pd.Series(areas, dtype=float).reindex(list(SIGNS))
+    tables = [
+        (at, t) for at, t in _tables(results) if (np.isnan(at) if epoch is None else at == epoch)
+    ]
+    return _separation(results, tables).set_index("metric")["auc"].reindex(list(SIGNS))
