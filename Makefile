@@ -3,7 +3,9 @@
 
 BIN := .venv/bin
 STAMP := .venv/.installed
-UV := uv==0.13.8
+# Fetches the same files as pip from the same registry, in a tenth of the time.
+UV := $(BIN)/uv pip install --python $(BIN)/python --no-progress --no-deps
+# pip is there to install uv, and reads its own lines of the lock.
 PIP := PIP_USER=0 $(BIN)/python -I -m pip --disable-pip-version-check install --progress-bar off --no-deps
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -58,17 +60,19 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 # The stamp is written last, and holds the folder. Without it an installation was cut off, perhaps
-# within a package that pip would now take for whole: .venv is made anew. After a failure the stamp is
-# old: pip goes on where it was.
+# within a package that would now be taken for whole: .venv is made anew. After a failure the stamp is
+# old: the next call goes on where it was.
 $(STAMP): requirements.lock pyproject.toml
 	@if [ "$$(cat $@ 2>/dev/null)" != "$(CURDIR)" ]; then \
 	    $(FIND_PYTHON); \
-	    echo "Installing into .venv; the first time takes a few minutes and 6 GB"; \
+	    echo "Installing into .venv; the first time takes a minute and 6 GB"; \
 	    "$$python" -m venv --clear .venv || exit 1; \
 	fi; \
 	rm -f $@; \
-	if $(PIP) --require-hashes -r requirements.lock >.venv/install.log 2>&1 && \
-	    $(PIP) --no-build-isolation -e . >>.venv/install.log 2>&1; then \
+	if sed -n '/^uv==/,/^    #/p' requirements.lock | \
+	        $(PIP) --require-hashes -r /dev/stdin >.venv/install.log 2>&1 && \
+	    $(UV) --require-hashes -r requirements.lock >>.venv/install.log 2>&1 && \
+	    $(UV) --no-build-isolation -e . >>.venv/install.log 2>&1; then \
 	    echo "$(CURDIR)" >$@; \
 	else \
 	    echo "$(CURDIR)" >$@; touch -t 200001010000 $@; \
@@ -80,7 +84,7 @@ $(STAMP): requirements.lock pyproject.toml
 # docopt: num2words needs it for its command alone, and it has to be built.
 lock: ## rewrite requirements.lock after a change of requirements.txt
 	@$(FIND_PYTHON); dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
-	"$$python" -m venv "$$dir" && "$$dir/bin/pip" --quiet install "$(UV)" && \
+	"$$python" -m venv "$$dir" && "$$dir/bin/pip" --quiet install "$$(grep '^uv==' requirements.txt)" && \
 	"$$dir/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-package docopt --custom-compile-command "make lock" requirements.txt --output-file requirements.lock
 

@@ -81,18 +81,20 @@ def test_pyproject_asks_for_what_is_pinned() -> None:
 
 # --- the installation -----------------------------------------------------------------------------
 
-# Stands for a Python that fits: writes down what it is asked for, and makes a .venv of itself.
+# Stands for a Python that fits, and for uv: writes down what it is asked for, and makes a .venv of
+# itself.
 PYTHON = """#!/bin/sh
 echo "$@" >>asked
 case "$*" in
-*venv*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-*pip*) echo "no such version"; [ ! -f broken ] ;;
+*/dev/stdin*) cp "$0" .venv/bin/uv ;;
+"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+*"pip install"*) echo "no such version"; [ ! -f broken ] ;;
 esac
 """
 
 
 class Project:
-    """A folder with our Makefile, whose pip only writes down what it was asked for."""
+    """A folder with our Makefile, whose pip and uv only write down what they were asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,7 +107,7 @@ class Project:
         """Run ``make install`` with a path that holds no Python."""
         tools = self.folder / "tools"
         tools.mkdir(exist_ok=True)
-        for name in ("sh", "cat", "rm", "touch", "tail", "mkdir", "cp", "sleep"):
+        for name in ("sh", "cat", "rm", "touch", "tail", "mkdir", "cp", "sed", "sleep"):
             if not (tools / name).exists():
                 (tools / name).symlink_to(shutil.which(name) or "/bin/false")
         return subprocess.run(
@@ -118,14 +120,14 @@ class Project:
         )
 
     def asked(self) -> list[str]:
-        """Return what Python was called for since the last time: venv and pip alone."""
+        """Return what Python and uv were called for since the last time: venv and pip alone."""
         path = self.folder / "asked"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
         return [
             re.sub(r".*(venv|pip) .*?(--clear|-r|-e).*", r"\1 \2", line)
             for line in lines
-            if line.startswith(("-m", "-I"))
+            if line.startswith(("-m", "-I", "pip"))
         ]
 
 
@@ -136,7 +138,7 @@ def executable(path: Path, text: str) -> Path:
     return path
 
 
-INSTALL = ["pip -r", "pip -e"]
+INSTALL = ["pip -r", "pip -r", "pip -e"]
 
 
 @pytest.fixture
@@ -174,7 +176,7 @@ def test_failure_shows_the_log_and_is_tried_again(project: Project) -> None:
     assert failed.returncode != 0
     assert "no such version" in failed.stderr
     assert ".venv/install.log" in failed.stderr
-    assert project.asked() == ["venv --clear", "pip -r"]
+    assert project.asked() == ["venv --clear", *INSTALL[:2]]
     (project.folder / "broken").unlink()
     assert project.make().returncode == 0
     assert project.asked() == INSTALL
