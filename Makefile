@@ -81,12 +81,15 @@ $(STAMP): requirements.lock pyproject.toml
 	    exit 1; \
 	fi
 
-# docopt: num2words needs it for its command alone, and it has to be built.
+# docopt: num2words needs it for its command alone, and it has to be built. rfc3987-syntax and its lark:
+# jsonschema compiles a grammar with them at every start, two seconds, to check addresses that no
+# notebook has.
 lock: ## rewrite requirements.lock after a change of requirements.txt
 	@$(FIND_PYTHON); dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	"$$python" -m venv "$$dir" && "$$dir/bin/pip" --quiet install "$$(grep '^uv==' requirements.txt)" && \
 	"$$dir/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-package docopt --custom-compile-command "make lock" requirements.txt --output-file requirements.lock
+	    --no-emit-package docopt --no-emit-package rfc3987-syntax --no-emit-package lark \
+	    --custom-compile-command "make lock" requirements.txt --output-file requirements.lock
 
 clean: ## remove .venv, the built book and every cache
 	@rm -rf .venv book/_build .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -63,12 +63,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | Non
     return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+# These train, or judge and replay as other notebooks do.
+LONG_NOTEBOOKS = {f"{name}.ipynb" for name in ("advice", "controls", "failures", "found")}
+
+
 def _mark(item: pytest.Item) -> None:
     """Mark a test by what it uses."""
     used = getattr(item, "fixturenames", ())
     if item.path.suffix == ".ipynb":
         item.add_marker("notebook")
-    if item.path.name == "controls.ipynb":  # trains for minutes
+    if item.path.name in LONG_NOTEBOOKS:
         item.add_marker("exhaustive")
     if "browser" in used:
         item.add_marker("browser")
@@ -111,8 +115,8 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 
 def _once(
-    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], float]
-) -> tuple[Path, float]:
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]
+) -> tuple[Path, Any]:
     """Fill a folder by the first of the test's workers that asks; return it and what that said."""
     base = factory.getbasetemp()
     root = (base.parent if base.name.startswith("popen-") else base) / name
@@ -132,7 +136,11 @@ def smoke(smoke_run: tuple[Path, float]) -> Path:
 @pytest.fixture(scope="session")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the book's pages, built from the notebooks as they are committed."""
-    return build_book(execute=False, out=tmp_path_factory.mktemp("book")).parent
+
+    def make(root: Path) -> None:
+        build_book(execute=False, out=root)
+
+    return _once(tmp_path_factory, "book", make)[0] / "_build" / "html"
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def test_every_kind_of_net_is_advised_and_left_alone(name: str) -> None:
     assert json.loads(answer.to_json())["turn"] == answer.turn
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_torchvision_resnet18() -> None:
     from torchvision.models import resnet18

@@ -89,6 +89,7 @@ def directions(example: dict[str, Any]) -> pd.Series[Any]:
     return true_directions(table).set_index("epochs")["truth"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_answer_is_right(example: dict[str, Any]) -> None:
     answer = example["advice"]

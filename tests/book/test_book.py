@@ -58,15 +58,20 @@ def test_downloads_are_the_notebooks_themselves(html: Path) -> None:
         assert shown == stored, name
 
 
-def test_pictures_of_the_readme_show_the_shipped_tables(tmp_path: Path) -> None:
+def test_pictures_of_the_readme_show_the_shipped_tables() -> None:
     stored = ROOT / "book" / "images"
     before = {path.name: path.read_bytes() for path in stored.glob("*.png")}
     assert set(before) == {"regimes.png", "claims.png"}
     build.draw_pictures(stored)
     after = {path.name: path.read_bytes() for path in stored.glob("*.png")}
     assert after == before, "`make book` would draw them again"
+
+
+@pytest.mark.exhaustive
+def test_pictures_of_the_readme_are_as_they_are_drawn_now(tmp_path: Path) -> None:
+    stored = ROOT / "book" / "images"
     build.draw_pictures(tmp_path)
-    for name in before:
+    for name in ("regimes.png", "claims.png"):
         with Image.open(stored / name) as one, Image.open(tmp_path / name) as other:
             assert one.size == other.size
             both = ImageChops.difference(one.convert("L"), other.convert("L"))

@@ -107,14 +107,18 @@ def test_every_net_diverged(
     assert notebook in FOLDERS or ": every net diverged; " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("notebook", ["early", "figure_02", "figure_04", "figure_06"])
+@pytest.mark.parametrize(
+    "notebook", with_examples(["early", "figure_02", "figure_04", "figure_06"], ["early"])
+)
 def test_all_but_one_diverged(
     notebook: str, all_but_one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(notebook, all_but_one, monkeypatch)
 
 
-@pytest.mark.parametrize("notebook", ["early", "explorer", "figure_02", "figure_15"])
+@pytest.mark.parametrize(
+    "notebook", with_examples(["early", "explorer", "figure_02", "figure_15"], ["figure_02"])
+)
 def test_no_net_learned_enough(
     notebook: str,
     at_chance: Path,

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 from tests.helpers.browsing import Visit
+from tests.helpers.cases import with_examples
 from threeregime.book import build
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js")
 WORST = ("serious", "critical")
-# Each kind of page; the others are made of the same parts.
+# Each kind of page; the others are made of the same parts, and `make test-all` opens them.
 KINDS = (
     *("book/intro", "book/glossary", "book/references", "book/tables", "book/api/claims"),
     *("notebooks/claims", "notebooks/explorer", "notebooks/figure_02", "notebooks/landscapes"),
     "notebooks/figure_03",
 )
+FRAMES = ("index", "search")  # pages without a source
 OPENED = "document.querySelectorAll('.bd-article details').forEach(one => { one.open = true; })"
 FOUND = """async ([part, rules]) => {
     const chosen = rules.length ? { runOnly: { type: "rule", values: rules } } : {};
@@ -62,7 +64,9 @@ def violations(page: Any, part: str = "html", rules: tuple[str, ...] = ()) -> li
     return [one for one in page.evaluate(FOUND, [part, list(rules)]) if one[0] in WORST]
 
 
-@pytest.mark.parametrize("name", ["index", "search", "genindex", *build.page_names()])
+@pytest.mark.parametrize(
+    "name", with_examples([*FRAMES, "genindex", *build.page_names()], [*FRAMES, *KINDS])
+)
 def test_page_opens_without_a_network_and_can_be_read(html: Path, browser: Any, name: str) -> None:
     """On a desktop, and as wide as a phone; axe-core finds nothing in its text."""
     with Visit(browser, html / f"{name}.html", color_scheme="light") as visit:

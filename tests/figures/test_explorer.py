@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from tests.helpers.browsing import HEAD, Visit, write_widgets
+from tests.helpers.cases import with_examples
 from threeregime import cli, sweep
 from threeregime.analysis.phase_diagram import PhaseDiagram
 from threeregime.analysis.study import Study
@@ -345,7 +346,9 @@ def test_a_part_of_a_diagram_is_shown_with_gaps(browser: Any, smoke: Path, tmp_p
         assert visit.wrong == []
 
 
-@pytest.mark.parametrize("font", ["serif", "sans-serif", "DejaVu Sans"])
+@pytest.mark.parametrize(
+    "font", with_examples(["serif", "sans-serif", "DejaVu Sans"], ["DejaVu Sans"])
+)
 @pytest.mark.parametrize("width", [320, 375, 768])
 def test_nothing_sticks_out(
     browser: Any, page: Path, box: explorer.Explorer, width: int, font: str

@@ -74,6 +74,7 @@ def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"JupyterLab did not start: {log.read_text()[-2000:]}")
 
 
+@pytest.mark.exhaustive
 def test_widgets_live_in_jupyterlab(lab: str, browser: Any) -> None:
     """They move by the keyboard; joined sliders and the kernel follow."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})

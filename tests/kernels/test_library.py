@@ -272,6 +272,7 @@ def test_the_processor_has_a_name() -> None:
     assert "\n" not in processor_field("model name", "flags")
 
 
+@pytest.mark.exhaustive
 @needs_compiler
 @pytest.mark.slow
 def test_kernels_stay_within_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

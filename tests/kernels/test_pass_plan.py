@@ -408,6 +408,7 @@ def test_no_number_of_threads_changes_a_bit(kind: str) -> None:
         assert all(torch.equal(state[name], tensor) for name, tensor in one.items())
 
 
+@pytest.mark.exhaustive
 def test_no_width_of_registers_changes_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = find_compiler()
     assert compiler

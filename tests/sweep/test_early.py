@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.helpers.cases import with_examples
 from tests.helpers.comparing import tables
 from threeregime.experiments import catalogue
 from threeregime.experiments.experiment import Experiment
@@ -109,7 +110,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("after", with_examples([1, 3], [3]))
 def test_a_killed_fleet_loses_nothing(
     after: int, tiny: Experiment, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def compute(experiment: Experiment, root: Path, deadline: float | None = None) -
 # --- killed
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_sweep_killed_at_random_moments_gives_the_same_tables(
     experiment: Experiment, smoke_run: tuple[Path, float], tmp_path: Path

@@ -73,6 +73,7 @@ def without_fleets(rows: list[list[str]]) -> list[list[str]]:
     return [[v for i, v in enumerate(row) if i != column] for row in rows]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_kills_and_pairs_of_processes_change_nothing() -> None:
     """A few of those that ``tests/helpers/kills.py`` counts, with fleets of drawn sizes."""

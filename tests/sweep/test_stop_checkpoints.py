@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.cases import with_examples
 from tests.helpers.comparing import tables
 from threeregime.experiments import Experiment, load_experiment
 from threeregime.sweep import checkpoints, resumable, run_sweep
@@ -75,7 +76,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", with_examples([*DAMAGES], ["flipped", "no numbers"]))
 @pytest.mark.parametrize("name", ["fleet-", "dense-"])
 def test_a_damaged_checkpoint_is_set_aside_and_changes_nothing(
     name: str,
