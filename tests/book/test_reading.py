@@ -21,6 +21,7 @@ KINDS = (
     *("notebooks/claims", "notebooks/explorer", "notebooks/figure_02", "notebooks/landscapes"),
     "notebooks/figure_03",
 )
+EXAMPLES = ("book/intro", "notebooks/claims", "notebooks/explorer", "notebooks/landscapes")
 FRAMES = ("index", "search")  # pages without a source
 OPENED = "document.querySelectorAll('.bd-article details').forEach(one => { one.open = true; })"
 FOUND = """async ([part, rules]) => {
@@ -89,7 +90,7 @@ def test_page_opens_without_a_network_and_can_be_read(html: Path, browser: Any, 
         assert [found for found in page.evaluate(WIDE) if found[0] == "beyond"] == []
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", with_examples(KINDS, EXAMPLES))
 def test_axe_finds_nothing_in_the_dark_and_on_a_phone(html: Path, page: Any, name: str) -> None:
     page.set_viewport_size({"width": 360, "height": 900})
     page.goto((html / f"{name}.html").as_uri())

@@ -169,6 +169,7 @@ def fleets_in_retraining(plan: Plan) -> list[str]:
 # --- the same tables
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_is_killed_in_the_middle_of_a_fleet_changes_nothing(
     farm: Farm, tiny: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -446,6 +447,7 @@ def lose_workers(monkeypatch: pytest.MonkeyPatch, absence: float) -> None:
     monkeypatch.setattr(worker_results, "ABSENCE_SECONDS", absence)
 
 
+@pytest.mark.exhaustive
 def test_a_cluster_that_all_workers_leave(
     farm: Farm,
     tiny: Experiment,
@@ -469,6 +471,7 @@ def test_a_cluster_that_all_workers_leave(
     assert compute(tiny, tmp_path, scheduler)
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_comes_back_in_time_goes_on(
     farm: Farm,
     tiny: Experiment,
