@@ -12,6 +12,9 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Each of these is run, not only looked up: version managers leave stubs that exist and fail.
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3 $(wildcard $(HOME)/.pyenv/versions/3.1[12].*/bin/python))
 FITS := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+# Hundreds of processes import the same modules: let the first one keep them compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 define FIND_PYTHON
 for python in $(PYTHONS) none; do \
     if "$$python" -c '$(FITS)' >/dev/null 2>&1; then break; fi; \

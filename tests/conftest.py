@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,10 @@ from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.sweep import compute
 
-# As the engine runs on a CPU: one thread a fleet.
+# As the engine runs on a CPU: one thread a fleet, here and in the processes that tests start. The
+# threads of several processes would wait for each other.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is no defect.
 settings.register_profile("patient", deadline=None)

@@ -228,6 +228,7 @@ def test_an_interrupt_says_that_nothing_is_kept(
 # --- the README
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_readme_s_example_works_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

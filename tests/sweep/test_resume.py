@@ -281,8 +281,9 @@ def test_the_command_stops_inside_its_budget_with_half_trained_fleets_saved(
     # Libraries that are imported on first use take seconds, which are not part of this budget.
     sweep.run_sweep(tiny, tmp_path / "dry run", device="cpu", workers=1, dry_run=True)
     monkeypatch.setattr(cli, "ENDING_SECONDS", 2.0)
-    left: list[int] = []
-    for budget in (4.0, 4.5):
+    left, budget = [0], 4.0
+    while len(set(left)) < 3:  # a busy machine may end no epoch in its first budgets
+        assert budget < 60
         begin = time.time()
         monkeypatch.setattr(cli, "START", begin)  # as if the process began now
         argv = ["threeregime", *words.split(), f"{budget}s", "--out", str(tmp_path)]
@@ -294,7 +295,9 @@ def test_the_command_stops_inside_its_budget_with_half_trained_fleets_saved(
         assert "stopped in time with all saved, 1 fleets left" in capsys.readouterr().out
         (saved,) = (tmp_path / "figure_02" / "clutter" / "state").glob("fleet-*")
         left.append(int(load_file(saved)["epoch"]))
-    assert 0 < left[0] < left[1] < 5000  # the second call went on where the first one stopped
+        budget *= 1.2
+    assert sorted(left) == left  # each call went on where the one before stopped
+    assert left[-1] < 5000
 
 
 # --- spread over processes
