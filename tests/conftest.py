@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,11 @@ def _mark(item: pytest.Item) -> None:
         item.add_marker("browser")
     if "html" in used:
         item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Write no more compiled modules: some tests count what is written."""
+    sys.dont_write_bytecode = True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

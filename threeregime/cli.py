@@ -311,15 +311,20 @@ def advise(
     from torch import nn
 
     from threeregime import advice
+    from threeregime.fleet import random_state_kept
 
     if figure is not None:
         values.check_figure(figure)
+    with random_state_kept(seed):  # a net may draw its weights, and data their noise
+        model = values.user_object(net, keep=nn.Module)
+        examples = values.user_data(data)
+        tests = values.user_data(test, "test") if test else None
     checkpoints = values.name_files(values.find_files([*(weights or []), *(more or [])]))
     retraining: Any = values.user_object(retrain, call=False) if retrain else None
     answer = advice.advise(
-        values.user_object(net, keep=nn.Module),
-        values.user_data(data),
-        test_data=values.user_data(test, "test") if test else None,
+        model,
+        examples,
+        test_data=tests,
         checkpoints=checkpoints or None,
         retrain_all=retrain_all,
         density=density,

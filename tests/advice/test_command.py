@@ -151,15 +151,25 @@ def test_nets_and_data_in_other_forms(
     assert (f"all {tested} test examples" in out) == bool(tested)
 
 
+def test_the_seed_draws_weights_and_data_too(command: Command) -> None:
+    def evidence(seed: str) -> object:
+        given = ("--data", "my_nets.py:noise", *SHORT, "--lr", "0.01", "--json", "--seed", seed)
+        status, out, err = command("my_nets.py:build", *given)
+        assert status == 0, err
+        return json.loads(out)["evidence"]
+
+    assert evidence("1") == evidence("1") != evidence("2")
+
+
 def test_what_is_pruned_and_how_it_is_retrained(command: Command) -> None:
     options = ("--method", "global", "--keep", "0", "--weight-decay", "0.01")
-    status, out, _ = command("my_nets.py:build", *QUICK, *options)
-    assert status == 0
+    status, out, err = command("my_nets.py:build", *QUICK, *options)
+    assert status == 0, err
     assert "of the weights of all 1 layers (1 Conv2d; 144 weights)" in out
     assert "weight decay 0.01" in out
     options = ("--prune", "0", "--prune", "6", "--retrain", "my_nets.py:retrain")
-    status, out, _ = command("my_nets.py:build", *QUICK, *options)
-    assert status == 0
+    status, out, err = command("my_nets.py:build", *QUICK, *options)
+    assert status == 0, err
     assert "(1 Conv2d, 1 Linear;" in out
     assert out.count("retrains with 8") == 2
 
