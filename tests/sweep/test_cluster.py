@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -285,6 +286,18 @@ def listening() -> list[str]:
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
+
+
+def test_local_workers_print_no_traceback_of_dask() -> None:
+    """Jobs that fail are reported by their futures; what is logged is of connections that close."""
+
+    def levels() -> list[int]:
+        names = ("distributed", "distributed.client", "tornado.application", "asyncio")
+        return [logging.getLogger(name).level for name in names]
+
+    with dask_workers.local_workers(1) as client:
+        (found,) = client.run(levels).values()
+    assert set(found) == {logging.CRITICAL}
 
 
 def test_local_workers_listen_to_this_machine_alone() -> None:

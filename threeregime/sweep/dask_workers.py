@@ -76,11 +76,27 @@ def local_workers(workers: int) -> Iterator[Any]:
             host=LOOPBACK,
             dashboard_address=f"{LOOPBACK}:0",
             security=bool(importlib.util.find_spec("cryptography")) or None,
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):
+        client.register_plugin(_silencer())
         yield client
+
+
+def _silencer() -> Any:
+    """Return a plugin that silences workers until their processes end.
+
+    Dask's own option holds until a worker closes; a connection that closes before it is logged with
+    a traceback.
+    """
+    from distributed import WorkerPlugin
+
+    class Silencer(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            _silence_dask("asyncio")
+
+    return Silencer()
 
 
 @contextmanager
@@ -147,9 +163,9 @@ def _open_client(scheduler: str) -> Any:
     raise ThreeRegimeError("Dask does not start: this machine is too busy, try again later")
 
 
-def _silence_dask() -> None:
-    """Turn off Dask's logging in this process: users get errors as one line."""
-    for name in ("distributed", "distributed.client"):
+def _silence_dask(*more: str) -> None:
+    """Turn off Dask's logging in this process, and more loggers: users get errors as one line."""
+    for name in ("distributed", "distributed.client", "tornado.application", *more):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
