@@ -25,7 +25,8 @@ from threeregime.figures import live_nets
 from threeregime.figures.live_nets import ChosenPair, LiveNets
 from threeregime.pruning import prune_masks
 
-STEP_MS = 50
+# What a slow machine takes with all cores busy, twice; quiet, a step takes 28 to 40.
+STEP_MS = 100
 DENSITIES = [0.02, 0.1, 0.3, 0.35, 0.5, 0.7, 1.0]
 
 
