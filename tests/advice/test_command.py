@@ -204,6 +204,7 @@ def test_what_is_pruned_and_how_it_is_retrained(command: Command) -> None:
             "figure = 'no/b.png' is not allowed",
         ),
         (("my_nets.py:build", *QUICK, "--density", "2"), "density = 2.0 is not allowed"),
+        (("my_nets.py:build", *QUICK, "--seed", f"{2**64}"), f"seed = {2**64} is not allowed"),
     ],
 )
 def test_errors_are_one_line(command: Command, given: tuple[str, ...], message: str) -> None:

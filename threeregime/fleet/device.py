@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from threeregime._fields import shorten
+from threeregime._fields import require, shorten
 from threeregime.errors import ThreeRegimeError
 from threeregime.kernels import processor_field
 
@@ -146,7 +146,12 @@ def compute_settings(device: torch.device | str, threads: int | None = 1) -> Ite
 
 @contextmanager
 def random_state_kept(seed: int) -> Iterator[None]:
-    """Seed PyTorch inside the context; restore all random number generators after it."""
+    """Seed PyTorch inside the context; restore all random number generators after it.
+
+    Raises:
+        ThreeRegimeError: the seed has more than 64 bits.
+    """
+    require(-(2**63) <= seed < 2**64, "seed", seed, "a whole number of at most 64 bits")
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - a user's code may use it
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
