@@ -9,12 +9,12 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --no-progress --no-deps
 PIP := PIP_USER=0 $(BIN)/python -I -m pip --disable-pip-version-check install --progress-bar off --no-deps
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Each of these is run, not only looked up: version managers leave stubs that exist and fail.
-PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3 $(wildcard $(HOME)/.pyenv/versions/3.1[12].*/bin/python))
-FITS := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 # Hundreds of processes import the same modules: let the first one keep them compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Each of these is run, not only looked up: version managers leave stubs that exist and fail.
+PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3 $(wildcard $(HOME)/.pyenv/versions/3.1[12].*/bin/python))
+FITS := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 define FIND_PYTHON
 for python in $(PYTHONS) none; do \
     if "$$python" -c '$(FITS)' >/dev/null 2>&1; then break; fi; \
@@ -68,7 +68,7 @@ endif
 $(STAMP): requirements.lock pyproject.toml
 	@if [ "$$(cat $@ 2>/dev/null)" != "$(CURDIR)" ]; then \
 	    $(FIND_PYTHON); \
-	    echo "Installing into .venv; the first time takes a minute and 6 GB"; \
+	    echo "Installing into .venv; the first time takes 6 GB and, with a fast network, a minute"; \
 	    "$$python" -m venv --clear .venv || exit 1; \
 	fi; \
 	rm -f $@; \

@@ -18,6 +18,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.helpers import kernels
 from threeregime.book import build_book, pdf
+from threeregime.book.kernel_server import THREADS
 from threeregime.errors import ThreeRegimeError
 from threeregime.experiments import catalogue
 from threeregime.sweep import compute
@@ -25,7 +26,8 @@ from threeregime.sweep import compute
 # As the engine runs on a CPU: one thread a fleet, here and in the processes that tests start. The
 # threads of several processes would wait for each other.
 torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+for name in THREADS:
+    os.environ.setdefault(name, "1")
 
 # A busy machine is no defect.
 settings.register_profile("patient", deadline=None)

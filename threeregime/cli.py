@@ -318,13 +318,13 @@ def advise(
     with random_state_kept(seed):  # a net may draw its weights, and data their noise
         model = values.user_object(net, keep=nn.Module)
         examples = values.user_data(data)
-        tests = values.user_data(test, "test") if test else None
+        test_examples = values.user_data(test, "test") if test else None
     checkpoints = values.name_files(values.find_files([*(weights or []), *(more or [])]))
     retraining: Any = values.user_object(retrain, call=False) if retrain else None
     answer = advice.advise(
         model,
         examples,
-        test_data=tests,
+        test_data=test_examples,
         checkpoints=checkpoints or None,
         retrain_all=retrain_all,
         density=density,

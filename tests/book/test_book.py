@@ -19,6 +19,9 @@ from threeregime._paths import ROOT
 from threeregime.book import build
 from threeregime.errors import ThreeRegimeError
 
+PICTURES = {"regimes.png", "claims.png"}
+"""Pictures of the README."""
+
 
 def test_fonts_of_the_widgets_lie_in_the_book(html: Path, browser: Any) -> None:
     sources = """[...document.styleSheets]
@@ -61,7 +64,7 @@ def test_downloads_are_the_notebooks_themselves(html: Path) -> None:
 def test_pictures_of_the_readme_show_the_shipped_tables() -> None:
     stored = ROOT / "book" / "images"
     before = {path.name: path.read_bytes() for path in stored.glob("*.png")}
-    assert set(before) == {"regimes.png", "claims.png"}
+    assert before.keys() == PICTURES
     build.draw_pictures(stored)
     after = {path.name: path.read_bytes() for path in stored.glob("*.png")}
     assert after == before, "`make book` would draw them again"
@@ -71,7 +74,7 @@ def test_pictures_of_the_readme_show_the_shipped_tables() -> None:
 def test_pictures_of_the_readme_are_as_they_are_drawn_now(tmp_path: Path) -> None:
     stored = ROOT / "book" / "images"
     build.draw_pictures(tmp_path)
-    for name in ("regimes.png", "claims.png"):
+    for name in PICTURES:
         with Image.open(stored / name) as one, Image.open(tmp_path / name) as other:
             assert one.size == other.size
             both = ImageChops.difference(one.convert("L"), other.convert("L"))

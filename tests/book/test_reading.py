@@ -22,7 +22,7 @@ KINDS = (
     "notebooks/figure_03",
 )
 EXAMPLES = ("book/intro", "notebooks/claims", "notebooks/explorer", "notebooks/landscapes")
-FRAMES = ("index", "search")  # pages without a source
+FRAMES = ("index", "search")  # pages that Sphinx makes
 OPENED = "document.querySelectorAll('.bd-article details').forEach(one => { one.open = true; })"
 FOUND = """async ([part, rules]) => {
     const chosen = rules.length ? { runOnly: { type: "rule", values: rules } } : {};

@@ -138,20 +138,20 @@ def test_pairs_are_two_digits_of_the_same_split() -> None:
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_on_clutter_one_whole_digit_of_the_same_split_is_the_class(part: str) -> None:
     made, single = load_images("digits-clutter"), load_images("digits")
-    images = getattr(made, f"{part}_images").float()
-    digits, labels = getattr(single, f"{part}_images").float(), getattr(single, f"{part}_labels")
+    images = getattr(made, f"{part}_images").double()
+    digits, labels = getattr(single, f"{part}_images").double(), getattr(single, f"{part}_labels")
 
     def inner(patches: Tensor) -> Tensor:
         """Without the columns that neighbours reach, whatever ink and ground: norm 1, mean 0."""
         flat = patches[..., 1:7].flatten(-2)
         flat = flat - flat.mean(dim=-1, keepdim=True)
-        return flat / flat.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        return flat / flat.norm(dim=-1, keepdim=True).clamp(min=1e-9)
 
-    classes_of = getattr(made, f"{part}_labels")
+    whole, classes_of = inner(digits[:, 0]), getattr(made, f"{part}_labels")
     for some, classes in zip(images.split(200), classes_of.split(200), strict=True):
         # [200, 3, 3, 3, 8, 8]: every place of a whole digit, in every colour
         patches = inner(some.unfold(2, 8, 1).unfold(3, 8, 1))
-        alike = torch.einsum("nctlp,dp->ndctl", patches, inner(digits[:, 0])).abs()
+        alike = torch.einsum("nctlp,dp->ndctl", patches, whole).abs()
         # in all three colours at one place, up to rounding
         nearest = alike.amin(dim=2).flatten(2).amax(dim=2)
         own = labels == classes[:, None]
