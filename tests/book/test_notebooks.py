@@ -136,6 +136,16 @@ def test_committed_notebooks_are_stored_with_outputs(path: Path) -> None:
     assert not any(o["output_type"] == "error" for c in code for o in c["outputs"])
 
 
+def test_what_a_machine_says_is_not_stored() -> None:
+    """A machine that compiles the kernels for its first net says so on standard error."""
+    text = NOTEBOOKS["landscapes"].read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    for ran in (c for c in notebook["cells"] if c["cell_type"] == "code"):
+        said = {"output_type": "stream", "name": "stderr", "text": ["threeregime: compiling"]}
+        ran["outputs"].insert(0, said)
+    assert storage.normalize(json.dumps(notebook)) == text
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=NOTEBOOKS)
 def test_every_parameter_can_be_set_and_says_what_it_is(path: Path) -> None:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

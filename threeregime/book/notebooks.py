@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import papermill
 from jupyter_core.utils import ensure_event_loop
@@ -63,7 +63,7 @@ def run_notebook(
     out = out or root / "runs" / f"{name}.ipynb"
     try:
         with claims([out.with_name(f".{out.name}.claim")]):
-            execute(known[name], out, values, stderr_file=sys.stderr)  # it shows progress bars
+            execute(known[name], out, values)
     except HeldError as holder:
         raise ThreeRegimeError(
             f"{out} is written by {holder}: wait, or give another --out"
@@ -107,9 +107,8 @@ def execute(
     values: Mapping[str, Any],
     manager: type[KernelManager] = KernelManager,
     arguments: Sequence[str] = (),
-    stderr_file: IO[str] | None = None,
 ) -> None:
-    """Execute a notebook in its own folder, as JupyterLab does.
+    """Execute a notebook in its own folder, as JupyterLab does; show its standard error here too.
 
     Args:
         source: the notebook.
@@ -117,7 +116,6 @@ def execute(
         values: parameters by name.
         manager: kernel manager that starts the kernel.
         arguments: further arguments of `threeregime.book.kernel`.
-        stderr_file: where to show what cells write to standard error, too.
 
     Raises:
         ThreeRegimeError: a cell failed.
@@ -129,7 +127,7 @@ def execute(
             out,
             dict(values),
             progress_bar=False,
-            stderr_file=stderr_file,
+            stderr_file=sys.stderr,  # progress bars, and what a cell says of the machine
             kernel_manager_class=manager,
             resources={"metadata": {"path": str(source.parent)}},
             coalesce_streams=True,
